@@ -1,0 +1,27 @@
+# Two commands: `make repro` runs the study, `make test` the tests. Both set up .venv first if it is missing.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test lint lab lock
+repro: $(VENV)/ready
+	dvc repro
+
+test: $(VENV)/ready
+	pytest
+	ruff check
+
+lab: $(VENV)/ready
+	jupyter lab notebooks
+
+lock: # pin what pyproject.toml asks for anew
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet uv
+	$(VENV)/lock/bin/uv pip compile --universal --upgrade --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -r requirements.lock
+	$(VENV)/bin/python -m pip install --no-deps -e .
+	touch $@

@@ -1,0 +1,119 @@
+"""Multi-grained cross-modal alignment: pseudo-correspondences and the three contrastive losses (MGCA §3.2).
+
+Symbols: B images and the B texts drawn for them, L pixel embeddings an image, d the embedding width.
+    V (B, L, d)   pixel embeddings out of the decoder, not normalised
+    t (B, d)      text embeddings, not normalised
+    S (B, B, L)   S[i, j, p] = V[i, p] . t[j], pixel-to-text similarity (Eq. 2)
+Each level fills one (B, B) matrix of logits, positives on its diagonal, for one InfoNCE:
+    object  (Eq. 3-5)  cos(o_i, t_j) / tau, o_i the embedding of the object that t_i finds in image i
+    region  (Eq. 6)    cos(r_ij, t_j) / tau, r_ij the region of image i most like the unpaired t_j; o_i on the diagonal
+    pixel   (Eq. 7)    max_p S[i, j, p] / sqrt(d); on the diagonal the pixel of rank k*L, the semi-hard positive
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def count(share, length):
+    """How many of `length` pixels a share is: alpha*L rounded half up, at least 1 and at most length."""
+    return min(length, max(1, math.floor(share * length + 0.5)))
+
+
+def similarity(pixels, texts):
+    """S[i, j, p] = V[i, p] . t[j]. pixels (B, L, d), texts (T, d) -> (B, T, L). Eq. 2."""
+    return torch.einsum("ipd,jd->ijp", pixels, texts)
+
+
+def pool(pixels, scores, top):
+    """Embed what a text finds in an image: its `top` most similar pixels, weighted by similarity. Eq. 3-4.
+
+    pixels (B, L, d); scores (B, T, L), the similarity of each image's pixels to T texts. Returns (B, T, d).
+    The weights are the softmax over the kept pixels; the paper's, over all pixels and then masked, differ by a
+    factor that the cosine in Eq. 5 and 6 cancels. Ties at the border go to whichever `topk` keeps.
+    """
+    kept, index = scores.topk(top, dim=-1)  # B, T, top
+    weights = torch.zeros_like(scores).scatter(-1, index, kept.softmax(-1))  # B, T, L
+    return weights @ pixels
+
+
+def object_mask(scores, alpha):
+    """M: which pixels form the object. scores (..., L) -> bool (..., L), the top alpha*L true. Eq. 3."""
+    index = scores.topk(count(alpha, scores.shape[-1]), dim=-1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, index, True)
+
+
+def semi_hard(scores, k):
+    """The similarity of rank k*L, 1 the highest. scores (..., L) -> values (...), indices (...). Eq. 7."""
+    kept = scores.topk(count(k, scores.shape[-1]), dim=-1)
+    return kept.values[..., -1], kept.indices[..., -1]
+
+
+def info_nce(logits, negative, direction="both"):
+    """InfoNCE of a (B, B) matrix of logits, rows images, columns texts, positives on the diagonal.
+
+    negative: bool (B, B), which entries are negatives; the diagonal counts in any case. direction:
+    "image-to-text" contrasts each image's text with the other texts, "text-to-image" the reverse, "both" averages.
+    """
+    positive = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    logits = logits.masked_fill(~(negative | positive), -torch.inf)
+    target = torch.arange(len(logits), device=logits.device)
+    to_text, to_image = F.cross_entropy(logits, target), F.cross_entropy(logits.T, target)
+    return {"image-to-text": to_text, "text-to-image": to_image, "both": (to_text + to_image) / 2}[direction]
+
+
+def losses(pixels, texts, text_ids, settings):
+    """The losses of the levels in settings.granularity: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
+
+    pixels (B, L, d), texts (B, d): not normalised. text_ids (B,): equal where images drew the same text.
+    settings: params.Mgca. Their sum is the objective (Eq. 8).
+    """
+    length, width = pixels.shape[1:]
+    negative = ~torch.eye(len(texts), dtype=torch.bool, device=texts.device)
+    if settings.mask_equal_texts:
+        negative &= text_ids[:, None] != text_ids[None, :]
+    scores = similarity(pixels, texts)  # B, B, L
+    paired = scores.diagonal().T  # B, L: S[i, i]
+    unit_texts = F.normalize(texts, dim=-1)
+    objects = pool(pixels, paired[:, None], count(settings.alpha, length))[:, 0]  # B, d
+    objects = F.normalize(objects, dim=-1)
+    diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
+    out = {}
+    if "object" in settings.granularity:
+        logits = objects @ unit_texts.T / settings.tau
+        out["object"] = info_nce(logits, negative, settings.direction)
+    if "region" in settings.granularity:
+        regions = F.normalize(pool(pixels, scores, count(settings.beta, length)), dim=-1)  # B, B, d
+        hard = torch.einsum("ijd,jd->ij", regions, unit_texts)
+        logits = torch.where(diagonal, (objects * unit_texts).sum(-1)[:, None], hard) / settings.tau
+        out["region"] = info_nce(logits, negative, settings.direction)
+    if "pixel" in settings.granularity:
+        positive = semi_hard(paired, settings.k)[0]
+        logits = torch.where(diagonal, positive[:, None], scores.amax(-1)) / math.sqrt(width)
+        out["pixel"] = info_nce(logits, negative, settings.direction)
+    return out
+
+
+@torch.no_grad()
+def correspondences(pixels, texts, text_ids, settings):
+    """What the losses pick in a batch, to look at. Arguments as of `losses`.
+
+    Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, M; positive (B,), the index of the
+    semi-hard pixel; negative (B,), the text j != i whose region in image i is most like it; region (B, L) bool.
+    """
+    length = pixels.shape[1]
+    scores = similarity(pixels, texts)
+    paired = scores.diagonal().T
+    top = count(settings.beta, length)
+    regions = F.normalize(pool(pixels, scores, top), dim=-1)  # B, B, d
+    hardness = torch.einsum("ijd,jd->ij", regions, F.normalize(texts, dim=-1))
+    negative = hardness.masked_fill(text_ids[:, None] == text_ids[None, :], -torch.inf).argmax(1)
+    unpaired = scores[torch.arange(len(scores)), negative]  # B, L
+    return {
+        "similarity": paired,
+        "object": object_mask(paired, settings.alpha),
+        "positive": semi_hard(paired, settings.k)[1],
+        "negative": negative,
+        "region": object_mask(unpaired, settings.beta),
+    }

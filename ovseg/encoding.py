@@ -1,0 +1,61 @@
+"""Encoding once what training and evaluation read again and again: texts, training images, benchmark windows."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from . import shards
+from .clip import DENSE, square
+from .features import create
+from .segmenter import cut, layout
+
+
+def encode_texts(clip, texts, folder):
+    """Encode the bank's texts into texts.npy."""
+    out = create(Path(folder) / "texts.npy", (len(texts), clip.width))
+    step = 4096
+    for start in tqdm(range(0, len(texts), step), "encode texts", mininterval=2):
+        out[start : start + step] = clip.encode_text(texts[start : start + step]).cpu().numpy()
+    out.flush()
+
+
+def encode_pairs(clip, paths, keys, settings, folder):
+    """Encode the training images into pairs.npy, row n that of keys[n]. settings: params.Clip."""
+    side = settings.image_size // clip.patch
+    out = create(Path(folder) / "pairs.npy", (len(keys), clip.width, side, side))
+    row, batch, wanted = 0, [], iter(keys)
+    report = shards.Report()
+    found = (pair for path in paths for pair in shards.pairs(path, report))
+    for key, image, _ in tqdm(found, "encode images", len(keys), mininterval=2):
+        if key != next(wanted, None):
+            raise ValueError(f"{key}: the shards have changed since `prepare` read them; run it again")
+        batch.append(square(image, settings.image_size))
+        if len(batch) == settings.batch or row + len(batch) == len(keys):
+            out[row : row + len(batch)] = clip.encode_dense(np.stack(batch)).cpu().numpy()
+            row, batch = row + len(batch), []
+    if row != len(keys):
+        raise ValueError(f"{len(keys) - row} pairs are missing: the shards have changed since `prepare` read them; run it again")
+    out.flush()
+
+
+def encode_benchmark(clip, benchmark, segment, folder, images=True):
+    """Encode a benchmark's class names and, if asked, its windows in both ways of clip.DENSE. segment: params.Segment."""
+    folder = Path(folder) / benchmark.name
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "classes.npy", clip.embed_classes(benchmark.named, segment.templates).cpu().numpy())
+    if not images:
+        return
+    total = sum(len(layout(image.height, image.width, segment).positions) for _, image, _ in benchmark)
+    side = segment.window // clip.patch
+    out = {way: create(folder / f"{way}.npy", (total, clip.width, side, side)) for way in DENSE}
+    row = 0
+    for _, image, _ in tqdm(benchmark, f"encode {benchmark.name}", mininterval=2):
+        windows, _ = cut(image, segment)
+        for start in range(0, len(windows), segment.batch):
+            features = clip.encode_both(windows[start : start + segment.batch])
+            for way in DENSE:
+                out[way][row : row + len(features[way])] = features[way].cpu().numpy()
+            row += len(features[way])
+    for array in out.values():
+        array.flush()

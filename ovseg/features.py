@@ -1,0 +1,31 @@
+"""The cache of what the frozen CLIP says: arrays in a folder, float16, memory-mapped when read.
+
+    texts.npy                  (T, d)         every text of the bank
+    pairs.npy                  (N, d, h, w)   dense features of the training images, if they are cached
+    NAME/classes.npy           (C, d)         class embeddings of benchmark NAME (float32, unit length)
+    NAME/clip.npy, maskclip.npy  (W, d, h, w)  dense features of the windows of its pictures, in order
+
+Embeddings of texts and dense features are not normalised. encoding.py fills it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def read(path):
+    """A cached array, memory-mapped, or None if it was not cached."""
+    return np.load(path, mmap_mode="r") if Path(path).is_file() else None
+
+
+def as_tensor(array, device="cpu"):
+    """Rows of a cached array as a float32 tensor."""
+    return torch.from_numpy(np.array(array)).to(device).float()
+
+
+def create(path, shape):
+    """A new array of that shape on disk, memory-mapped for writing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)

@@ -1,0 +1,136 @@
+"""What the notebooks draw. Every function takes data and returns a matplotlib figure or a table; none computes a result."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from .benchmarks import IGNORED, palette
+
+sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+UNMARKED = 0.35  # brightness of what a mask leaves out
+
+
+def results_table(results):
+    """One row per method and unit, one column per benchmark, in mIoU percent.
+
+    results: a list of what the evaluate notebook writes: {"method", "benchmarks": {name: {unit: {"miou", ...}}}}.
+    Benchmarks with "things" and "stuff" get a column of each besides.
+    """
+    rows = {}
+    for result in results:
+        for name, by_unit in result["benchmarks"].items():
+            for unit, found in by_unit.items():
+                row = rows.setdefault((result["method"], unit), {})
+                row[name] = found["miou"]
+                for part in ("things", "stuff"):
+                    if part in found:
+                        row[f"{name}: {part}"] = found[part]
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index = pd.MultiIndex.from_tuples(table.index, names=["method", "unit"])
+    return table
+
+
+def grid(pictures, titles=None, size=1.9):
+    """A grid of pictures without axes. pictures: rows of (H, W, 3) arrays; titles: of the columns."""
+    figure, axes = plt.subplots(len(pictures), len(pictures[0]), squeeze=False,
+                                figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained")
+    for row, line in zip(axes, pictures, strict=True):
+        for axis, picture in zip(row, line, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_axis_off()
+    for axis, title in zip(axes[0], titles or [], strict=False):
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def paint(labels, colours):
+    """A label map in colours: (H, W) indices, (C, 3) uint8 -> (H, W, 3) uint8. Ignored pixels are grey."""
+    return np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
+
+
+def overlay(image, labels, colours, strength=0.65):
+    """A label map painted over its picture, (H, W, 3) uint8. Class 0 in black (a background) leaves the picture dim."""
+    return (np.asarray(image) * (1 - strength) + paint(labels, colours) * strength).astype(np.uint8)
+
+
+def legend(figure, classes, colours, shown):
+    """Name the colours of the classes in `shown` (indices) below a figure."""
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[index] / 255) for index in shown]
+    figure.legend(handles, [classes[index] for index in shown], loc="outside lower center", ncols=8, fontsize=9, frameon=False)
+
+
+def segmentations(rows, titles, classes):
+    """Picture, then label maps painted over it. rows: lists of (picture, label map, label map, ...)."""
+    colours = palette(classes)
+    figure = grid([[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows], titles)
+    shown = np.unique(np.concatenate([np.ravel(labels) for _, *maps in rows for labels in maps]))
+    legend(figure, classes, colours, [index for index in shown if index < len(classes)])
+    return figure
+
+
+def unit_borders(image, assignment):
+    """A picture with the borders of its units in white. assignment (h, w): the unit of each pixel embedding."""
+    picture = np.array(image)
+    height, width = picture.shape[:2]
+    units = np.asarray(assignment)[np.arange(height) * assignment.shape[0] // height][:, np.arange(width) * assignment.shape[1] // width]
+    border = np.zeros_like(units, bool)
+    border[1:] |= units[1:] != units[:-1]
+    border[:, 1:] |= units[:, 1:] != units[:, :-1]
+    picture[border] = 255
+    return picture
+
+
+def highlight(image, mask):
+    """A picture dimmed outside a mask. mask (h, w) bool, of pixel embeddings, drawn in blocks."""
+    picture = np.asarray(image)
+    height, width = picture.shape[:2]
+    blocks = np.asarray(mask)[np.arange(height) * mask.shape[0] // height][:, np.arange(width) * mask.shape[1] // width]
+    return (picture * np.where(blocks, 1, UNMARKED)[..., None]).astype(np.uint8)
+
+
+def heat(similarity):
+    """A similarity map as colours, (h, w) -> (h, w, 3) uint8, lowest dark, highest bright."""
+    low, high = similarity.min(), similarity.max()
+    return (plt.get_cmap("magma")((similarity - low) / max(high - low, 1e-9))[..., :3] * 255).astype(np.uint8)
+
+
+def correspondences(pictures, texts, found, shown):
+    """The pseudo-correspondences of training pairs, a row each.
+
+    pictures: (H, W, 3) arrays and texts: str, of the pairs of a batch. found: of alignment.correspondences for that
+    batch, each map as (h, w). shown: which pairs to draw.
+    """
+    columns = ("pair", "similarity S[i, i]", "object mask M", "semi-hard pixel", "hard negative region")
+    rows = []
+    for i in shown:
+        pixel = np.zeros(found["object"][i].shape, bool)
+        pixel.flat[int(found["positive"][i])] = True
+        rows.append([pictures[i], heat(found["similarity"][i]), *(highlight(pictures[i], mask) for mask in (found["object"][i], pixel, found["region"][i]))])
+    figure = grid(rows, columns, size=2.1)
+    for line, i in enumerate(shown):
+        left, right = figure.axes[line * len(columns)], figure.axes[(line + 1) * len(columns) - 1]
+        left.text(0, -0.04, f"“{texts[i]}”", transform=left.transAxes, fontsize=8, va="top")
+        right.text(1, -0.04, f"of “{texts[int(found['negative'][i])]}”", transform=right.transAxes, fontsize=8, va="top", ha="right")
+    return figure
+
+
+def training_curve(history):
+    """Losses over steps. history: DataFrame as the train notebook writes it."""
+    levels = [name for name in ("object", "region", "pixel") if name in history]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    for name in ("loss", *levels):
+        sns.lineplot(x=history["step"], y=history[name].rolling(5, min_periods=1).mean(), ax=left, label=name)
+    left.set(xlabel="step", ylabel="loss", title="InfoNCE, mean of 5 steps")
+    for name in ("gate0", "gate1"):
+        sns.lineplot(x=history["step"], y=np.tanh(history[name]), ax=right, label=f"tanh({name})")
+    right.set(xlabel="step", ylabel="", title="gates of the decoder")
+    return figure
+
+
+def results_bars(table):
+    """mIoU per benchmark, a bar per method and unit. table: of `results_table`."""
+    long = table[[name for name in table.columns if ":" not in name]].reset_index().melt(["method", "unit"], var_name="benchmark", value_name="mIoU")
+    chart = sns.catplot(long, kind="bar", x="method", y="mIoU", hue="unit", col="benchmark", height=3.2, aspect=1.3)
+    chart.set_axis_labels("", "mIoU (%)")
+    return chart.figure

@@ -1,0 +1,298 @@
+"""Typed, validated parameters; the only reader of params.yaml.
+
+`python -m ovseg.params` checks params.yaml and says in one line what is wrong. Values never have a default here:
+params.yaml holds every one of them, so that a reader finds each in one place.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+def _one_slot(template):
+    if template.count("{}") != 1 or template.format("x").count("x") < 1:
+        raise ValueError("a template with exactly one {}")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_one_slot)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Scenes(Section):
+    """The rendered world (scenes.py)."""
+
+    seed: Seed
+    pairs: Count
+    pictures: Count
+    size: Annotated[int, Field(ge=32, le=1024)]
+    max_things: Annotated[int, Field(ge=1, le=20)]
+    omit: Share
+    omit_stuff: Share
+    invent: Share
+
+
+class Data(Section):
+    """Where image-text pairs come from (shards.py, captions.py)."""
+
+    shards: str | None
+    max_bad_fraction: Share
+    templates: Annotated[list[Template], Field(min_length=1)]
+
+
+class Benchmark(Section):
+    """One benchmark: a folder, or shards with label maps (benchmarks.py)."""
+
+    folder: str | None = None
+    shards: str | None = None
+    label: str | None = None
+    classes: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self):
+        from_shards = (self.shards, self.label, self.classes)
+        if self.folder is None and None in from_shards:
+            raise ValueError("either folder, or all of shards, label and classes")
+        if self.folder is not None and any(from_shards):
+            raise ValueError("either folder, or shards, label and classes, not both")
+        return self
+
+
+class Clip(Section):
+    """The frozen CLIP (clip.py)."""
+
+    model: str
+    pretrained: str | None
+    precision: Literal["float32", "bfloat16"]
+    image_size: Annotated[int, Field(ge=16, le=2048)]
+    batch: Count
+    cache_images: bool
+
+
+class Pretrain(Section):
+    """Pretraining of the compact CLIP (pretraining.py)."""
+
+    seed: Seed
+    pairs: Count
+    batch: Annotated[int, Field(ge=2)]
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    caption_probability: Share
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)]
+    workers: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=32, le=1024)]
+    max_things: Annotated[int, Field(ge=1, le=20)]
+    omit: Share
+    omit_stuff: Share
+    invent: Share
+    templates: Annotated[list[Template], Field(min_length=1)]
+    embed_dim: Count
+    patch: Count
+    vision_width: Annotated[int, Field(ge=64, multiple_of=64)]
+    vision_layers: Count
+    text_width: Annotated[int, Field(ge=64, multiple_of=64)]
+    text_layers: Count
+    embedding_norm: Positive
+
+
+class Mgca(Section):
+    """Multi-grained alignment (alignment.py)."""
+
+    granularity: Annotated[list[Literal["object", "region", "pixel"]], Field(min_length=1)]
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    beta: Annotated[float, Field(gt=0, le=1)]
+    k: Annotated[float, Field(ge=0, le=1)]
+    tau: Positive
+    direction: Literal["image-to-text", "text-to-image", "both"]
+    mask_equal_texts: bool
+
+    @field_validator("granularity")
+    @classmethod
+    def _distinct(cls, levels):
+        if len(set(levels)) < len(levels):
+            raise ValueError("each level once")
+        return levels
+
+    @field_validator("k")
+    @classmethod
+    def _semi_hard(cls, k, info):
+        if k > info.data.get("alpha", 1):
+            raise ValueError(f"at most alpha, {info.data['alpha']}: a positive pixel lies in the object")
+        return k
+
+
+class Train(Section):
+    """Training of the decoder (training.py)."""
+
+    seed: Seed
+    epochs: Positive
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    batch: Annotated[int, Field(ge=2)]
+    optimizer: Literal["adam", "adamw"]
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    caption_probability: Share
+    precision: Literal["float32", "bfloat16"]
+    checkpoint_steps: Count
+    workers: Annotated[int, Field(ge=0)]
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _warm(cls, warmup, info):
+        if warmup >= info.data.get("epochs", float("inf")):
+            raise ValueError(f"below train.epochs, {info.data['epochs']}")
+        return warmup
+
+
+class Segment(Section):
+    """From embeddings to a label map (units.py, segmenter.py)."""
+
+    unit: Literal["pixel", "meta-point", "group"]
+    meta_points: Count
+    groups: Count
+    affinity: Literal["cosine", "dot"]
+    short_side: Count
+    window: Count
+    stride: Count
+    batch: Count
+    scale: Positive
+    threshold: Share
+    templates: Annotated[list[Template], Field(min_length=1)]
+
+    @field_validator("meta_points")
+    @classmethod
+    def _square(cls, points):
+        if round(points**0.5) ** 2 != points:
+            raise ValueError("a square number: meta-points lie on a square grid")
+        return points
+
+    @field_validator("stride")
+    @classmethod
+    def _covers(cls, stride, info):
+        if stride > info.data.get("window", float("inf")):
+            raise ValueError(f"at most segment.window, {info.data['window']}: a larger stride leaves pixels out")
+        return stride
+
+
+class Evaluate(Section):
+    """What is evaluated (evaluation.py)."""
+
+    units: Annotated[list[Literal["pixel", "meta-point", "group"]], Field(min_length=1)]
+    thresholds: dict[str, Share]
+
+
+class Figures(Section):
+    """What the figures show (figures.py)."""
+
+    pictures: Annotated[list[int], Field(min_length=1)]
+    pairs: Annotated[list[int], Field(min_length=1)]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    scenes: Scenes
+    data: Data
+    benchmarks: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")], Benchmark], Field(min_length=1)]
+    clip: Clip
+    pretrain: Pretrain
+    mgca: Mgca
+    train: Train
+    segment: Segment
+    evaluate: Evaluate
+    figures: Figures
+
+
+class ParamsError(ValueError):
+    """params.yaml, or a change to it, does not hold; the message is one line."""
+
+
+def root():
+    """The project's folder: the nearest one at or above the working directory that holds params.yaml."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise ParamsError(f"no params.yaml in {here} or above it: start from the project's folder")
+
+
+def enter_project():
+    """Make the project's folder the working directory: JupyterLab starts a notebook in its own folder."""
+    os.chdir(root())
+
+
+def load(changes=None, path="params.yaml"):
+    """Read and validate params.yaml. Returns Params; raises ParamsError.
+
+    changes: {"mgca.k": 0.1, ...}, values that replace those of the file in this run: what papermill injects.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path} holds no sections: expected {', '.join(Params.model_fields)}")
+    for key, value in (changes or {}).items():
+        *above, last = key.split(".")
+        section = values
+        for name in above:
+            section = section.get(name) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or last not in section:
+            raise ParamsError(f"{key} = {value!r}: no such key in {path}")
+        section[last] = value
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError("; ".join(_line(e, path) for e in error.errors())) from None
+
+
+def _line(error, path):
+    """One pydantic error as `key = value: what is allowed`."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section = Params
+        for part in error["loc"][:-1]:
+            annotation = section.model_fields[part].annotation
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Benchmark
+            if section is Benchmark:
+                break
+        return f"{path}: {key} = {error['input']!r}: unknown key; allowed here: {', '.join(section.model_fields)}"
+    if error["type"] == "missing":
+        return f"{path}: {key}: missing; it has no default"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"
+    return f"{path}: {key}{value}: {message}"
+
+
+def device(name):
+    """The torch device that params' `device` names: auto is a GPU if there is one."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ParamsError("device = 'cuda': this machine has no GPU that torch can use; allowed here: auto, cpu")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+if __name__ == "__main__":
+    try:
+        enter_project()
+        load()
+    except ParamsError as error:
+        sys.exit(f"{error}")

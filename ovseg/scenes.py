@@ -1,0 +1,329 @@
+"""The rendered world: cartoon scenes of *things* on *stuff*, with noisy captions and exact label maps.
+
+A thing is a handful of differently coloured parts, and things share colours (a house's roof is a car's red),
+so that the pixels of one object disagree until something makes them agree: the question that semantic units
+answer. Stuff is texture. Captions leave out some of what is there and sometimes name what is not, as the
+web's do. Everything follows from (seed, split, index): the same three numbers give the same bytes.
+"""
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import webdataset as wds
+from PIL import Image, ImageDraw
+
+from .shards import parallel
+
+TRAIN, BENCHMARK, PRETRAIN = 0, 1, 2  # splits: no two share a picture
+PER_SHARD = 1024
+
+RED, ORANGE, YELLOW, GREEN = (205, 50, 45), (240, 140, 40), (245, 210, 70), (60, 140, 60)
+BLUE, CYAN, PURPLE, PINK = (55, 95, 200), (95, 205, 210), (130, 70, 170), (240, 130, 180)
+BROWN, CREAM, WHITE, GREY, BLACK = (120, 75, 45), (240, 220, 180), (246, 246, 246), (150, 155, 160), (40, 40, 50)
+
+# A thing is its parts in drawing order: (shape, colour, coordinates), x to the right and y down, both in -1..1.
+# disc: centre x, centre y, radius; ellipse: left, top, right, bottom; poly: x, y, x, y, ...
+# The first part is the largest: what one sees of it from afar.
+THINGS = {
+    "car": [("poly", RED, (-1, 0.1, -0.6, 0, -0.35, -0.5, 0.4, -0.5, 0.65, 0, 1, 0.1, 1, 0.5, -1, 0.5)),
+            ("poly", CYAN, (-0.45, 0, -0.27, -0.38, 0.02, -0.38, 0.02, 0)),
+            ("poly", CYAN, (0.12, 0, 0.12, -0.38, 0.34, -0.38, 0.5, 0)),
+            ("disc", BLACK, (-0.55, 0.5, 0.26)), ("disc", BLACK, (0.55, 0.5, 0.26)),
+            ("disc", GREY, (-0.55, 0.5, 0.11)), ("disc", GREY, (0.55, 0.5, 0.11))],
+    "bus": [("poly", YELLOW, (-1, -0.65, 1, -0.65, 1, 0.55, -1, 0.55)),
+            ("poly", BLUE, (-0.88, -0.48, -0.45, -0.48, -0.45, -0.02, -0.88, -0.02)),
+            ("poly", BLUE, (-0.32, -0.48, 0.1, -0.48, 0.1, -0.02, -0.32, -0.02)),
+            ("poly", BLUE, (0.23, -0.48, 0.9, -0.48, 0.9, -0.02, 0.23, -0.02)),
+            ("disc", BLACK, (-0.55, 0.58, 0.24)), ("disc", BLACK, (0.55, 0.58, 0.24))],
+    "house": [("poly", CREAM, (-0.75, -0.2, 0.75, -0.2, 0.75, 0.95, -0.75, 0.95)),
+              ("poly", RED, (-1, -0.15, 0, -0.95, 1, -0.15)),
+              ("poly", BROWN, (-0.2, 0.3, 0.2, 0.3, 0.2, 0.95, -0.2, 0.95)),
+              ("poly", CYAN, (0.35, 0.05, 0.62, 0.05, 0.62, 0.35, 0.35, 0.35)),
+              ("poly", CYAN, (-0.62, 0.05, -0.35, 0.05, -0.35, 0.35, -0.62, 0.35))],
+    "tree": [("disc", GREEN, (0, -0.35, 0.62)), ("disc", GREEN, (-0.4, 0, 0.42)), ("disc", GREEN, (0.4, 0, 0.42)),
+             ("poly", BROWN, (-0.16, 0.25, 0.16, 0.25, 0.22, 1, -0.22, 1))],
+    "boat": [("poly", BROWN, (-1, 0.35, 1, 0.35, 0.6, 0.9, -0.6, 0.9)),
+             ("poly", WHITE, (0.03, -0.95, 0.85, 0.25, 0.03, 0.25)),
+             ("poly", ORANGE, (-0.08, -0.75, -0.08, 0.25, -0.7, 0.25)),
+             ("poly", BLACK, (-0.06, -1, 0.03, -1, 0.03, 0.35, -0.06, 0.35))],
+    "fish": [("ellipse", ORANGE, (-0.95, -0.5, 0.55, 0.5)),
+             ("poly", ORANGE, (0.4, 0, 1, -0.5, 0.85, 0, 1, 0.5)),
+             ("poly", WHITE, (-0.5, -0.42, -0.25, -0.5, -0.25, 0.5, -0.5, 0.42)),
+             ("poly", WHITE, (0.05, -0.45, 0.25, -0.36, 0.25, 0.36, 0.05, 0.45)),
+             ("disc", BLACK, (-0.68, -0.12, 0.1))],
+    "bird": [("ellipse", BLUE, (-0.65, -0.3, 0.7, 0.5)), ("disc", BLUE, (-0.55, -0.35, 0.35)),
+             ("poly", YELLOW, (-0.85, -0.45, -1, -0.22, -0.82, -0.2)),
+             ("poly", CREAM, (-0.25, -0.05, 0.5, -0.05, 0.25, 0.4)),
+             ("poly", BLUE, (0.55, 0, 1, -0.35, 1, 0.1)), ("disc", WHITE, (-0.6, -0.42, 0.1)),
+             ("poly", YELLOW, (-0.1, 0.45, 0, 0.45, 0.05, 0.85, -0.1, 0.85)),
+             ("poly", YELLOW, (0.15, 0.45, 0.25, 0.45, 0.3, 0.85, 0.15, 0.85))],
+    "flower": [("disc", PINK, (0, -0.85, 0.3)), ("disc", PINK, (0.38, -0.55, 0.3)), ("disc", PINK, (0.24, -0.12, 0.3)),
+               ("disc", PINK, (-0.24, -0.12, 0.3)), ("disc", PINK, (-0.38, -0.55, 0.3)),
+               ("poly", GREEN, (-0.07, 0, 0.07, 0, 0.07, 1, -0.07, 1)),
+               ("poly", GREEN, (0, 0.75, 0.5, 0.3, 0.4, 0.7)), ("poly", GREEN, (0, 0.85, -0.5, 0.4, -0.4, 0.8)),
+               ("disc", YELLOW, (0, -0.45, 0.26))],
+    "mushroom": [("poly", CREAM, (-0.3, 0, 0.3, 0, 0.38, 0.95, -0.38, 0.95)),
+                 ("poly", PURPLE, (-1, 0.1, -0.85, -0.4, -0.45, -0.8, 0, -0.92, 0.45, -0.8, 0.85, -0.4, 1, 0.1)),
+                 ("disc", WHITE, (-0.45, -0.28, 0.17)), ("disc", WHITE, (0.12, -0.55, 0.17)),
+                 ("disc", WHITE, (0.55, -0.15, 0.15))],
+    "balloon": [("disc", PURPLE, (0, -0.3, 0.7)), ("poly", PURPLE, (-0.55, 0.1, 0.55, 0.1, 0.2, 0.6, -0.2, 0.6)),
+                ("ellipse", YELLOW, (-0.28, -1, 0.28, 0.45)),
+                ("poly", BROWN, (-0.22, 0.68, 0.22, 0.68, 0.18, 1, -0.18, 1))],
+    "umbrella": [("poly", GREY, (-0.05, -0.2, 0.05, -0.2, 0.05, 0.85, -0.05, 0.85)),
+                 ("poly", PINK, (-1, 0.1, -0.85, -0.35, -0.5, -0.7, 0, -0.85, -0.4, 0.1)),
+                 ("poly", GREEN, (-0.4, 0.1, 0, -0.85, 0.4, 0.1)),
+                 ("poly", PINK, (1, 0.1, 0.85, -0.35, 0.5, -0.7, 0, -0.85, 0.4, 0.1)),
+                 ("poly", GREY, (0.05, 0.85, 0.05, 0.98, 0.3, 0.98, 0.3, 0.75, 0.2, 0.75, 0.2, 0.85))],
+    "rocket": [("poly", WHITE, (-0.35, -0.4, 0, -1, 0.35, -0.4, 0.35, 0.6, -0.35, 0.6)),
+               ("poly", ORANGE, (-0.3, -0.48, 0, -1, 0.3, -0.48)),
+               ("poly", BLUE, (-0.35, 0.1, -0.75, 0.75, -0.35, 0.6)),
+               ("poly", BLUE, (0.35, 0.1, 0.75, 0.75, 0.35, 0.6)),
+               ("disc", BLACK, (0, -0.12, 0.19)), ("poly", YELLOW, (-0.2, 0.6, 0.2, 0.6, 0, 1))],
+    "penguin": [("ellipse", BLACK, (-0.6, -0.95, 0.6, 0.9)), ("ellipse", WHITE, (-0.38, -0.35, 0.38, 0.8)),
+                ("poly", ORANGE, (-0.14, -0.55, 0.14, -0.55, 0, -0.32)),
+                ("disc", WHITE, (-0.2, -0.65, 0.1)), ("disc", WHITE, (0.2, -0.65, 0.1)),
+                ("ellipse", ORANGE, (-0.5, 0.78, -0.05, 1)), ("ellipse", ORANGE, (0.05, 0.78, 0.5, 1))],
+    "clock": [("disc", BROWN, (0, 0, 0.95)), ("disc", CREAM, (0, 0, 0.72)),
+              ("poly", BLACK, (-0.06, 0.05, -0.06, -0.6, 0.06, -0.6, 0.06, 0.05)),
+              ("poly", BLACK, (0, -0.06, 0.42, 0.2, 0.36, 0.3, -0.05, 0.06)), ("disc", RED, (0, 0, 0.12))],
+}
+STUFF = ("grass", "water", "sand", "road", "brick", "sky", "snow", "wood")
+CLASSES = (*THINGS, *STUFF)  # a label map holds indices into this
+
+GROUNDS = ("grass", "sand", "snow", "road", "water", "wood")
+WALLS = ("sky", "sky", "sky", "brick", "wood")  # behind a horizon; sky more often than walls
+
+CAPTIONS = ("{}.", "look at {}!", "here is {}.", "this shows {}.", "we saw {}.", "there are {}.", "mostly {}.")
+
+SUPERSAMPLE = 2  # things are drawn this much larger and averaged down, so that edges are smooth
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One rendered pair.
+
+    image: (H, W, 3) uint8; labels: (H, W) uint8, indices into `CLASSES`; caption: str;
+    present: names of the classes that cover at least 1% of the picture.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    caption: str
+    present: tuple[str, ...]
+
+
+def render(seed, split, index, height=128, width=128, max_things=3, omit=0.3, omit_stuff=0.6, invent=0.1):
+    """Render one scene.
+
+    seed, split, index: non-negative integers that fix everything; splits never share a picture.
+    height, width: pixels. max_things: things a picture holds, 1..max_things.
+    omit, omit_stuff: chance that a caption leaves out a thing, or stuff, that is there (one name always stays): people
+    write of things more than of what lies behind them.
+    invent: chance that a caption names one class that is not there.
+    """
+    rng = np.random.default_rng([seed, split, index])
+    image, labels = _background(rng, height, width)
+    for _ in range(rng.integers(1, max_things + 1)):
+        _place_thing(rng, image, labels)
+    image *= np.float32(rng.uniform(0.85, 1.12))  # exposure
+    image += (4 * _grain(rng, height, width) + np.float32(rng.uniform(-10, 10)))[..., None]  # sensor noise, black level
+    area = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
+    present = tuple(name for name, share in zip(CLASSES, area, strict=True) if share >= 0.01)
+    return Scene(image.clip(0, 255).astype(np.uint8), labels, _caption(rng, present, omit, omit_stuff, invent), present)
+
+
+def _caption(rng, present, omit, omit_stuff, invent):
+    kept = [name for name in present if rng.random() >= (omit if name in THINGS else omit_stuff)]
+    kept = kept or [present[rng.integers(len(present))]]
+    if rng.random() < invent:
+        absent = [name for name in CLASSES if name not in present]
+        kept.append(absent[rng.integers(len(absent))])
+    kept = [kept[i] for i in rng.permutation(len(kept))]
+    phrases = [_phrase(name) for name in kept]
+    listing = phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+    return CAPTIONS[rng.integers(len(CAPTIONS))].format(listing)
+
+
+def _phrase(name):
+    if name in STUFF:
+        return f"the {name}"
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _noise(rng, height, width, cells_y, cells_x):
+    """Smooth noise in -1..1 with about that many bumps down and across. (H, W) float32."""
+    coarse = rng.uniform(-1, 1, (max(2, cells_y), max(2, cells_x))).astype(np.float32)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _grain(rng, height, width):
+    """White noise of deviation 1, uniform, (H, W) float32."""
+    uniform = np.frombuffer(rng.bytes(height * width), np.uint8).reshape(height, width)
+    return (uniform.astype(np.float32) - 127.5) / 73.9
+
+
+def _texture(rng, name, height, width):
+    """A picture full of one kind of stuff, (H, W, 3) float32 in 0..255."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    scale = min(height, width) / 128  # patterns keep their size relative to the picture
+    grain = _grain(rng, height, width)
+    if name == "grass":
+        tone = 14 * _noise(rng, height, width, height // 6, width // 2) + 6 * grain
+        colour = np.array([95, 160, 60])
+    elif name == "water":
+        phase = rng.uniform(0, 6.28) + 2 * _noise(rng, height, width, 6, 4)
+        tone = 20 * np.sin(y / (rng.uniform(1.6, 2.4) * scale) + phase) + 3 * grain
+        colour = np.array([45, 110, 150])
+    elif name == "sand":
+        tone = 16 * grain * (rng.random((height, width)) < 0.35) + 8 * _noise(rng, height, width, 8, 8)
+        colour = np.array([222, 190, 125])
+    elif name == "road":
+        tone = 7 * grain + 4 * _noise(rng, height, width, 5, 5)
+        dash_y = rng.uniform(0, 40 * scale)
+        dash = (np.abs((y - dash_y) % (40 * scale) - 20 * scale) < 2 * scale) & (x % (28 * scale) < 15 * scale)
+        tone = np.where(dash, 120, tone)
+        colour = np.array([88, 88, 95])
+    elif name == "brick":
+        rise, run = 9 * scale, 20 * scale
+        row = np.floor(y / rise)
+        offset = x + (row % 2) * run / 2 + rng.uniform(0, run)
+        mortar = (y % rise < 1.6 * scale) | (offset % run < 1.6 * scale)
+        shade = rng.uniform(-18, 18, (64, 64))[row.astype(int) % 64, np.floor(offset / run).astype(int) % 64]
+        tone = np.where(mortar, 60, shade + 5 * grain)
+        colour = np.array([165, 78, 58])
+    elif name == "sky":
+        cloud = np.clip(_noise(rng, height, width, 4, 5) + 0.4 * _noise(rng, height, width, 12, 14) - 0.1, 0, 1)
+        tone = 90 * cloud - 25 * (1 - y / height)
+        colour = np.array([135, 190, 242])
+    elif name == "snow":
+        tone = 9 * _noise(rng, height, width, 5, 5) + 3 * grain + 40 * (rng.random((height, width)) < 0.01)
+        colour = np.array([228, 236, 246])
+    else:  # wood
+        plank = np.floor(y / (14 * scale))
+        groove = y % (14 * scale) < 1.4 * scale
+        shade = rng.uniform(-16, 16, 64)[plank.astype(int) % 64]
+        ring = 9 * np.sin(y / scale * 1.7 + 5 * _noise(rng, height, width, 4, 3))
+        tone = np.where(groove, -55, shade + ring + 3 * grain)
+        colour = np.array([178, 128, 80])
+    colour = (colour + rng.normal(0, 7, 3)).astype(np.float32)
+    return colour + tone[..., None].astype(np.float32)
+
+
+def _background(rng, height, width):
+    """Two or three kinds of stuff behind wavy borders. Returns image (H, W, 3) float32 and labels (H, W) uint8."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    wall, *grounds = [WALLS[rng.integers(len(WALLS))], *rng.permutation(GROUNDS)[:2]]
+    layers = [wall] + [g for g in grounds if g != wall][: rng.integers(1, 3)]
+    if rng.random() < 0.25:  # seen from above: no wall, no sky
+        layers = [str(name) for name in rng.permutation([s for s in STUFF if s != "sky"])[: rng.integers(1, 3)]]
+    image = _texture(rng, layers[0], height, width)
+    labels = np.full((height, width), CLASSES.index(layers[0]), np.uint8)
+    edge = rng.uniform(0.25, 0.5)
+    for name in layers[1:]:
+        wave = rng.uniform(0.01, 0.05) * np.sin(x / width * rng.uniform(3, 9) + rng.uniform(0, 6.28))
+        below = y / height > edge + wave + rng.uniform(-0.2, 0.2) * (x / width - 0.5)
+        image[below] = _texture(rng, name, height, width)[below]
+        labels[below] = CLASSES.index(name)
+        edge += rng.uniform(0.2, 0.35)
+    return image, labels
+
+
+CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 25)), np.sin(np.linspace(0, 2 * np.pi, 25))], 1)
+
+
+def _outline(shape, coordinates):
+    """The polygon of a part, (n, 2)."""
+    if shape == "poly":
+        return np.array(coordinates, np.float64).reshape(-1, 2)
+    if shape == "disc":
+        x, y, radius = coordinates
+        return CIRCLE * radius + (x, y)
+    left, top, right, bottom = coordinates  # ellipse
+    return CIRCLE * ((right - left) / 2, (bottom - top) / 2) + ((left + right) / 2, (top + bottom) / 2)
+
+
+def _place_thing(rng, image, labels):
+    """Draw one random thing into image and labels, in place."""
+    height, width = labels.shape
+    name = list(THINGS)[rng.integers(len(THINGS))]
+    radius = rng.uniform(0.24, 0.44) * min(height, width)
+    size = int(2 * radius)
+    angle = np.deg2rad(rng.uniform(-20, 20))
+    pose = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    pose = pose @ np.diag(rng.uniform(0.8, 1, 2) * (rng.choice([-1, 1]), 1))  # squeezed, maybe mirrored, then turned
+    half = size * SUPERSAMPLE / 2
+    canvas = Image.new("RGBA", (size * SUPERSAMPLE, size * SUPERSAMPLE), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(canvas)
+    jitter = {}  # one shift for a colour of this thing: its two wheels match
+    for shape, colour, coordinates in THINGS[name]:
+        shift = jitter.setdefault(colour, rng.normal(0, 9, 3))
+        fill = tuple(int(v) for v in np.clip(np.add(colour, shift), 0, 255)) + (255,)
+        points = _outline(shape, coordinates) @ pose.T * (half / 1.15) + half
+        draw.polygon([tuple(point) for point in points], fill=fill)
+    patch = np.asarray(canvas.resize((size, size), Image.Resampling.BOX), np.float32)
+    light = 1 + 0.12 * _noise(rng, size, size, 2, 2) + 0.025 * _grain(rng, size, size)
+    # the centre stays inside the picture; the rest may be cut off by its border
+    top, left = (int(rng.uniform(0.12, 0.88) * extent - radius) for extent in (height, width))
+    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + size, height), min(left + size, width)
+    inside = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+    alpha = patch[inside][..., 3:] / 255
+    colour = patch[inside][..., :3] * light[inside][..., None]
+    image[y0:y1, x0:x1] = image[y0:y1, x0:x1] * (1 - alpha) + colour * alpha
+    labels[y0:y1, x0:x1][alpha[..., 0] > 0.5] = CLASSES.index(name)
+
+
+def _jpg(array):
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "JPEG", quality=92, subsampling=0)
+    return out.getvalue()
+
+
+def _png(array):
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "PNG")
+    return out.getvalue()
+
+
+def _write_shard(job):
+    """Write one shard of the rendered world: (path, settings as a dict, split, first index, last index + 1)."""
+    path, s, split, first, last = job
+    with wds.TarWriter(str(path) + ".part", encoder=False, mtime=0) as tar:
+        for index in range(first, last):
+            # benchmark pictures are wider or higher than the window, so that windows slide
+            longer = s["size"] * 5 // 4
+            height, width = ((s["size"], s["size"]), (s["size"], longer), (longer, s["size"]))[0 if split == TRAIN else 1 + index % 2]
+            scene = render(s["seed"], split, index, height, width, s["max_things"], s["omit"], s["omit_stuff"], s["invent"])
+            things = np.where(scene.labels < len(THINGS), scene.labels + 1, 0).astype(np.uint8)
+            tar.write({
+                "__key__": f"{index:08d}",
+                "jpg": _jpg(scene.image),
+                "txt": scene.caption.encode(),
+                "json": json.dumps({"key": f"{index:08d}", "caption": scene.caption, "present": scene.present,
+                                    "height": height, "width": width}).encode(),
+                "scenes.png": _png(scene.labels),  # indices into scenes.txt
+                "things.png": _png(things),  # indices into things.txt, where 0 is the background
+            })
+    os.replace(str(path) + ".part", path)
+    return path
+
+
+def write(settings, folder):
+    """Render the scenes world: train-*.tar, benchmark-*.tar, and the class lists things.txt and scenes.txt.
+
+    settings: params.Scenes. The same settings give the same bytes. Label maps are in train shards too, for people
+    to look at; nothing but the benchmarks reads one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for split, name, count in ((TRAIN, "train", settings.pairs), (BENCHMARK, "benchmark", settings.pictures)):
+        for first in range(0, count, PER_SHARD):
+            path = folder / f"{name}-{first // PER_SHARD:05d}.tar"
+            jobs.append((path, settings.model_dump(), split, first, min(first + PER_SHARD, count)))
+    list(parallel(_write_shard, jobs, "render scenes"))
+    (folder / "scenes.txt").write_text("\n".join(CLASSES) + "\n")
+    (folder / "things.txt").write_text("\n".join(("background", *THINGS)) + "\n")

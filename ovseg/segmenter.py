@@ -1,0 +1,201 @@
+"""From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2).
+
+    from ovseg import Segmenter
+    segmentation = Segmenter.load("models/mgca").segment(image, ["cat", "sofa"])
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from . import params, units
+from .decoder import Decoder
+
+BACKGROUND = "background"
+LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """labels: (H, W) int64, indices into names. scores: (C, H, W) float32, the cosine of each pixel's unit and each
+    class, background left out. names: the classes; with a background it is names[0] and scores[c] is that of names[c + 1].
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How windows lie on an image: its size once resized, and where windows start. All in pixels."""
+
+    height: int
+    width: int
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    @property
+    def positions(self):
+        """(top, left) of each window, row by row."""
+        return [(top, left) for top in self.tops for left in self.lefts]
+
+
+def window_starts(length, window, stride):
+    """Where windows start along a side: every `stride`, the last one pulled back inside. One window if it covers all."""
+    if length <= window:
+        return (0,)
+    return (*range(0, length - window, stride), length - window)
+
+
+def layout(height, width, settings):
+    """The windows of an image of that size. settings: params.Segment."""
+    scale = settings.short_side / min(height, width)
+    height, width = max(settings.short_side, round(height * scale)), max(settings.short_side, round(width * scale))
+    starts = (window_starts(side, settings.window, settings.stride) for side in (height, width))
+    return Layout(height, width, *starts)
+
+
+def cut(image, settings):
+    """Cut an image into windows. image: PIL RGB. Returns (windows (n, window, window, 3) uint8, Layout).
+
+    The shorter side is resized to settings.short_side (bicubic). What a window larger than the image lacks repeats the
+    border; `stitch` drops it again.
+    """
+    where = layout(image.height, image.width, settings)
+    if image.size != (where.width, where.height):
+        image = image.resize((where.width, where.height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    missing = [(0, max(0, settings.window - side)) for side in pixels.shape[:2]]
+    pixels = np.pad(pixels, (*missing, (0, 0)), mode="edge")
+    size = settings.window
+    return np.stack([pixels[top : top + size, left : left + size] for top, left in where.positions]), where
+
+
+def stitch(scores, where, window):
+    """Average the scores of windows where they overlap. scores (n, C, h, w), of the windows of a Layout -> (C, H, W)."""
+    total = scores.new_zeros(scores.shape[1], max(window, where.height), max(window, where.width))
+    count = scores.new_zeros(total.shape[1:])
+    for (top, left), score in zip(where.positions, scores, strict=True):
+        place = np.s_[..., top : top + window, left : left + window]
+        total[place] += F.interpolate(score[None], (window, window), mode="bilinear", align_corners=False)[0]
+        count[place] += 1
+    return (total / count)[:, : where.height, : where.width]
+
+
+def to_labels(scores, scale=None, threshold=None):
+    """Label map of class scores (C, H, W) -> (H, W) int64.
+
+    Without a threshold the best class. With one, 0 where softmax(scale * scores) stays below it for every class: the
+    background; 1 + the best class elsewhere.
+    """
+    if threshold is None:
+        return scores.argmax(0)
+    best, label = (scores * scale).softmax(0).max(0)
+    return torch.where(best < threshold, 0, label + 1)
+
+
+class Segmenter:
+    """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the way from embeddings to labels.
+
+    clip: FrozenCLIP, or None where only `segment_features` is used. decoder: Decoder; an untrained one makes this
+    MaskCLIP. settings: params.Segment. dense: how features are read off CLIP, see clip.py.
+    """
+
+    def __init__(self, clip, decoder, settings, dense="maskclip"):
+        if clip is not None and settings.window % clip.patch:
+            raise ValueError(f"segment.window = {settings.window}: allowed are multiples of CLIP's patch, {clip.patch}")
+        self.clip, self.decoder, self.settings, self.dense = clip, decoder.eval(), settings, dense
+
+    @classmethod
+    def load(cls, folder, device="auto"):
+        """Load a trained model, its CLIP included. folder: e.g. "models/mgca", with decoder.safetensors and segmenter.json. device: auto, cpu or cuda.
+
+        Raises FileNotFoundError if the folder holds no segmenter, or its CLIP is gone.
+        """
+        from .clip import FrozenCLIP  # open_clip takes seconds to import, and evaluation on cached features needs none
+
+        folder = Path(folder)
+        if not (folder / "segmenter.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no segmenter.json: expected the folder of a trained model, as `dvc repro` writes it")
+        config = json.loads((folder / "segmenter.json").read_text())
+        if config["clip"]["model"].startswith(LOCAL):
+            config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
+        device = params.device(device)
+        clip = FrozenCLIP.open(params.Clip.model_validate(config["clip"]), device)
+        decoder = Decoder.load(folder).to(device)
+        return cls(clip, decoder, params.Segment.model_validate(config["segment"]), config["dense"])
+
+    def save_settings(self, folder, clip_settings):
+        """Write segmenter.json beside decoder.safetensors. clip_settings: params.Clip, which CLIP `load` is to open."""
+        clip = clip_settings.model_dump()
+        if clip["model"].startswith(LOCAL):  # relative to the folder, so that it loads from any working directory
+            clip["model"] = LOCAL + os.path.relpath(clip["model"].removeprefix(LOCAL), folder)
+        config = {"clip": clip, "dense": self.dense, "segment": self.settings.model_dump()}
+        (Path(folder) / "segmenter.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    def segment(self, image, names, background=False, threshold=None):
+        """Segment an image into the named classes.
+
+        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: distinct class names, at least
+        one, two without a background. background: whether pixels may belong to no class; they get label 0, and names
+        count from 1. threshold: 0..1, the softmax score below which a pixel is background; None: the settings' own.
+        Returns Segmentation at the image's own size. Raises ValueError on an empty image or bad names, TypeError on
+        anything that is no image.
+        """
+        names = list(names) if not isinstance(names, str) else [names]
+        if any(not isinstance(name, str) or not name.strip() for name in names):
+            raise ValueError(f"names = {names!r}: allowed are non-empty strings")
+        if len(set(names)) < len(names):
+            raise ValueError(f"names = {names!r}: each class once")
+        if len(names) < (1 if background else 2):
+            raise ValueError(f"names = {names!r}: at least {'one class' if background else 'two classes, or background=True'}")
+        if background and BACKGROUND in names:
+            raise ValueError("names: the background is no class of its own when background=True")
+        image = as_image(image)
+        classes = self.clip.embed_classes(names, self.settings.templates)
+        windows, where = cut(image, self.settings)
+        features = torch.cat([
+            self.clip.encode_dense(windows[start : start + self.settings.batch], self.dense)
+            for start in range(0, len(windows), self.settings.batch)
+        ])
+        threshold = None if not background else self.settings.threshold if threshold is None else threshold
+        scores = self.score_features(features, where, classes, (image.height, image.width))
+        labels = to_labels(scores, self.settings.scale, threshold)
+        names = (BACKGROUND, *names) if background else tuple(names)
+        return Segmentation(labels.cpu().numpy(), scores.cpu().numpy(), names)
+
+    @torch.no_grad()
+    def score_features(self, features, where, classes, size):
+        """Class scores of an image from the dense CLIP features of its windows.
+
+        features (n, d, h, w), of the windows of where (Layout). classes (C, d), unit length. size: (H, W) to return
+        scores at. Returns (C, H, W) float32 cosines.
+        """
+        s = self.settings
+        scores = []
+        for start in range(0, len(features), s.batch):
+            embeddings = self.decoder(features[start : start + s.batch])
+            embeddings, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity)
+            scores.append(torch.einsum("ndhw,cd->nchw", F.normalize(embeddings, dim=1), classes))
+        scores = stitch(torch.cat(scores), where, s.window)
+        return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def as_image(image):
+    """A PIL RGB image of a PIL image, or of an (H, W, 3) or (H, W) uint8 array."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise TypeError(f"image: {image.dtype} array of shape {image.shape}; allowed are (H, W, 3) and (H, W) uint8")
+        if 0 in image.shape:
+            raise ValueError(f"image of shape {image.shape} is empty")
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"image: {type(image).__name__}; allowed are a PIL image and an array")
+    return image.convert("RGB")

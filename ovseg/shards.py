@@ -1,0 +1,157 @@
+"""Image-text pairs in webdataset shards: reading anybody's, and what to do with bad samples.
+
+A sample is an image (jpg, jpeg, png or webp), its caption (txt) and whatever else (json, label maps), as img2dataset
+writes them. A sample that cannot be used is skipped and counted by kind, one that can be repaired is repaired and
+counted; neither ever ends a run, unless more than `max_bad_fraction` of all are bad.
+"""
+
+import glob
+import io
+import multiprocessing
+import os
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import webdataset as wds
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
+MAX_PIXELS = 100_000_000  # a larger one is decoded by no one's accident
+
+
+class BadSample(Exception):
+    """A sample that cannot be used; the message is its kind, for counting."""
+
+
+@dataclass
+class Report:
+    """What was found in shards: pairs that can be used, and counts of what was skipped and repaired, by kind."""
+
+    pairs: int = 0
+    skipped: Counter = field(default_factory=Counter)
+    repaired: Counter = field(default_factory=Counter)
+
+    def __add__(self, other):
+        return Report(self.pairs + other.pairs, self.skipped + other.skipped, self.repaired + other.repaired)
+
+    @property
+    def bad_fraction(self):
+        bad = sum(self.skipped.values())
+        return bad / max(1, bad + self.pairs)
+
+    def as_dict(self):
+        return {"pairs": self.pairs, "skipped": dict(self.skipped), "repaired": dict(self.repaired)}
+
+
+def expand(spec):
+    """Paths of shards from a path, a glob ("pairs/*.tar") or a brace range ("{00000..00331}.tar"), sorted.
+
+    Raises FileNotFoundError if nothing matches.
+    """
+    names = [path for part in wds.shardlists.expand_urls(spec) for path in sorted(glob.glob(part))]
+    if not names:
+        raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars")
+    return names
+
+
+def read(path, report=None):
+    """Raw samples of one shard, {"__key__": str, extension: bytes}. A truncated tar ends early and is counted."""
+
+    def stop(error):  # the rest of a broken tar cannot be read
+        if report is not None:
+            report.skipped["truncated tar"] += 1
+        return False
+
+    return wds.tariterators.tarfile_samples([{"url": str(path)}], handler=stop)
+
+
+def decode(sample, report=None):
+    """Image and caption of a raw sample: (PIL RGB image upright, str). Raises BadSample."""
+    repaired = Counter()
+    if "txt" not in sample:
+        raise BadSample("no caption")
+    caption = " ".join(sample["txt"].decode("utf-8", "replace").split())
+    if not caption:
+        raise BadSample("empty caption")
+    image = decode_image(sample, repaired)
+    if report is not None:
+        report.repaired += repaired
+    return image, caption
+
+
+def decode_image(sample, repaired=None):
+    """The image of a raw sample as a PIL RGB image, upright. Raises BadSample."""
+    data = next((sample[extension] for extension in IMAGES if extension in sample), None)
+    if data is None:
+        raise BadSample("no image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size warning and broken EXIF: judged below
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise BadSample("image too large")
+            if min(image.size) < MIN_SIDE:
+                raise BadSample("image too small")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            rgb = upright.convert("RGB")
+    except Image.DecompressionBombError:
+        raise BadSample("image too large") from None
+    except BadSample:
+        raise
+    except Exception:  # decoders raise whatever they like on broken bytes
+        raise BadSample("broken image") from None
+    if repaired is not None:
+        if image.getexif().get(0x0112, 1) != 1:
+            repaired["rotated by EXIF"] += 1
+        if image.mode != "RGB":
+            repaired[f"{image.mode} to RGB"] += 1
+    return rgb
+
+
+def pairs(path, report):
+    """Usable pairs of one shard: (key, PIL image, caption). The key is unique among shards of different names."""
+    for sample in read(path, report):
+        try:
+            image, caption = decode(sample, report)
+        except BadSample as bad:
+            report.skipped[str(bad)] += 1
+            continue
+        report.pairs += 1
+        yield f"{Path(path).stem}/{sample['__key__']}", image, caption
+
+
+def _scan_one(path):
+    report = Report()
+    return [(key, caption) for key, _, caption in pairs(path, report)], report
+
+
+def scan(paths, max_bad_fraction):
+    """Read every sample once, in parallel. Returns ([(key, caption)] in the shards' order, Report).
+
+    Raises ValueError when more than max_bad_fraction of the samples cannot be used.
+    """
+    found, report = [], Report()
+    for listing, part in parallel(_scan_one, paths, "scan shards"):
+        found += listing
+        report += part
+    if report.bad_fraction > max_bad_fraction:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped.most_common())
+        raise ValueError(
+            f"{report.bad_fraction:.1%} of the samples cannot be used ({kinds}): data.max_bad_fraction allows {max_bad_fraction:.1%}"
+        )
+    if not found:
+        raise ValueError(f"no usable image-text pair in {len(paths)} shards")
+    return found, report
+
+
+def parallel(function, items, label):
+    """Map in processes, in order, with a progress bar. Spawned, because forking a process with threads may hang."""
+    workers = min(len(items), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from tqdm(pool.map(function, items), label, len(items), mininterval=2)

@@ -1,0 +1,65 @@
+"""Semantic units: what is given a class as one (MGCA §3.3).
+
+    pixel       every pixel embedding by itself
+    meta-point  pixels join the most similar of a grid of sampled pixels; a unit is the mean of its pixels
+    group       k-means clusters, started from such a grid: fewer, global units, as group-based methods have
+All of them hand back the embedding that each pixel is to be recognised by. Each window is on its own.
+"""
+
+import torch
+import torch.nn.functional as F
+
+KMEANS_STEPS = 10
+
+
+def meta_points(height, width, points):
+    """Positions of `points` (a square number) on a uniform grid, as indices into the flattened (height, width)."""
+    side = round(points**0.5)
+    if side * side != points:
+        raise ValueError(f"meta_points = {points}: allowed are square numbers")
+    if side > min(height, width):
+        raise ValueError(f"meta_points = {points}: at most {min(height, width) ** 2} fit a {height}x{width} grid of pixels")
+    y = ((torch.arange(side) + 0.5) * height / side).long()
+    x = ((torch.arange(side) + 0.5) * width / side).long()
+    return (y[:, None] * width + x).flatten()
+
+
+def assign(pixels, centres, affinity="cosine"):
+    """The most similar centre of each pixel. pixels (n, L, d), centres (n, K, d) -> (n, L) indices."""
+    if affinity == "cosine":
+        centres = F.normalize(centres, dim=-1)  # a pixel's own length changes nothing about its order of centres
+    return (pixels @ centres.transpose(1, 2)).argmax(-1)
+
+
+def means(pixels, assignment, units):
+    """Mean embedding of each unit. pixels (n, L, d), assignment (n, L) -> (n, units, d); an empty unit is 0."""
+    member = F.one_hot(assignment, units).to(pixels.dtype)  # n, L, K
+    return member.transpose(1, 2) @ pixels / member.sum(1).clamp(min=1)[..., None]
+
+
+def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine"):
+    """Form units. Returns (the embedding each pixel is recognised by (n, d, h, w), unit of each pixel (n, h, w)).
+
+    embeddings: (n, d, h, w), of n windows. unit: "pixel", "meta-point" or "group".
+    """
+    n, _, height, width = embeddings.shape
+    if unit == "pixel":
+        return embeddings, torch.arange(height * width, device=embeddings.device).view(1, height, width).expand(n, -1, -1)
+    pixels = embeddings.flatten(2).transpose(1, 2)  # n, L, d
+    if unit == "meta-point":
+        centres = pixels[:, meta_points(height, width, meta_point_count)]
+        assignment = assign(pixels, centres, affinity)
+    elif unit == "group":
+        # any grid of at least that many points, thinned evenly to `groups` of them: deterministic and spread out
+        side = min(height, width, int(groups**0.5) + 1)
+        start = meta_points(height, width, side * side)
+        start = start[torch.linspace(0, len(start) - 1, min(groups, len(start))).round().long()]
+        centres = pixels[:, start]
+        for _ in range(KMEANS_STEPS):
+            assignment = assign(pixels, centres, "cosine")
+            centres = means(F.normalize(pixels, dim=-1), assignment, centres.shape[1])
+    else:
+        raise ValueError(f"unit = {unit!r}: allowed are pixel, meta-point, group")
+    unit_means = means(pixels, assignment, centres.shape[1])  # n, K, d
+    spread = unit_means.gather(1, assignment[..., None].expand(-1, -1, pixels.shape[-1]))  # n, L, d
+    return spread.transpose(1, 2).unflatten(2, (height, width)), assignment.unflatten(1, (height, width))
