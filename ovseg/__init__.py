@@ -1,0 +1,12 @@
+"""Open-vocabulary semantic segmentation learned from text alone: multi-grained cross-modal alignment (MGCA).
+
+Users import one thing: `from ovseg import Segmenter`.
+"""
+
+
+def __getattr__(name):  # so that `python -m ovseg.params` answers without importing torch
+    if name == "Segmenter":
+        from .segmenter import Segmenter
+
+        return Segmenter
+    raise AttributeError(f"module 'ovseg' has no attribute {name!r}")

@@ -63,6 +63,12 @@ def info_nce(logits, negative, direction="both"):
     return {"image-to-text": to_text, "text-to-image": to_image, "both": (to_text + to_image) / 2}[direction]
 
 
+def negatives(text_ids, settings):
+    """Which image-text pairs of a batch are negatives: text_ids (B,) -> bool (B, B), i != j, equal texts masked if asked."""
+    negative = ~torch.eye(len(text_ids), dtype=torch.bool, device=text_ids.device)
+    return negative & (text_ids[:, None] != text_ids[None, :]) if settings.mask_equal_texts else negative
+
+
 def losses(pixels, texts, text_ids, settings):
     """The losses of the levels in settings.granularity: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
 
@@ -70,9 +76,7 @@ def losses(pixels, texts, text_ids, settings):
     settings: params.Mgca. Their sum is the objective (Eq. 8).
     """
     length, width = pixels.shape[1:]
-    negative = ~torch.eye(len(texts), dtype=torch.bool, device=texts.device)
-    if settings.mask_equal_texts:
-        negative &= text_ids[:, None] != text_ids[None, :]
+    negative = negatives(text_ids, settings)
     scores = similarity(pixels, texts)  # B, B, L
     paired = scores.diagonal().T  # B, L: S[i, i]
     unit_texts = F.normalize(texts, dim=-1)
@@ -108,7 +112,7 @@ def correspondences(pixels, texts, text_ids, settings):
     top = count(settings.beta, length)
     regions = F.normalize(pool(pixels, scores, top), dim=-1)  # B, B, d
     hardness = torch.einsum("ijd,jd->ij", regions, F.normalize(texts, dim=-1))
-    negative = hardness.masked_fill(text_ids[:, None] == text_ids[None, :], -torch.inf).argmax(1)
+    negative = hardness.masked_fill(~negatives(text_ids, settings), -torch.inf).argmax(1)
     unpaired = scores[torch.arange(len(scores)), negative]  # B, L
     return {
         "similarity": paired,

@@ -16,8 +16,8 @@ from PIL import Image
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from . import shards
-from .segmenter import BACKGROUND
 
+BACKGROUND = "background"
 IGNORED = 255
 
 
@@ -44,10 +44,12 @@ class BenchmarkBase:
         if labels.ndim != 2:
             raise ValueError(f"benchmark {self.name}: label map {key} has shape {labels.shape}, not one index a pixel")
         if labels.shape != (image.height, image.width):
-            raise ValueError(f"benchmark {self.name}: {key}: image is {image.width}x{image.height}, label map {labels.shape[1]}x{labels.shape[0]}")
+            sizes = f"image is {image.width}x{image.height}, label map {labels.shape[1]}x{labels.shape[0]}"
+            raise ValueError(f"benchmark {self.name}: {key}: {sizes}")
         known = labels[labels != IGNORED]
         if known.size and known.max() >= len(self.classes):
-            raise ValueError(f"benchmark {self.name}: label map {key} holds {known.max()}; allowed are 0..{len(self.classes) - 1} and {IGNORED}")
+            allowed = f"0..{len(self.classes) - 1} and {IGNORED}"
+            raise ValueError(f"benchmark {self.name}: label map {key} holds {known.max()}; allowed are {allowed}")
         return key, image, labels
 
 
@@ -113,8 +115,7 @@ class MeanIoU:
 
     def update(self, predicted, truth):
         """predicted, truth: (H, W) integer arrays or tensors."""
-        predicted, truth = (torch.as_tensor(np.array(labels) if isinstance(labels, np.ndarray) else labels).long().cpu() for labels in (predicted, truth))
-        self.matrix.update(predicted.flatten(), truth.flatten())
+        self.matrix.update(*(torch.asarray(labels, copy=True).cpu().long().flatten() for labels in (predicted, truth)))
 
     def compute(self):
         """{class: IoU in percent}, None for a class that neither truth nor prediction holds."""
@@ -130,10 +131,9 @@ def mean(iou, names=None):
 
 
 def palette(classes):
-    """Colours to draw classes in, (C, 3) uint8: background black, the others spread over hues and two lightnesses."""
-    colours, count = [], sum(name != BACKGROUND for name in classes)
-    for index, name in enumerate(name for name in classes if name != BACKGROUND):
-        red, green, blue = colorsys.hls_to_rgb((index * 0.618034) % 1, 0.42 + 0.25 * (index % 2), 0.75)
-        colours.append((red, green, blue))
-    colours = ([(0, 0, 0)] if len(classes) > count else []) + colours
-    return (np.array(colours) * 255).astype(np.uint8)
+    """Colours to draw classes in, (C, 3) uint8: background black, the others far apart in hue, lightness and saturation."""
+    colours = []
+    for index in range(sum(name != BACKGROUND for name in classes)):
+        lightness, saturation = ((0.5, 0.85), (0.72, 0.75), (0.33, 0.7))[index % 3]
+        colours.append(colorsys.hls_to_rgb(index * 0.618034 % 1, lightness, saturation))
+    return (np.array([(0, 0, 0)] * (BACKGROUND in classes) + colours) * 255).astype(np.uint8)

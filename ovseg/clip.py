@@ -11,7 +11,6 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 
 DENSE = ("clip", "maskclip")
@@ -46,8 +45,12 @@ class FrozenCLIP(nn.Module):
         None with local-dir. Raises ValueError when its image tower is no ViT with a class token.
         """
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
-        if not isinstance(clip.visual, open_clip.transformer.VisionTransformer) or clip.visual.attn_pool is not None:
-            raise ValueError(f"clip.model = {settings.model!r}: allowed are models whose image tower is open_clip's ViT with a class token")
+        tower, layers = clip.visual, open_clip.transformer
+        plain = isinstance(tower, layers.VisionTransformer) and tower.attn_pool is None and len(set(tower.patch_size)) == 1
+        if not plain or not all(type(block) is layers.ResidualAttentionBlock for block in tower.transformer.resblocks):
+            raise ValueError(
+                f"clip.model = {settings.model!r}: allowed are models whose image tower is open_clip's plain ViT with a class token"
+            )
         return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision)
 
     def _autocast(self):
@@ -55,7 +58,7 @@ class FrozenCLIP(nn.Module):
 
     def normalise(self, images):
         """(n, H, W, 3) uint8 -> (n, 3, H, W) float32 on the device, with the tower's mean and deviation."""
-        x = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2).float() / 255
+        x = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
@@ -73,6 +76,10 @@ class FrozenCLIP(nn.Module):
         return self._dense(self.normalise(images), DENSE)
 
     def _dense(self, x, ways):
+        if not set(ways) <= set(DENSE):
+            raise ValueError(f"dense = {ways}: allowed are {', '.join(DENSE)}")
+        if x.shape[2] % self.patch or x.shape[3] % self.patch:
+            raise ValueError(f"images of {x.shape[3]}x{x.shape[2]}: allowed are multiples of CLIP's patch, {self.patch}")
         with self._autocast():
             rows, columns = x.shape[2] // self.patch, x.shape[3] // self.patch
             x = self._embed(x)  # n, 1 + h*w, width of the tower
@@ -133,12 +140,3 @@ class FrozenCLIP(nn.Module):
         prompts = [template.format(name) for name in names for template in templates]
         embeddings = F.normalize(self.encode_text(prompts), dim=-1)
         return F.normalize(embeddings.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)
-
-
-def square(image, size):
-    """A PIL image, shorter side resized to `size` (bicubic), centre-cropped to a square. (size, size, 3) uint8."""
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    resized = image.resize((width, height), Image.Resampling.BICUBIC) if image.size != (width, height) else image
-    return np.asarray(resized.crop((left, top, left + size, top + size)))

@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import shards
-from .clip import DENSE, square
+from .clip import DENSE
 from .features import create
 from .segmenter import cut, layout
 
@@ -30,7 +30,7 @@ def encode_pairs(clip, paths, keys, settings, folder):
     for key, image, _ in tqdm(found, "encode images", len(keys), mininterval=2):
         if key != next(wanted, None):
             raise ValueError(f"{key}: the shards have changed since `prepare` read them; run it again")
-        batch.append(square(image, settings.image_size))
+        batch.append(shards.square(image, settings.image_size))
         if len(batch) == settings.batch or row + len(batch) == len(keys):
             out[row : row + len(batch)] = clip.encode_dense(np.stack(batch)).cpu().numpy()
             row, batch = row + len(batch), []
@@ -49,13 +49,13 @@ def encode_benchmark(clip, benchmark, segment, folder, images=True):
     total = sum(len(layout(image.height, image.width, segment).positions) for _, image, _ in benchmark)
     side = segment.window // clip.patch
     out = {way: create(folder / f"{way}.npy", (total, clip.width, side, side)) for way in DENSE}
-    row = 0
+    row, batch = 0, []
     for _, image, _ in tqdm(benchmark, f"encode {benchmark.name}", mininterval=2):
-        windows, _ = cut(image, segment)
-        for start in range(0, len(windows), segment.batch):
-            features = clip.encode_both(windows[start : start + segment.batch])
+        batch += list(cut(image, segment)[0])
+        while len(batch) >= segment.batch or (batch and row + len(batch) == total):
+            features = clip.encode_both(np.stack(batch[: segment.batch]))
             for way in DENSE:
                 out[way][row : row + len(features[way])] = features[way].cpu().numpy()
-            row += len(features[way])
+            row, batch = row + len(batch[: segment.batch]), batch[segment.batch :]
     for array in out.values():
         array.flush()

@@ -43,9 +43,12 @@ class Encoded:
             yield key, image, labels, segmenter.score_features(dense, where, classes, labels.shape)
 
 
-def threshold_of(benchmark, p):
-    """The background threshold of a benchmark: evaluate.thresholds', else segment's; None without background. p: Params."""
-    return p.evaluate.thresholds.get(benchmark.name, p.segment.threshold) if benchmark.background else None
+def threshold_of(benchmark, settings, default):
+    """The background threshold of a benchmark: settings.thresholds', else the default; None without background.
+
+    settings: params.Evaluate; default: params' segment.threshold.
+    """
+    return settings.thresholds.get(benchmark.name, default) if benchmark.background else None
 
 
 def evaluate(segmenter, encoded, threshold, limit=None):
@@ -69,6 +72,17 @@ def evaluate(segmenter, encoded, threshold, limit=None):
         result["things"] = benchmarks.mean(by_class, scenes.THINGS)
         result["stuff"] = benchmarks.mean(by_class, scenes.STUFF)
     return result
+
+
+def examples(segmenters, encoded, threshold, wanted):
+    """Pictures to look at: a list of [PIL image, truth, label map of each segmenter] for the picture indices in wanted."""
+    rows = []
+    streams = zip(*(encoded.pictures(segmenter) for segmenter in segmenters), strict=True)
+    for _, pictures in (found for found in zip(range(max(wanted) + 1), streams, strict=False) if found[0] in wanted):
+        _, image, truth, _ = pictures[0]
+        maps = (to_labels(scores, segmenters[0].settings.scale, threshold).cpu().numpy() for *_, scores in pictures)
+        rows.append([image, truth, *maps])
+    return rows
 
 
 def first_window(segmenter, encoded):

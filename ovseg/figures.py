@@ -31,10 +31,21 @@ def results_table(results):
     return table
 
 
+def metrics(results):
+    """mIoU in percent as {method: {benchmark: {unit: float}}}. results: as of `results_table`."""
+    return {
+        result["method"]: {
+            name: {unit: round(found["miou"], 3) for unit, found in by_unit.items()} for name, by_unit in result["benchmarks"].items()
+        }
+        for result in results
+    }
+
+
 def grid(pictures, titles=None, size=1.9):
     """A grid of pictures without axes. pictures: rows of (H, W, 3) arrays; titles: of the columns."""
-    figure, axes = plt.subplots(len(pictures), len(pictures[0]), squeeze=False,
-                                figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained")
+    figure, axes = plt.subplots(
+        len(pictures), len(pictures[0]), squeeze=False, figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained"
+    )
     for row, line in zip(axes, pictures, strict=True):
         for axis, picture in zip(row, line, strict=True):
             axis.imshow(picture, interpolation="nearest")
@@ -49,9 +60,10 @@ def paint(labels, colours):
     return np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
 
 
-def overlay(image, labels, colours, strength=0.65):
-    """A label map painted over its picture, (H, W, 3) uint8. Class 0 in black (a background) leaves the picture dim."""
-    return (np.asarray(image) * (1 - strength) + paint(labels, colours) * strength).astype(np.uint8)
+def overlay(image, labels, colours, strength=0.75):
+    """A label map painted over its picture in grey, (H, W, 3) uint8: colours stay those of the legend."""
+    grey = np.asarray(image).mean(-1, keepdims=True)
+    return (grey * (1 - strength) + paint(labels, colours) * strength).astype(np.uint8)
 
 
 def legend(figure, classes, colours, shown):
@@ -106,7 +118,8 @@ def correspondences(pictures, texts, found, shown):
     for i in shown:
         pixel = np.zeros(found["object"][i].shape, bool)
         pixel.flat[int(found["positive"][i])] = True
-        rows.append([pictures[i], heat(found["similarity"][i]), *(highlight(pictures[i], mask) for mask in (found["object"][i], pixel, found["region"][i]))])
+        masks = (found["object"][i], pixel, found["region"][i])
+        rows.append([pictures[i], heat(found["similarity"][i]), *(highlight(pictures[i], mask) for mask in masks)])
     figure = grid(rows, columns, size=2.1)
     for line, i in enumerate(shown):
         left, right = figure.axes[line * len(columns)], figure.axes[(line + 1) * len(columns) - 1]
@@ -130,7 +143,8 @@ def training_curve(history):
 
 def results_bars(table):
     """mIoU per benchmark, a bar per method and unit. table: of `results_table`."""
-    long = table[[name for name in table.columns if ":" not in name]].reset_index().melt(["method", "unit"], var_name="benchmark", value_name="mIoU")
+    means = table[[name for name in table.columns if ":" not in name]]
+    long = means.reset_index().melt(["method", "unit"], var_name="benchmark", value_name="mIoU")
     chart = sns.catplot(long, kind="bar", x="method", y="mIoU", hue="unit", col="benchmark", height=3.2, aspect=1.3)
     chart.set_axis_labels("", "mIoU (%)")
     return chart.figure

@@ -19,8 +19,8 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 def _one_slot(template):
-    if template.count("{}") != 1 or template.format("x").count("x") < 1:
-        raise ValueError("a template with exactly one {}")
+    if template.count("{}") != 1 or template.replace("{}", "").count("{") + template.replace("{}", "").count("}"):
+        raise ValueError("a text with exactly one {} and no other braces")
     return template
 
 

@@ -22,6 +22,7 @@ from .captions import nouns
 
 CONTEXT = 32  # tokens of a text: captions of the rendered world are short
 
+
 class RenderedPairs(Dataset):
     """`count` pairs rendered on demand: (3, S, S) uint8 image, and a caption or a prompt made of one of its nouns."""
 
@@ -42,13 +43,27 @@ class RenderedPairs(Dataset):
 
 
 def model_config(settings, dropout=0.0):
-    """open_clip's description of the compact model. settings: params.Pretrain; dropout: share of the patches that the image tower does not look at in training."""
+    """open_clip's description of the compact model.
+
+    settings: params.Pretrain; dropout: share of the patches that the image tower does not look at in training.
+    """
     return {
         "embed_dim": settings.embed_dim,
-        "vision_cfg": {"image_size": settings.size, "patch_size": settings.patch, "width": settings.vision_width,
-                       "layers": settings.vision_layers, "head_width": 64, "patch_dropout": dropout},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": settings.text_width,
-                     "heads": settings.text_width // 64, "layers": settings.text_layers},
+        "vision_cfg": {
+            "image_size": settings.size,
+            "patch_size": settings.patch,
+            "width": settings.vision_width,
+            "layers": settings.vision_layers,
+            "head_width": 64,
+            "patch_dropout": dropout,
+        },
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": 49408,
+            "width": settings.text_width,
+            "heads": settings.text_width // 64,
+            "layers": settings.text_layers,
+        },
     }
 
 
@@ -112,7 +127,8 @@ def zero_shot(clip, settings, pictures=400):
 
     clip: FrozenCLIP. settings: params.Pretrain. A class is present if it covers 1% of a picture.
     """
-    found = [scenes.render(settings.seed + 1, scenes.PRETRAIN, i, settings.size, settings.size, settings.max_things) for i in range(pictures)]
+    size = settings.size
+    found = [scenes.render(settings.seed + 1, scenes.PRETRAIN, i, size, size, settings.max_things) for i in range(pictures)]
     classes = clip.embed_classes(scenes.CLASSES, settings.templates)
     images = torch.cat([clip.encode_image(np.stack([s.image for s in found[i : i + 100]])) for i in range(0, pictures, 100)])
     scores = F.normalize(images, dim=-1) @ classes.T
@@ -142,5 +158,5 @@ def save(model, settings, folder):
     preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     config = {"model_cfg": model_config(settings), "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    weights = {name: value.detach().half().contiguous() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")

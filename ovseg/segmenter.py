@@ -1,7 +1,7 @@
 """From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2).
 
-    from ovseg import Segmenter
-    segmentation = Segmenter.load("models/mgca").segment(image, ["cat", "sofa"])
+from ovseg import Segmenter
+segmentation = Segmenter.load("models/mgca").segment(image, ["cat", "sofa"])
 """
 
 import json
@@ -115,8 +115,9 @@ class Segmenter:
 
     @classmethod
     def load(cls, folder, device="auto"):
-        """Load a trained model, its CLIP included. folder: e.g. "models/mgca", with decoder.safetensors and segmenter.json. device: auto, cpu or cuda.
+        """Load a trained model, its CLIP included.
 
+        folder: e.g. "models/mgca", with decoder.safetensors and segmenter.json. device: auto, cpu or cuda.
         Raises FileNotFoundError if the folder holds no segmenter, or its CLIP is gone.
         """
         from .clip import FrozenCLIP  # open_clip takes seconds to import, and evaluation on cached features needs none
@@ -161,10 +162,12 @@ class Segmenter:
         image = as_image(image)
         classes = self.clip.embed_classes(names, self.settings.templates)
         windows, where = cut(image, self.settings)
-        features = torch.cat([
-            self.clip.encode_dense(windows[start : start + self.settings.batch], self.dense)
-            for start in range(0, len(windows), self.settings.batch)
-        ])
+        features = torch.cat(
+            [
+                self.clip.encode_dense(windows[start : start + self.settings.batch], self.dense)
+                for start in range(0, len(windows), self.settings.batch)
+            ]
+        )
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
         scores = self.score_features(features, where, classes, (image.height, image.width))
         labels = to_labels(scores, self.settings.scale, threshold)

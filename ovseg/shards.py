@@ -7,6 +7,7 @@ counted; neither ever ends a run, unless more than `max_bad_fraction` of all are
 
 import glob
 import io
+import itertools
 import multiprocessing
 import os
 import warnings
@@ -15,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import webdataset as wds
 from PIL import Image, ImageOps
 from tqdm import tqdm
@@ -114,6 +116,13 @@ def decode_image(sample, repaired=None):
     return rgb
 
 
+def square(image, size):
+    """The central square of a PIL image, resized (bicubic) to (size, size, 3) uint8."""
+    side = min(image.size)
+    left, top = ((extent - side) / 2 for extent in image.size)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
+
+
 def pairs(path, report):
     """Usable pairs of one shard: (key, PIL image, caption). The key is unique among shards of different names."""
     for sample in read(path, report):
@@ -124,6 +133,12 @@ def pairs(path, report):
             continue
         report.pairs += 1
         yield f"{Path(path).stem}/{sample['__key__']}", image, caption
+
+
+def first(paths, count, size):
+    """The first `count` usable images, each as of `square`."""
+    found = (image for path in paths for _, image, _ in pairs(path, Report()))
+    return [square(image, size) for image in itertools.islice(found, count)]
 
 
 def _scan_one(path):

@@ -68,10 +68,7 @@ class StreamedImages:
 
     def first(self, count, device):
         """As CachedImages.first."""
-        found = (sample for path in self.paths for sample in shards.read(path))
-        rows_of = {key: row for row, key in enumerate(self.keys)}
-        images = [image for _, image in itertools.islice(_decoded(found, rows_of, self.size), count)]
-        return self.clip.encode_dense(np.stack(images))
+        return self.clip.encode_dense(np.stack(shards.first(self.paths, count, self.size)))
 
     def epoch(self, seed, epoch, batch, skip, device):
         """As CachedImages.epoch; skipped batches are read but not encoded."""
@@ -93,12 +90,10 @@ class StreamedImages:
 
 
 def _decoded(samples, rows_of, size):
-    from .clip import square  # imported where it is used: a run on cached features does without open_clip
-
     for sample in samples:
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
         if key in rows_of:
-            yield rows_of[key], square(shards.decode(sample)[0], size)
+            yield rows_of[key], shards.square(shards.decode(sample)[0], size)
 
 
 def _chunks(items, size):
@@ -126,8 +121,9 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
 
     settings: params.Train; mgca: params.Mgca. images: CachedImages or StreamedImages of N pairs. bank: TextBank of the
     same pairs. texts: (T, d) embeddings of bank.texts. checkpoint: path; if a killed run of the same settings, data and
-    code left it, training goes on from there. It is still there at the end: remove it once the weights are saved. history: a dict per step with step, epoch, lr,
-    loss, a loss for each level, and both gates. Raises ValueError when the batch is larger than the data.
+    code left it, training goes on from there. It is still there at the end: remove it once the weights are saved.
+    history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates.
+    Raises ValueError when the batch is larger than the data.
     """
     if settings.batch > len(bank):
         raise ValueError(f"train.batch = {settings.batch}: allowed are 2..{len(bank)}, the number of pairs")
@@ -159,8 +155,16 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
             loss.backward()
             optimizer.step()
             gates = {f"gate{i}": block.gate.detach().clone() for i, block in enumerate(decoder.blocks)}
-            history.append({"step": step, "epoch": step / per_epoch, "lr": lr, "loss": loss.detach(),
-                            **{name: value.detach() for name, value in levels.items()}, **gates})
+            history.append(
+                {
+                    "step": step,
+                    "epoch": step / per_epoch,
+                    "lr": lr,
+                    "loss": loss.detach(),
+                    **{name: value.detach() for name, value in levels.items()},
+                    **gates,
+                }
+            )
             step += 1
             progress.update()
             if step % settings.checkpoint_steps == 0 or step == steps:
@@ -204,8 +208,13 @@ class Checkpoint:
     def save(self, step, decoder, optimizer, history):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        state = {"fingerprint": self.fingerprint, "step": step, "decoder": decoder.state_dict(),
-                 "optimizer": optimizer.state_dict(), "history": history}
+        state = {
+            "fingerprint": self.fingerprint,
+            "step": step,
+            "decoder": decoder.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+        }
         torch.save(state, part)
         os.replace(part, self.path)
 
@@ -222,13 +231,28 @@ class Checkpoint:
         return state["step"], state["history"]
 
 
-def open_images(p, paths, keys, folder, device):
-    """The images of the pairs: cached features if `encode` kept them, the shards themselves if not. p: Params."""
+def open_images(folder, paths, keys, clip, workers, device):
+    """The images of the pairs: cached features if `encode` kept them in folder, the shards themselves if not.
+
+    paths: shards; keys: N keys of pairs; clip: params.Clip; workers: processes that decode images.
+    """
     array = features.read(Path(folder) / "pairs.npy")
     if array is not None:
         return CachedImages(array)
-    from .clip import FrozenCLIP
+    from .clip import FrozenCLIP  # open_clip takes seconds to import, and a run on cached features needs none
 
-    clip = FrozenCLIP.open(p.clip, device)
-    return StreamedImages(clip, paths, keys, p.clip.image_size, p.train.workers)
+    return StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
 
+
+@torch.no_grad()
+def explain(decoder, images, bank, texts, mgca, count=16):
+    """What the losses pick in the first pairs, each with a prompt drawn for it, to look at.
+
+    decoder: Decoder on the CPU. Returns (texts drawn: count str, of alignment.correspondences with maps as (count, h, w)).
+    """
+    count = min(count, len(bank))
+    drawn = bank.draw(np.arange(count), np.random.default_rng(0), caption_probability=0.0)
+    pixels = decoder(images.first(count, "cpu").cpu())  # B, d, h, w
+    found = alignment.correspondences(pixels.flatten(2).transpose(1, 2), features.as_tensor(texts[drawn]), torch.from_numpy(drawn), mgca)
+    maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in found.items()}
+    return [bank.texts[i] for i in drawn], maps

@@ -2,7 +2,7 @@
 
     pixel       every pixel embedding by itself
     meta-point  pixels join the most similar of a grid of sampled pixels; a unit is the mean of its pixels
-    group       k-means clusters, started from such a grid: fewer, global units, as group-based methods have
+    group       k-means clusters, started far apart: fewer, global units, as group-based methods have
 All of them hand back the embedding that each pixel is to be recognised by. Each window is on its own.
 """
 
@@ -37,6 +37,22 @@ def means(pixels, assignment, units):
     return member.transpose(1, 2) @ pixels / member.sum(1).clamp(min=1)[..., None]
 
 
+def spread_out(pixels, count):
+    """Pixels far from each other, to start k-means from: (n, L, d) -> (n, count, d).
+
+    The first is the least like the mean, each further one the least like those before (by cosine): no randomness.
+    """
+    directions = F.normalize(pixels, dim=-1)
+    nearest = (directions @ directions.mean(1, keepdim=True).transpose(1, 2))[..., 0]  # n, L
+    rows, chosen = torch.arange(len(pixels), device=pixels.device), []
+    for _ in range(count):
+        index = nearest.argmin(-1)
+        chosen.append(pixels[rows, index])
+        similar = (directions @ directions[rows, index][..., None])[..., 0]
+        nearest = similar if len(chosen) == 1 else torch.maximum(nearest, similar)
+    return torch.stack(chosen, 1)
+
+
 def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine"):
     """Form units. Returns (the embedding each pixel is recognised by (n, d, h, w), unit of each pixel (n, h, w)).
 
@@ -50,14 +66,12 @@ def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine"):
         centres = pixels[:, meta_points(height, width, meta_point_count)]
         assignment = assign(pixels, centres, affinity)
     elif unit == "group":
-        # any grid of at least that many points, thinned evenly to `groups` of them: deterministic and spread out
-        side = min(height, width, int(groups**0.5) + 1)
-        start = meta_points(height, width, side * side)
-        start = start[torch.linspace(0, len(start) - 1, min(groups, len(start))).round().long()]
-        centres = pixels[:, start]
+        centres = spread_out(pixels, groups)
         for _ in range(KMEANS_STEPS):
             assignment = assign(pixels, centres, "cosine")
-            centres = means(F.normalize(pixels, dim=-1), assignment, centres.shape[1])
+            found = means(F.normalize(pixels, dim=-1), assignment, groups)
+            empty = ~F.one_hot(assignment, groups).any(1)  # n, K
+            centres = torch.where(empty[..., None], centres, found)
     else:
         raise ValueError(f"unit = {unit!r}: allowed are pixel, meta-point, group")
     unit_means = means(pixels, assignment, centres.shape[1])  # n, K, d

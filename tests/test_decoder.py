@@ -1,0 +1,89 @@
+"""The decoder: its size, its start at MaskCLIP, one gated convolution by hand, its file."""
+
+import torch
+import torch.nn.functional as F
+
+from ovseg.decoder import WEIGHTS, Decoder, GatedConv
+
+
+def trained(width, seed=0):
+    """A decoder none of whose parameters has the value it started with."""
+    torch.manual_seed(seed)
+    decoder = Decoder(width)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+        for block in decoder.blocks:
+            block.gate.add_(0.8)
+    return decoder
+
+
+def test_it_has_the_papers_number_of_parameters_at_width_512():
+    parameters = list(Decoder(512).parameters())
+    assert sum(p.numel() for p in parameters) == 4_721_666
+    assert all(p.requires_grad for p in parameters)
+
+
+def test_untrained_it_is_exactly_nearest_upsampling():
+    features = torch.randn(2, 6, 3, 5, generator=torch.Generator().manual_seed(0)) * 10
+    expected = features.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(Decoder(6)(features), expected)
+
+
+def test_a_trained_one_adds_to_the_upsampled_features():
+    features = torch.randn(1, 6, 3, 3, generator=torch.Generator().manual_seed(0))
+    actual = trained(6)(features)
+    assert actual.shape == (1, 6, 6, 6)
+    assert not torch.allclose(actual, Decoder(6)(features), atol=1e-2)
+
+
+def test_gated_conv_is_layer_norm_gelu_convolution_and_gate():
+    block = trained(4).blocks[0].double()
+    assert isinstance(block, GatedConv)
+    x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mean, variance = x.mean(1, keepdim=True), x.var(1, unbiased=False, keepdim=True)
+    y = (x - mean) / (variance + 1e-5).sqrt() * block.norm.weight.view(1, 4, 1, 1) + block.norm.bias.view(1, 4, 1, 1)
+    y = y * 0.5 * (1 + torch.erf(y / 2**0.5))
+    columns = F.unfold(y, 3, padding=1)  # 2, 4*3*3, 15
+    convolved = (block.conv.weight.flatten(1) @ columns + block.conv.bias[:, None]).unflatten(2, (3, 5))
+    gate = (block.gate.exp() - (-block.gate).exp()) / (block.gate.exp() + (-block.gate).exp())
+    assert gate.abs() > 0.1
+    torch.testing.assert_close(block(x), x + gate * convolved, rtol=1e-10, atol=1e-10)
+
+
+def test_each_embedding_depends_on_its_neighbourhood_only():
+    decoder = trained(4).double()
+    x = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    changed = x.clone()
+    changed[0, 0, 2, 2] += 1  # upsampled, rows and columns 4 and 5; two 3x3 convolutions reach two further
+    difference = (decoder(changed) - decoder(x)).abs().amax((0, 1))
+    reached = torch.zeros(10, 10, dtype=torch.bool)
+    reached[2:8, 2:8] = True
+    assert torch.equal(difference > 0, reached)
+
+
+def test_at_the_start_the_gradient_reaches_both_gates():
+    torch.manual_seed(0)
+    decoder = Decoder(6)
+    decoder(torch.randn(2, 6, 3, 3)).square().sum().backward()
+    assert all(block.gate.grad.abs() > 1e-3 for block in decoder.blocks)
+
+
+def test_what_is_saved_is_loaded_ready_for_evaluation(tmp_path):
+    decoder = trained(6).to(memory_format=torch.channels_last)
+    folder = tmp_path / "models" / "new"
+    decoder.save(folder)
+    assert [file.name for file in folder.iterdir()] == [WEIGHTS]
+    loaded = Decoder.load(folder)
+    assert loaded.width == 6 and not loaded.training
+    state = loaded.state_dict()
+    assert state.keys() == decoder.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in decoder.state_dict().items())
+    features = torch.randn(1, 6, 3, 3)
+    torch.testing.assert_close(loaded(features), decoder(features))
+
+
+def test_saving_again_replaces_the_weights(tmp_path):
+    for seed in (0, 1):
+        trained(4, seed).save(tmp_path)
+    assert torch.equal(Decoder.load(tmp_path).blocks[1].gate, trained(4, 1).blocks[1].gate)

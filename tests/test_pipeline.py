@@ -1,0 +1,229 @@
+"""dvc.yaml against the notebooks and modules, and the whole pipeline on a tiny world."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+RERUN_NOTHING = {"params", "figures"}  # params.py only checks values, figures.py only draws them
+
+
+def code(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def imported(source, package=False):
+    """Modules of ovseg that Python source imports, anywhere in it. package: the source lies in ovseg itself."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            if node.module == "ovseg" or (package and node.level == 1 and node.module is None):
+                found |= {alias.name for alias in node.names}
+            elif node.module and (node.module.startswith("ovseg.") or (package and node.level == 1)):
+                found.add(node.module.removeprefix("ovseg."))
+    return found
+
+
+def closure(modules):
+    modules, queue = set(), list(modules)
+    while queue:
+        module = queue.pop()
+        if module not in modules and module not in RERUN_NOTHING:
+            modules.add(module)
+            queue += imported((ROOT / "ovseg" / f"{module}.py").read_text(), package=True)
+    return modules
+
+
+def notebook_stages():
+    for name, stage in STAGES.items():
+        match = re.search(r"runs/sources/(\w+)\.ipynb", str(stage["cmd"]))
+        if match:
+            yield pytest.param(name, stage, ROOT / "notebooks" / f"{match[1]}.ipynb", id=name)
+
+
+@pytest.mark.parametrize("name, stage, notebook", list(notebook_stages()))
+def test_stage_depends_on_the_modules_that_its_notebook_reaches(name, stage, notebook):
+    modules = closure(imported(code(notebook)))
+    if name == "figures":
+        modules.add("figures")
+    declared = {Path(dep).stem for dep in stage["deps"] if dep.startswith("ovseg/")}
+    assert declared == modules
+
+
+@pytest.mark.parametrize("name, stage, notebook", list(notebook_stages()))
+def test_stage_declares_the_parameters_that_its_notebook_reads(name, stage, notebook):
+    source = code(notebook)
+    assert not re.search(r"[(,]\s*p\s*[,)]", source), "p is handed on whole: its keys cannot be seen here"
+    read = set(re.findall(r"\bp\.(\w+(?:\.\w+)?)", source))
+    for key in read:
+        section = key.split(".")[0]
+        covered = {section, key} & set(stage["params"]) or any(declared.startswith(f"{section}.") for declared in stage["params"])
+        assert covered, f"{key} is read but not declared"
+
+
+def test_segment_parameters_that_encode_depends_on_are_those_that_windows_and_class_texts_take():
+    source = "".join((ROOT / "ovseg" / name).read_text() for name in ("encoding.py",))
+    segmenter = (ROOT / "ovseg" / "segmenter.py").read_text()
+    windows = segmenter[segmenter.index("def layout") : segmenter.index("def stitch")]
+    read = set(re.findall(r"segment\.(\w+)", source)) | set(re.findall(r"settings\.(\w+)", windows))
+    declared = {key.split(".")[1] for key in STAGES["encode"]["params"] if key.startswith("segment.")}
+    assert read == declared
+
+
+def test_train_depends_on_nothing_of_inference():
+    reads = STAGES["train"]["params"]
+    assert not any(key.startswith(("segment", "evaluate", "benchmarks", "figures")) for key in reads)
+
+
+def test_pretraining_is_rerun_by_its_own_parameters_only():
+    assert STAGES["pretrain"]["params"] == ["pretrain"] and "deps" not in STAGES["pretrain"]
+    assert set(re.findall(r"\bp\.(\w+)", code(ROOT / "notebooks" / "pretrain.ipynb"))) <= {"pretrain", "device"}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stripped_and_has_one_cell_of_parameters(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+    assert cells[0].cell_type == "markdown"
+
+
+def tiny(params):
+    """The default parameters, made small."""
+    params["scenes"] |= {"pairs": 64, "pictures": 4}
+    params["clip"] |= {"batch": 32}
+    params["train"] |= {"epochs": 2, "warmup_epochs": 0.5, "batch": 16, "checkpoint_steps": 2}
+    params["figures"] |= {"pictures": [0, 2], "pairs": [0, 1]}
+    return params
+
+
+def run(folder, *command, check=True):
+    """Run a command in folder with this interpreter's environment in front. Returns its output."""
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0 or not check, done.stdout[-4000:]
+    return done.stdout
+
+
+def copy_project(folder):
+    """The project's files, those that a clone would have, in a folder with its own git and DVC."""
+    tracked = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+
+
+def change(folder, edit):
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(edit(yaml.safe_load(path.read_text())), sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    copy_project(folder)
+    change(folder, tiny)
+    run(folder, "dvc", "repro")
+    return folder
+
+
+def rerun(folder):
+    """Names of the stages that `dvc repro` would run."""
+    status = json.loads(run(folder, "dvc", "status", "--json"))
+    return {name.removeprefix("dvc.yaml:") for name in status}
+
+
+def test_pipeline_leaves_results_figures_and_executed_notebooks(project):
+    for name in ("clip", "maskclip", "mgca"):
+        result = json.loads((project / f"results/{name}.json").read_text())
+        assert result["method"] == name and set(result["benchmarks"]) == {"things", "scenes"}
+        for by_unit in result["benchmarks"].values():
+            assert set(by_unit) == {"pixel", "meta-point", "group"}
+            assert all(0 <= found["miou"] <= 100 and found["pictures"] == 4 for found in by_unit.values())
+    for figure in ("results", "things", "scenes", "training", "alignment"):
+        assert (project / f"results/figures/{figure}.png").stat().st_size > 5000
+    for notebook in ("prepare", "encode", "train", "evaluate-clip", "evaluate-maskclip", "evaluate-mgca", "figures"):
+        cells = nbformat.read(project / f"runs/{notebook}.ipynb", as_version=4).cells
+        assert any(cell.get("outputs") for cell in cells)
+    steps = len((project / "results/mgca-history.csv").read_text().splitlines()) - 1
+    assert steps == 2 * 64 // 16
+    assert not list((project / "runs/checkpoints").iterdir())
+
+
+def test_pretraining_did_not_run(project):
+    assert not (project / "runs/pretrain.ipynb").exists()
+
+
+def test_second_repro_runs_nothing(project):
+    assert "Running stage" not in run(project, "dvc", "repro")
+
+
+def test_outputs_saved_in_a_source_notebook_rerun_no_notebook(project):
+    for name in ("prepare", "train"):  # as when somebody runs and saves it in JupyterLab
+        source = project / "notebooks" / f"{name}.ipynb"
+        notebook = nbformat.read(source, as_version=4)
+        for count, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+            cell.execution_count = count
+            cell.outputs = [nbformat.v4.new_output("stream", text=f"output {count}")]
+            cell.metadata |= {"execution": {"iopub.execute_input": "2024-01-01T00:00:00Z"}, "scrolled": True}
+        notebook.metadata.language_info = {"name": "python", "version": "3.99.0", "file_extension": ".py"}
+        nbformat.write(notebook, source)
+    ran = re.findall(r"Running stage '([^']+)'", run(project, "dvc", "repro"))
+    assert ran == ["sources"]
+
+
+def test_changing_k_retrains_but_does_not_encode_again(project):
+    change(project, lambda params: params | {"mgca": params["mgca"] | {"k": 0.1}})
+    try:
+        run(project, "dvc", "repro", "sources")
+        assert rerun(project) == {"train", "figures"}  # evaluate follows once the weights differ
+    finally:
+        change(project, lambda params: params | {"mgca": params["mgca"] | {"k": 0.06}})
+        run(project, "dvc", "repro", "sources")
+
+
+def test_changing_meta_points_trains_nothing(project):
+    change(project, lambda params: params | {"segment": params["segment"] | {"meta_points": 25}})
+    try:
+        run(project, "dvc", "repro", "sources")
+        assert rerun(project) == {"baseline@clip", "baseline@maskclip", "evaluate", "figures"}
+    finally:
+        change(project, lambda params: params | {"segment": params["segment"] | {"meta_points": 16}})
+        run(project, "dvc", "repro", "sources")
+
+
+def test_bad_parameter_stops_before_any_stage_with_one_line(project):
+    change(project, lambda params: params | {"mgca": params["mgca"] | {"alpha": 4}})
+    try:
+        output = run(project, "dvc", "repro", check=False)
+        assert "params.yaml: mgca.alpha = 4: should be less than or equal to 1" in output
+        assert "papermill" not in output.replace("${papermill}", "") and "Traceback" not in output
+    finally:
+        change(project, lambda params: params | {"mgca": params["mgca"] | {"alpha": 0.4}})
+        run(project, "dvc", "repro", "sources")
+
+
+def test_trained_segmenter_loads_from_anywhere_and_segments(project, monkeypatch, tmp_path):
+    import numpy as np
+
+    from ovseg import Segmenter
+
+    monkeypatch.chdir(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
+    found = Segmenter.load(project / "models/mgca", device="cpu").segment(picture, ["car", "tree"], background=True)
+    assert found.labels.shape == (90, 150) and found.scores.shape == (2, 90, 150)
+    assert found.names == ("background", "car", "tree") and set(np.unique(found.labels)) <= {0, 1, 2}

@@ -1,0 +1,200 @@
+"""Semantic units against hand-made maps and a pure Python reference."""
+
+import math
+
+import pytest
+import torch
+
+from ovseg import units
+
+
+def embeddings(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def loop_meta_point(window, points, affinity):
+    """(embedding of each pixel, unit of each pixel) of one window (d, h, w), in plain Python."""
+    _, height, width = window.shape
+    pixels = [window[:, y, x].tolist() for y in range(height) for x in range(width)]
+    side = math.isqrt(points)
+    rows, columns = ([(2 * n + 1) * length // (2 * side) for n in range(side)] for length in (height, width))
+    centres = [pixels[y * width + x] for y in rows for x in columns]
+    assignment = []
+    for pixel in pixels:
+        scores = []
+        for centre in centres:
+            score = sum(a * b for a, b in zip(pixel, centre, strict=True))
+            if affinity == "cosine":
+                score /= math.hypot(*pixel) * math.hypot(*centre)
+            scores.append(score)
+        assignment.append(scores.index(max(scores)))
+    spread = []
+    for unit in assignment:
+        members = [p for p, u in zip(pixels, assignment, strict=True) if u == unit]
+        spread.append([sum(values) / len(members) for values in zip(*members, strict=True)])
+    return torch.tensor(spread, dtype=window.dtype).T.unflatten(1, (height, width)), torch.tensor(assignment).view(height, width)
+
+
+def test_four_meta_points_lie_in_the_quarters():
+    assert units.meta_points(4, 4, 4).tolist() == [1 * 4 + 1, 1 * 4 + 3, 3 * 4 + 1, 3 * 4 + 3]
+    assert units.meta_points(6, 10, 4).tolist() == [1 * 10 + 2, 1 * 10 + 7, 4 * 10 + 2, 4 * 10 + 7]
+    assert units.meta_points(7, 5, 1).tolist() == [3 * 5 + 2]
+
+
+def test_the_papers_36_meta_points_lie_uniformly_on_28_by_28():
+    expected = [2, 7, 11, 16, 21, 25]  # 28 / 6 * (0.5, 1.5, ...) cut off
+    assert units.meta_points(28, 28, 36).tolist() == [y * 28 + x for y in expected for x in expected]
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(28, 28, 11), (28, 28, 9), (5, 13, 5), (56, 30, 7), (3, 3, 3)])
+def test_meta_points_are_distinct_and_evenly_spaced(height, width, side):
+    points = units.meta_points(height, width, side * side)
+    assert len(set(points.tolist())) == side * side and 0 <= points.min() and points.max() < height * width
+    for places, length in [(points // width, height), (points % width, width)]:
+        places = places.unique()
+        assert len(places) == side
+        assert all(abs(gap - length / side) < 1 for gap in places.diff().tolist())
+        assert abs(places[0] - (length - 1 - places[-1])) <= 1  # as far from one edge as from the other
+
+
+def test_as_many_meta_points_as_pixels_are_the_pixels():
+    assert torch.equal(units.meta_points(5, 5, 25), torch.arange(25))
+
+
+@pytest.mark.parametrize("points", [5, 35, 2])
+def test_meta_points_that_are_no_square_are_an_error(points):
+    with pytest.raises(ValueError, match=f"meta_points = {points}.*square"):
+        units.meta_points(28, 28, points)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 8), (8, 5)])
+def test_more_meta_points_than_fit_are_an_error(height, width):
+    with pytest.raises(ValueError, match="meta_points = 36.*25.*5"):
+        units.meta_points(height, width, 36)
+
+
+def test_an_unknown_unit_is_an_error():
+    with pytest.raises(ValueError, match="'superpixel'.*meta-point"):
+        units.form(embeddings(1, 3, 4, 4), "superpixel")
+
+
+def test_two_clear_regions_become_two_units_with_the_mean_of_their_pixels():
+    window = torch.zeros(1, 2, 4, 4)
+    window[0, 0, :, :2] = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 8]])  # left: along the first axis, mean 4.5
+    window[0, 1, :, 2:] = torch.tensor([[2.0, 2], [2, 2], [4, 4], [4, 4]])  # right: along the second, mean 3
+    spread, assignment = units.form(window, "meta-point", meta_point_count=4)
+    assert torch.equal(spread[0, :, :, :2], torch.tensor([4.5, 0]).view(2, 1, 1).expand(2, 4, 2))
+    assert torch.equal(spread[0, :, :, 2:], torch.tensor([0, 3.0]).view(2, 1, 1).expand(2, 4, 2))
+    left, right = assignment[0, :, :2].unique(), assignment[0, :, 2:].unique()
+    assert len(left) == len(right) == 1 and left != right
+
+
+def test_cosine_and_dot_affinity_join_different_units():
+    window = torch.ones(1, 2, 4, 4)  # every pixel (1, 1) but the meta-points
+    for place, value in zip([(1, 1), (1, 3), (3, 1), (3, 3)], [(10.0, 0.0), (0.5, 0.5), (0.0, -1.0), (-1.0, 0.0)], strict=True):
+        window[0, :, place[0], place[1]] = torch.tensor(value)
+    _, cosine = units.form(window, "meta-point", meta_point_count=4, affinity="cosine")
+    _, dot = units.form(window, "meta-point", meta_point_count=4, affinity="dot")
+    assert cosine[0, 0, 0] == 1  # (0.5, 0.5) points its way
+    assert dot[0, 0, 0] == 0  # (10, 0) is longer
+
+
+@pytest.mark.parametrize("affinity", ["cosine", "dot"])
+@pytest.mark.parametrize(("height", "width", "points"), [(6, 6, 9), (5, 8, 16), (7, 4, 4)])
+def test_meta_point_units_are_those_of_the_loops(height, width, points, affinity):
+    windows = embeddings(2, 5, height, width)
+    spread, assignment = units.form(windows, "meta-point", meta_point_count=points, affinity=affinity)
+    for i in range(2):
+        expected_spread, expected_assignment = loop_meta_point(windows[i], points, affinity)
+        assert torch.equal(assignment[i], expected_assignment)
+        torch.testing.assert_close(spread[i], expected_spread, rtol=1e-12, atol=1e-12)
+
+
+def test_the_pixel_unit_is_each_pixel_by_itself():
+    windows = embeddings(2, 3, 4, 5)
+    spread, assignment = units.form(windows, "pixel")
+    assert torch.equal(spread, windows)
+    assert assignment.shape == (2, 4, 5)
+    assert all(torch.equal(a.flatten().unique(), torch.arange(20)) for a in assignment)
+
+
+def test_as_many_meta_points_as_pixels_give_the_pixel_unit():
+    windows = embeddings(2, 6, 4, 4)
+    spread, assignment = units.form(windows, "meta-point", meta_point_count=16)
+    expected_spread, expected_assignment = units.form(windows, "pixel")
+    assert torch.equal(assignment, expected_assignment)
+    torch.testing.assert_close(spread, expected_spread, rtol=1e-12, atol=1e-12)
+
+
+BOTH = [dict(unit="meta-point", meta_point_count=9), dict(unit="group", groups=5)]
+FORMED = pytest.mark.parametrize("formed", BOTH, ids=lambda formed: formed["unit"])
+
+
+@FORMED
+def test_every_pixel_of_a_unit_has_the_mean_of_the_unit(formed):
+    windows = embeddings(2, 4, 6, 7)
+    spread, assignment = units.form(windows, **formed)
+    assert spread.shape == windows.shape and assignment.shape == (2, 6, 7)
+    for i in range(2):
+        assert 1 < len(assignment[i].unique()) <= 9
+        for unit in assignment[i].unique():
+            members = assignment[i] == unit
+            shared = spread[i][:, members]
+            assert torch.equal(shared, shared[:, :1].expand_as(shared))
+            torch.testing.assert_close(shared[:, 0], windows[i][:, members].mean(1), rtol=1e-12, atol=1e-12)
+
+
+@FORMED
+def test_a_window_does_not_depend_on_the_others(formed):
+    windows = embeddings(2, 4, 6, 6)
+    spread, assignment = units.form(windows, **formed)
+    for i in range(2):
+        alone_spread, alone_assignment = units.form(windows[i : i + 1], **formed)
+        assert torch.equal(assignment[i], alone_assignment[0])
+        torch.testing.assert_close(spread[i], alone_spread[0], rtol=1e-12, atol=1e-12)
+
+
+@FORMED
+def test_the_length_of_embeddings_does_not_change_their_units(formed):
+    windows = embeddings(1, 4, 6, 6)
+    lengths = embeddings(1, 1, 6, 6, seed=1).exp()
+    assert torch.equal(units.form(windows * lengths, **formed)[1], units.form(windows, **formed)[1])
+
+
+@pytest.mark.parametrize(("groups", "layout"), [(2, [[0, 0], [0, 1]]), (3, [[0, 0], [1, 2]]), (8, [[0, 1, 2], [3, 3, 4], [5, 6, 7]])])
+def test_groups_are_the_clusters_that_are_there(groups, layout):
+    layout = torch.tensor(layout)
+    truth = layout.repeat_interleave(12 // len(layout), 0).repeat_interleave(12 // len(layout), 1)  # 12, 12
+    directions = torch.eye(groups + 2, dtype=torch.float64)[truth]
+    window = (directions * 3 + 0.2 * embeddings(12, 12, groups + 2)).permute(2, 0, 1)[None]
+    _, assignment = units.form(window, "group", groups=groups)
+    pairs = set(zip(truth.flatten().tolist(), assignment.flatten().tolist(), strict=True))
+    assert len(pairs) == groups and len({a for _, a in pairs}) == groups  # one to one
+
+
+def test_no_more_groups_than_asked_for():
+    window = embeddings(1, 6, 8, 8)
+    for groups in (1, 4, 100):
+        found = units.form(window, "group", groups=groups)[1].unique()
+        assert 1 <= len(found) <= min(groups, 64)
+
+
+def test_groups_end_where_each_pixel_is_most_like_its_own_group():
+    # clusters that overlap somewhat: they settle within the steps, but only after some of them
+    directions = torch.eye(6, dtype=torch.float64)[torch.arange(64).view(8, 8) % 5]
+    window = (directions + 0.25 * embeddings(8, 8, 6)).permute(2, 0, 1)[None]
+    _, assignment = units.form(window, "group", groups=5)
+    pixels = torch.nn.functional.normalize(window[0].flatten(1).T, dim=-1)
+    present = assignment.unique()
+    centres = torch.stack([pixels[assignment.flatten() == unit].mean(0) for unit in present])
+    nearest = present[(pixels @ torch.nn.functional.normalize(centres, dim=-1).T).argmax(1)]
+    assert len(present) > 1 and torch.equal(nearest, assignment.flatten())
+
+
+def test_groups_do_not_depend_on_the_random_state():
+    window = embeddings(1, 4, 6, 6)
+    results = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        results.append(units.form(window, "group", groups=5))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
