@@ -129,6 +129,28 @@ def test_weights_change_and_follow_the_seed(cached, bank, texts, tmp_path):
     assert not any(torch.equal(runs[0][name], start[name]) for name in start)
 
 
+def test_each_step_draws_texts_of_its_pairs_anew(cached, bank, texts, tmp_path, monkeypatch):
+    seen, real = [], alignment.losses
+
+    def losses(pixels, drawn, text_ids, mgca):
+        seen.append((drawn.numpy(), text_ids.tolist()))
+        return real(pixels, drawn, text_ids, mgca)
+
+    monkeypatch.setattr(alignment, "losses", losses)
+    training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
+    batches = [rows for epoch in range(3) for rows, _ in cached.epoch(SETTINGS.seed, epoch, 8, 0, "cpu")]
+    drew_caption = [set() for _ in range(8)]  # of each place in a batch, over the steps
+    for rows, (drawn, ids) in zip(batches, seen, strict=True):
+        assert np.array_equal(drawn, texts[ids])
+        for place, (row, text) in enumerate(zip(rows, (bank.texts[i] for i in ids), strict=True)):
+            caption = CAPTIONS[row % len(CAPTIONS)]
+            prompts = [template.format(noun) for noun in nouns(caption) for template in bank.templates]
+            assert text == caption or text in prompts
+            if prompts:
+                drew_caption[place].add(text == caption)
+    assert drew_caption.count({True, False}) >= 4
+
+
 def test_only_the_wanted_levels_are_trained_on(cached, bank, texts, tmp_path):
     mgca = P.mgca.model_copy(update={"granularity": ["pixel"]})
     _, history = training.train(SETTINGS, mgca, cached, bank, texts, tmp_path / "run.pt")
