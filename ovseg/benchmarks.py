@@ -92,11 +92,19 @@ class ShardBenchmark(BenchmarkBase):
 
     def __iter__(self):
         for path in self.paths:
-            for sample in shards.read(path):
+            report = shards.Report()
+            for sample in shards.read(path, report):
+                where = f"benchmark {self.name}: sample {sample['__key__']} of {path}"
                 if self.label not in sample:
-                    raise ValueError(f"benchmark {self.name}: sample {sample['__key__']} of {path} has no {self.label}")
+                    raise ValueError(f"{where} has no {self.label}")
                 labels = np.asarray(Image.open(io.BytesIO(sample[self.label])))
-                yield self._checked(sample["__key__"], shards.decode_image(sample), labels)
+                try:
+                    image = shards.decode_image(sample)
+                except shards.BadSample as bad:
+                    raise ValueError(f"{where}: {bad}") from None
+                yield self._checked(sample["__key__"], image, labels)
+            if report.skipped:  # a benchmark on fewer pictures would be another benchmark
+                raise ValueError(f"benchmark {self.name}: {path}: {', '.join(report.skipped)}")
 
 
 def open_benchmark(name, settings):

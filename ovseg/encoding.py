@@ -8,6 +8,7 @@ from tqdm import tqdm
 from . import shards
 from .clip import DENSE
 from .features import create
+from .images import square
 from .segmenter import cut, layout
 
 
@@ -30,7 +31,7 @@ def encode_pairs(clip, paths, keys, settings, folder):
     for key, image, _ in tqdm(found, "encode images", len(keys), mininterval=2):
         if key != next(wanted, None):
             raise ValueError(f"{key}: the shards have changed since `prepare` read them; run it again")
-        batch.append(shards.square(image, settings.image_size))
+        batch.append(square(image, settings.image_size))
         if len(batch) == settings.batch or row + len(batch) == len(keys):
             out[row : row + len(batch)] = clip.encode_dense(np.stack(batch)).cpu().numpy()
             row, batch = row + len(batch), []

@@ -68,7 +68,7 @@ def evaluate(segmenter, encoded, threshold, limit=None):
             break
     by_class = iou.compute()
     result = {"miou": benchmarks.mean(by_class), "iou": by_class, "pictures": count, "seconds": time.perf_counter() - start}
-    if set(scenes.THINGS) & set(by_class) and set(scenes.STUFF) & set(by_class):
+    if set(scenes.CLASSES) <= set(by_class):
         result["things"] = benchmarks.mean(by_class, scenes.THINGS)
         result["stuff"] = benchmarks.mean(by_class, scenes.STUFF)
     return result

@@ -30,7 +30,7 @@ Template = Annotated[str, AfterValidator(_one_slot)]
 class Section(BaseModel):
     """A part of params.yaml: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Scenes(Section):
@@ -242,10 +242,10 @@ def load(changes=None, path="params.yaml"):
     changes: {"mgca.k": 0.1, ...}, values that replace those of the file in this run: what papermill injects.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path} holds no sections: expected {', '.join(Params.model_fields)}")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from . import params, units
 from .decoder import Decoder
+from .images import rgb
 
 BACKGROUND = "background"
 LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
@@ -144,19 +145,21 @@ class Segmenter:
     def segment(self, image, names, background=False, threshold=None):
         """Segment an image into the named classes.
 
-        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: distinct class names, at least
-        one, two without a background. background: whether pixels may belong to no class; they get label 0, and names
+        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: two or more distinct class
+        names. background: whether pixels may belong to no class; they get label 0, and names
         count from 1. threshold: 0..1, the softmax score below which a pixel is background; None: the settings' own.
         Returns Segmentation at the image's own size. Raises ValueError on an empty image or bad names, TypeError on
         anything that is no image.
         """
-        names = list(names) if not isinstance(names, str) else [names]
+        names = [names] if isinstance(names, str) else list(names)
         if any(not isinstance(name, str) or not name.strip() for name in names):
             raise ValueError(f"names = {names!r}: allowed are non-empty strings")
         if len(set(names)) < len(names):
             raise ValueError(f"names = {names!r}: each class once")
-        if len(names) < (1 if background else 2):
-            raise ValueError(f"names = {names!r}: at least {'one class' if background else 'two classes, or background=True'}")
+        if len(names) < 2:  # the background's softmax too says nothing about one class alone
+            raise ValueError(f"names = {names!r}: at least two classes")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold = {threshold}: allowed are 0 to 1")
         if background and BACKGROUND in names:
             raise ValueError("names: the background is no class of its own when background=True")
         image = as_image(image)
@@ -201,4 +204,6 @@ def as_image(image):
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise TypeError(f"image: {type(image).__name__}; allowed are a PIL image and an array")
-    return image.convert("RGB")
+    if 0 in image.size:
+        raise ValueError(f"image of {image.width}x{image.height} pixels is empty")
+    return rgb(image)

@@ -10,16 +10,18 @@ import io
 import itertools
 import multiprocessing
 import os
+import tarfile
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import webdataset as wds
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
+
+from .images import rgb, square
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
@@ -55,21 +57,45 @@ def expand(spec):
 
     Raises FileNotFoundError if nothing matches.
     """
-    names = [path for part in wds.shardlists.expand_urls(spec) for path in sorted(glob.glob(part))]
+    parts = [str(spec)] if Path(spec).is_file() else wds.shardlists.expand_urls(str(spec))
+    names = [path for part in parts for path in ([part] if Path(part).is_file() else sorted(glob.glob(part)))]
     if not names:
         raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars")
     return names
 
 
 def read(path, report=None):
-    """Raw samples of one shard, {"__key__": str, extension: bytes}. A truncated tar ends early and is counted."""
+    """Raw samples of one shard, {"__key__": str, extension: bytes}.
 
-    def stop(error):  # the rest of a broken tar cannot be read
-        if report is not None:
-            report.skipped["truncated tar"] += 1
+    A truncated or broken tar ends early; a file name that comes twice counts once. With a report both are counted.
+    """
+    report, twice = report or Report(), set()
+
+    def judge(error):
+        if isinstance(error, ValueError) and "duplicate file name" in str(error):
+            twice.add(str(error.args[0]).split(".")[0])
+            return True  # go on with the next file
+        report.skipped["truncated tar"] += 1
+        return False  # what follows in a broken tar cannot be read
+
+    broken = report.skipped["truncated tar"]
+    yield from wds.tariterators.tarfile_samples([{"url": str(path)}], handler=judge)
+    report.skipped["file name twice"] += len(twice)
+    if report.skipped["truncated tar"] == broken and not _ends(path):
+        report.skipped["truncated tar"] += 1
+    report.skipped += Counter()  # drops kinds of which there are none
+
+
+def _ends(path):
+    """Whether a tar is whole: after its last member come zeros only. tarfile takes a broken header for the end."""
+    try:
+        with tarfile.open(path) as tar:
+            tar.getmembers()
+            tar.fileobj.seek(tar.offset)
+            rest = tar.fileobj.read()
+            return len(rest) >= tarfile.BLOCKSIZE and not any(rest)
+    except (tarfile.TarError, OSError, EOFError):
         return False
-
-    return wds.tariterators.tarfile_samples([{"url": str(path)}], handler=stop)
 
 
 def decode(sample, report=None):
@@ -77,7 +103,12 @@ def decode(sample, report=None):
     repaired = Counter()
     if "txt" not in sample:
         raise BadSample("no caption")
-    caption = " ".join(sample["txt"].decode("utf-8", "replace").split())
+    try:
+        text = sample["txt"].decode("utf-8")
+    except UnicodeDecodeError:
+        text = sample["txt"].decode("utf-8", "replace")
+        repaired["caption not UTF-8"] += 1
+    caption = " ".join(text.split())
     if not caption:
         raise BadSample("empty caption")
     image = decode_image(sample, repaired)
@@ -100,8 +131,7 @@ def decode_image(sample, repaired=None):
             if min(image.size) < MIN_SIDE:
                 raise BadSample("image too small")
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            rgb = upright.convert("RGB")
+            upright = rgb(image)
     except Image.DecompressionBombError:
         raise BadSample("image too large") from None
     except BadSample:
@@ -113,14 +143,7 @@ def decode_image(sample, repaired=None):
             repaired["rotated by EXIF"] += 1
         if image.mode != "RGB":
             repaired[f"{image.mode} to RGB"] += 1
-    return rgb
-
-
-def square(image, size):
-    """The central square of a PIL image, resized (bicubic) to (size, size, 3) uint8."""
-    side = min(image.size)
-    left, top = ((extent - side) / 2 for extent in image.size)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
+    return upright
 
 
 def pairs(path, report):

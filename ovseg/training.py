@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from . import alignment, features, shards
 from . import decoder as decoding
+from .images import square
 
 SHUFFLE = 2048  # raw samples that a worker mixes when images are streamed
 
@@ -93,7 +94,7 @@ def _decoded(samples, rows_of, size):
     for sample in samples:
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
         if key in rows_of:
-            yield rows_of[key], shards.square(shards.decode(sample)[0], size)
+            yield rows_of[key], square(shards.decode(sample)[0], size)
 
 
 def _chunks(items, size):
@@ -140,6 +141,7 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
     progress = tqdm(total=steps, initial=step, desc="train", mininterval=2)
     while step < steps:
         epoch, skip = divmod(step, per_epoch)
+        before = step
         for rows, dense in images.epoch(settings.seed, epoch, settings.batch, skip, device):
             text_ids = bank.draw(rows, np.random.default_rng([settings.seed, 1, step]), settings.caption_probability)
             text_ids = torch.from_numpy(text_ids).to(device)
@@ -175,6 +177,8 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
                 state.save(step, decoder, optimizer, history)
             if step == steps:
                 break
+        if step == before:
+            raise ValueError(f"epoch {epoch} yields no batch: the shards have changed since `prepare` read them; run it again")
     progress.close()
     return decoder.cpu().eval(), history
 
@@ -195,7 +199,7 @@ def fingerprint(settings, mgca, bank, texts, images):
     if isinstance(images, CachedImages):  # a sample of rows tells other features apart
         digest.update(np.ascontiguousarray(images.array[:: max(1, len(images.array) // 64)]))
     else:
-        digest.update("\n".join(images.keys).encode())
+        digest.update("\n".join([str(images.size), *images.keys]).encode())
     return digest.hexdigest()
 
 

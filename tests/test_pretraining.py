@@ -15,7 +15,8 @@ from ovseg.clip import FrozenCLIP
 
 PARAMS = params.load(path=Path(__file__).resolve().parents[1] / "params.yaml")
 TINY = PARAMS.pretrain.model_copy(
-    update=dict(pairs=32, batch=8, size=32, patch=8, vision_width=64, vision_layers=1, text_width=64, text_layers=1, embed_dim=16, workers=0)
+    update={"pairs": 32, "batch": 8, "size": 32, "patch": 8, "embed_dim": 16, "workers": 0}
+    | {"vision_width": 64, "vision_layers": 1, "text_width": 64, "text_layers": 1}
 )
 
 

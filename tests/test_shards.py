@@ -152,7 +152,7 @@ def test_other_colours_are_converted_and_counted(tmp_path, extension, data, kind
 
 
 def test_a_16_bit_image_keeps_its_greys_or_is_skipped(tmp_path):
-    # BUG? it is counted as repaired, but convert("RGB") clips it to white instead of scaling it
+
     found, report = among_good(tmp_path, {"png": encoded(GREY.astype(np.uint16) * 257, "PNG"), "txt": b"a cat"})
     assert sum(report.skipped.values()) + sum(report.repaired.values()) == 1
     assert found is None or np.abs(found[0][..., 0].astype(int) - GREY).mean() < 4
@@ -190,7 +190,7 @@ def test_a_rotated_photograph_in_grey_is_repaired_twice(tmp_path):
 def test_a_caption_in_another_encoding_keeps_what_can_be_read(tmp_path):
     (_, caption), report = among_good(tmp_path, {**GOOD, "txt": "a café".encode("latin-1")})
     assert caption.startswith("a caf") and report.skipped == {}
-    assert sum(report.repaired.values()) == 1  # BUG? repaired, but not counted
+    assert sum(report.repaired.values()) == 1
 
 
 def test_captions_are_one_line(tmp_path):
@@ -220,7 +220,7 @@ def test_samples_before_the_end_of_a_truncated_tar_come_through(tmp_path, part):
 
 @pytest.mark.parametrize("beyond", [0, 100], ids=["before a header", "in a header"])
 def test_a_tar_truncated_at_a_header_is_counted_too(tmp_path, beyond):
-    # BUG? tarfile takes the missing header for the end of the archive: samples are lost without a word
+
     path = tmp_path / "s.tar"
     data, offsets = three_good(path)
     path.write_bytes(data[: offsets["c.jpg"] + beyond])
@@ -230,7 +230,7 @@ def test_a_tar_truncated_at_a_header_is_counted_too(tmp_path, beyond):
 
 
 def test_a_tar_with_a_broken_header_is_counted(tmp_path):
-    # BUG? as above: what follows a broken header is lost without a word
+
     path = tmp_path / "s.tar"
     data, offsets = three_good(path)
     start = offsets["b.jpg"]
@@ -241,7 +241,7 @@ def test_a_tar_with_a_broken_header_is_counted(tmp_path):
 
 
 def test_a_file_name_that_comes_twice_costs_one_sample(tmp_path):
-    # BUG? webdataset raises on it and `stop` ends the shard: everything after it is lost as one "truncated tar"
+
     path = write_tar(tmp_path / "s.tar", [("a", GOOD), ("b", GOOD), ("b", GOOD), ("c", GOOD), ("d", GOOD)])
     found, report = read_all(path)
     assert {"s/a", "s/c", "s/d"} <= {key for key, _, _ in found}
@@ -301,7 +301,7 @@ def test_expand_of_nothing_names_what_was_sought(tmp_path, monkeypatch, spec):
 
 
 def test_a_path_may_hold_brackets(tmp_path):
-    # BUG? a path that exists is taken for a pattern only
+
     (tmp_path / "data[1]").mkdir()
     path = write_tar(tmp_path / "data[1]" / "a.tar", [])
     assert expand(path) == [path]

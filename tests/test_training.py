@@ -278,7 +278,7 @@ def test_a_checkpoint_is_replaced_whole(cached, bank, texts, tmp_path, monkeypat
 
 
 def test_an_epoch_that_ends_early_does_not_go_on_for_ever(cached, bank, texts, tmp_path):
-    # BUG? where images yield fewer batches than the bank promises (shards changed or gone), the loop never advances
+
     class Endless(Exception):
         pass
 
@@ -391,7 +391,7 @@ def test_worker_processes_give_every_pair_once_in_an_order_of_their_own_seed(str
 
 
 def test_fingerprints_of_streams_tell_their_images_apart(streamed, bank, texts):
-    # BUG? only keys are in it: a run on images of another size resumes the checkpoint
+
     def fingerprint(**values):
         other = StreamedImages(**({name: getattr(streamed, name) for name in ("clip", "paths", "keys", "size", "workers")} | values))
         return training.fingerprint(SETTINGS, P.mgca, bank, texts, other)
