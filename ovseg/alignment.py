@@ -63,20 +63,21 @@ def info_nce(logits, negative, direction="both"):
     return {"image-to-text": to_text, "text-to-image": to_image, "both": (to_text + to_image) / 2}[direction]
 
 
-def negatives(text_ids, settings):
-    """Which image-text pairs of a batch are negatives: text_ids (B,) -> bool (B, B), i != j, equal texts masked if asked."""
-    negative = ~torch.eye(len(text_ids), dtype=torch.bool, device=text_ids.device)
-    return negative & (text_ids[:, None] != text_ids[None, :]) if settings.mask_equal_texts else negative
+def negatives(subjects, settings):
+    """Which image-text pairs of a batch are negatives: subjects (B,) -> bool (B, B), i != j, equal subjects masked if asked."""
+    negative = ~torch.eye(len(subjects), dtype=torch.bool, device=subjects.device)
+    return negative & (subjects[:, None] != subjects[None, :]) if settings.mask_equal_texts else negative
 
 
-def losses(pixels, texts, text_ids, settings):
+def losses(pixels, texts, subjects, settings):
     """The losses of the levels in settings.granularity: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
 
-    pixels (B, L, d), texts (B, d): not normalised. text_ids (B,): equal where images drew the same text.
+    pixels (B, L, d), texts (B, d): not normalised. subjects (B,): equal where images drew texts of the same
+    subject, see TextBank.subjects.
     settings: params.Mgca. Their sum is the objective (Eq. 8).
     """
     length, width = pixels.shape[1:]
-    negative = negatives(text_ids, settings)
+    negative = negatives(subjects, settings)
     scores = similarity(pixels, texts)  # B, B, L
     paired = scores.diagonal().T  # B, L: S[i, i]
     unit_texts = F.normalize(texts, dim=-1)
@@ -100,7 +101,7 @@ def losses(pixels, texts, text_ids, settings):
 
 
 @torch.no_grad()
-def correspondences(pixels, texts, text_ids, settings):
+def correspondences(pixels, texts, subjects, settings):
     """What the losses pick in a batch, to look at. Arguments as of `losses`.
 
     Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, M; positive (B,), the index of the
@@ -112,7 +113,7 @@ def correspondences(pixels, texts, text_ids, settings):
     top = count(settings.beta, length)
     regions = F.normalize(pool(pixels, scores, top), dim=-1)  # B, B, d
     hardness = torch.einsum("ijd,jd->ij", regions, F.normalize(texts, dim=-1))
-    negative = hardness.masked_fill(~negatives(text_ids, settings), -torch.inf).argmax(1)
+    negative = hardness.masked_fill(~negatives(subjects, settings), -torch.inf).argmax(1)
     unpaired = scores[torch.arange(len(scores)), negative]  # B, L
     return {
         "similarity": paired,

@@ -139,9 +139,7 @@ def mean(iou, names=None):
 
 
 def palette(classes):
-    """Colours to draw classes in, (C, 3) uint8: background black, the others far apart in hue, lightness and saturation."""
-    colours = []
-    for index in range(sum(name != BACKGROUND for name in classes)):
-        lightness, saturation = ((0.5, 0.85), (0.72, 0.75), (0.33, 0.7))[index % 3]
-        colours.append(colorsys.hls_to_rgb(index * 0.618034 % 1, lightness, saturation))
+    """Colours to draw classes in, (C, 3) uint8: background black, the others evenly around the wheel in three lightnesses."""
+    named = sum(name != BACKGROUND for name in classes)
+    colours = [colorsys.hls_to_rgb(index / named, (0.5, 0.75, 0.32)[index % 3], 0.85) for index in range(named)]
     return (np.array([(0, 0, 0)] * (BACKGROUND in classes) + colours) * 255).astype(np.uint8)

@@ -56,7 +56,7 @@ class TextBank:
     def __len__(self):
         return len(self.caption)
 
-    @property
+    @functools.cached_property
     def texts(self):
         """Every distinct text: the captions, then for each noun its prompts. Its indices are text ids."""
         return self.captions + [template.format(noun) for noun in self.nouns for template in self.templates]
@@ -75,6 +75,11 @@ class TextBank:
         template = (choice[2] * len(self.templates)).astype(np.int64)
         prompt = len(self.captions) + noun * len(self.templates) + template
         return np.where((choice[0] < caption_probability) | (count == 0), self.caption[rows], prompt)
+
+    def subjects(self, text_ids):
+        """What texts speak of: equal for prompts of the same noun, and for equal captions. text_ids (B,) -> (B,) int64."""
+        noun = (text_ids - len(self.captions)) // len(self.templates)
+        return np.where(text_ids < len(self.captions), text_ids, len(self.captions) + noun)
 
     def save(self, folder):
         """Write bank.json (texts) and pairs.npz (indices) into folder."""

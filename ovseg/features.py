@@ -1,9 +1,9 @@
-"""The cache of what the frozen CLIP says: arrays in a folder, float16, memory-mapped when read.
+"""The cache of what the frozen CLIP says: arrays on disk, float16, memory-mapped when read.
 
-    texts.npy                  (T, d)         every text of the bank
-    pairs.npy                  (N, d, h, w)   dense features of the training images, if they are cached
-    NAME/classes.npy           (C, d)         class embeddings of benchmark NAME (float32, unit length)
-    NAME/clip.npy, maskclip.npy  (W, d, h, w)  dense features of the windows of its pictures, in order
+    train/texts.npy                         (T, d)        every text of the bank
+    train/pairs.npy                         (N, d, h, w)  dense features of the training images, if they are cached
+    benchmarks/NAME/classes.npy             (C, d)        class embeddings of benchmark NAME (float32, unit length)
+    benchmarks/NAME/clip.npy, maskclip.npy  (W, d, h, w)  dense features of the windows of its pictures, in order
 
 Embeddings of texts and dense features are not normalised. encoding.py fills it.
 """

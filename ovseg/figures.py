@@ -8,6 +8,7 @@ import seaborn as sns
 from .benchmarks import IGNORED, palette
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+PARTS = ("miou", "things", "stuff")  # means that a result may hold
 UNMARKED = 0.35  # brightness of what a mask leaves out
 
 
@@ -23,7 +24,7 @@ def results_table(results):
             for unit, found in by_unit.items():
                 row = rows.setdefault((result["method"], unit), {})
                 row[name] = found["miou"]
-                for part in ("things", "stuff"):
+                for part in PARTS[1:]:
                     if part in found:
                         row[f"{name}: {part}"] = found[part]
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -32,10 +33,11 @@ def results_table(results):
 
 
 def metrics(results):
-    """mIoU in percent as {method: {benchmark: {unit: float}}}. results: as of `results_table`."""
+    """mIoU in percent as {method: {benchmark: {unit: {"miou", "things", "stuff"}}}}. results: as of `results_table`."""
     return {
         result["method"]: {
-            name: {unit: round(found["miou"], 3) for unit, found in by_unit.items()} for name, by_unit in result["benchmarks"].items()
+            name: {unit: {part: round(found[part], 3) for part in PARTS if part in found} for unit, found in by_unit.items()}
+            for name, by_unit in result["benchmarks"].items()
         }
         for result in results
     }

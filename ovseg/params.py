@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0)]
 
 
 def _one_slot(template):
@@ -198,8 +200,8 @@ class Evaluate(Section):
 class Figures(Section):
     """What the figures show (figures.py)."""
 
-    pictures: Annotated[list[int], Field(min_length=1)]
-    pairs: Annotated[list[int], Field(min_length=1)]
+    pictures: Annotated[list[Index], Field(min_length=1)]
+    pairs: Annotated[list[Index], Field(min_length=1)]
 
 
 class Params(Section):
@@ -242,10 +244,10 @@ def load(changes=None, path="params.yaml"):
     changes: {"mgca.k": 0.1, ...}, values that replace those of the file in this run: what papermill injects.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))  # YAML 1.2, as DVC: 1e-3 is a number
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path} holds no sections: expected {', '.join(Params.model_fields)}")

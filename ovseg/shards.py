@@ -183,6 +183,11 @@ def scan(paths, max_bad_fraction):
         raise ValueError(
             f"{report.bad_fraction:.1%} of the samples cannot be used ({kinds}): data.max_bad_fraction allows {max_bad_fraction:.1%}"
         )
+    twice = [key for key, times in Counter(key for key, _ in found).items() if times > 1]
+    if twice:
+        raise ValueError(
+            f"{len(twice)} keys come twice, {twice[0]} first: shards need distinct names, and samples distinct keys within one"
+        )
     if not found:
         raise ValueError(f"no usable image-text pair in {len(paths)} shards")
     return found, report

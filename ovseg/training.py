@@ -79,7 +79,7 @@ class StreamedImages:
             wds.SimpleShardList(paths),
             wds.split_by_node,
             wds.split_by_worker,
-            wds.tarfile_to_samples(handler=wds.ignore_and_stop),
+            _samples,
             wds.shuffle(SHUFFLE, rng=random.Random(hash((seed, epoch)))),
             partial(_decoded, rows_of=rows_of, size=self.size),
         )
@@ -88,6 +88,11 @@ class StreamedImages:
             if index >= skip:
                 rows, images = zip(*chunk, strict=True)
                 yield np.array(rows), self.clip.encode_dense(np.stack(images))
+
+
+def _samples(stream):
+    for shard in stream:
+        yield from shards.read(shard["url"])
 
 
 def _decoded(samples, rows_of, size):
@@ -141,17 +146,16 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
     progress = tqdm(total=steps, initial=step, desc="train", mininterval=2)
     while step < steps:
         epoch, skip = divmod(step, per_epoch)
-        before = step
         for rows, dense in images.epoch(settings.seed, epoch, settings.batch, skip, device):
             text_ids = bank.draw(rows, np.random.default_rng([settings.seed, 1, step]), settings.caption_probability)
-            text_ids = torch.from_numpy(text_ids).to(device)
+            subjects = torch.from_numpy(bank.subjects(text_ids)).to(device)
             lr = rate(step, steps, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             with torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 pixels = decoder(dense)  # B, d, 2h, 2w
             pixels = pixels.float().flatten(2).transpose(1, 2)  # B, L, d
-            levels = alignment.losses(pixels, texts[text_ids], text_ids, mgca)
+            levels = alignment.losses(pixels, texts[torch.from_numpy(text_ids).to(device)], subjects, mgca)
             loss = sum(levels.values())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -177,8 +181,8 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
                 state.save(step, decoder, optimizer, history)
             if step == steps:
                 break
-        if step == before:
-            raise ValueError(f"epoch {epoch} yields no batch: the shards have changed since `prepare` read them; run it again")
+        if step < min(steps, (epoch + 1) * per_epoch):
+            raise ValueError(f"epoch {epoch} ends {(epoch + 1) * per_epoch - step} batches early: the shards have changed since `prepare`")
     progress.close()
     return decoder.cpu().eval(), history
 
@@ -257,6 +261,8 @@ def explain(decoder, images, bank, texts, mgca, count=16):
     count = min(count, len(bank))
     drawn = bank.draw(np.arange(count), np.random.default_rng(0), caption_probability=0.0)
     pixels = decoder(images.first(count, "cpu").cpu())  # B, d, h, w
-    found = alignment.correspondences(pixels.flatten(2).transpose(1, 2), features.as_tensor(texts[drawn]), torch.from_numpy(drawn), mgca)
+    found = alignment.correspondences(
+        pixels.flatten(2).transpose(1, 2), features.as_tensor(texts[drawn]), torch.from_numpy(bank.subjects(drawn)), mgca
+    )
     maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in found.items()}
     return [bank.texts[i] for i in drawn], maps

@@ -107,3 +107,10 @@ def test_a_saved_bank_loads_as_it_was(tmp_path):
     assert loaded.texts == bank.texts and len(loaded) == len(bank)
     rows = np.arange(len(bank))
     assert np.array_equal(*(b.draw(rows, np.random.default_rng(3), 0.5) for b in (bank, loaded)))
+
+
+def test_prompts_of_one_noun_have_one_subject_and_captions_their_own():
+    bank = TextBank.build(["a cat on a mat.", "a dog."], ["a photo of a {}.", "a {}."])
+    spoken = dict(zip(bank.texts, bank.subjects(np.arange(len(bank.texts))), strict=True))
+    assert spoken["a photo of a cat."] == spoken["a cat."] != spoken["a dog."]
+    assert len({spoken["a cat on a mat."], spoken["a photo of a mat."], spoken["a cat."], spoken["a photo of a dog."]}) == 4

@@ -1,3 +1,4 @@
+import re
 import copy
 import os
 import subprocess
@@ -236,3 +237,10 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch):
     assert params.device("auto") == params.device("cpu") == torch.device("cpu")
     with pytest.raises(params.ParamsError, match="device = 'cuda'.*allowed here: auto, cpu"):
         params.device("cuda")
+
+
+@pytest.mark.parametrize("written_as, value", [("1e-3", 1e-3), ("1e-05", 1e-5), ("5.0E-4", 5e-4)])
+def test_numbers_in_scientific_notation_are_numbers(tmp_path, written_as, value):
+    text = re.sub(r"(?m)^  lr: 0.004", f"  lr: {written_as}", (Path(__file__).parent.parent / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(text)
+    assert params.load(path=tmp_path / "params.yaml").train.lr == value

@@ -83,8 +83,9 @@ def test_segment_parameters_that_encode_depends_on_are_those_that_windows_and_cl
 
 
 def test_train_depends_on_nothing_of_inference():
-    reads = STAGES["train"]["params"]
-    assert not any(key.startswith(("segment", "evaluate", "benchmarks", "figures")) for key in reads)
+    stage = STAGES["train"]
+    assert not any(key.startswith(("segment", "evaluate", "benchmarks", "figures")) for key in stage["params"])
+    assert [dep for dep in stage["deps"] if dep.startswith("data/features")] == ["data/features/train"]
 
 
 def test_pretraining_is_rerun_by_its_own_parameters_only():
@@ -227,3 +228,41 @@ def test_trained_segmenter_loads_from_anywhere_and_segments(project, monkeypatch
     found = Segmenter.load(project / "models/mgca", device="cpu").segment(picture, ["car", "tree"], background=True)
     assert found.labels.shape == (90, 150) and found.scores.shape == (2, 90, 150)
     assert found.names == ("background", "car", "tree") and set(np.unique(found.labels)) <= {0, 1, 2}
+
+
+def test_own_shards_and_a_folder_benchmark_go_through_without_a_cache_of_images(project):
+    """Last, because it leaves the project with other parameters. The pictures are the world's, in a user's layout."""
+    import io
+    import tarfile
+
+    street = project / "street"
+    for part in ("images", "labels"):
+        (street / part).mkdir(parents=True)
+    with tarfile.open(project / "data/prepared/scenes/benchmark-00000.tar") as tar:
+        for member in tar:
+            key, extension = member.name.split(".", 1)
+            if extension in ("jpg", "scenes.png"):
+                part, suffix = ("images", "jpg") if extension == "jpg" else ("labels", "png")
+                (street / part / f"{key}.{suffix}").write_bytes(tar.extractfile(member).read())
+    shutil.copy(project / "data/prepared/scenes/scenes.txt", street / "classes.txt")
+    shutil.copy(project / "data/prepared/scenes/train-00000.tar", project / "pairs.tar")
+    with tarfile.open(project / "pairs.tar", "a") as tar:  # one sample that cannot be used
+        for extension, data in (("jpg", b"no picture"), ("txt", b"a cat")):
+            member = tarfile.TarInfo(f"broken.{extension}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+    def edit(params):
+        params["data"] |= {"shards": "pairs.tar"}
+        params["benchmarks"] = {"street": {"folder": "street"}}
+        params["clip"] |= {"cache_images": False}
+        return params
+
+    change(project, edit)
+    run(project, "dvc", "repro")
+    prepared = json.loads((project / "results/prepare.json").read_text())
+    assert prepared["pairs"] == 64 and prepared["skipped"] == {"broken image": 1}
+    assert not (project / "data/features/train/pairs.npy").exists()
+    result = json.loads((project / "results/mgca.json").read_text())
+    assert set(result["benchmarks"]) == {"street"} and result["benchmarks"]["street"]["pixel"]["pictures"] == 4
+    assert (project / "results/figures/street.png").stat().st_size > 5000
