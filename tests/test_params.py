@@ -1,6 +1,6 @@
-import re
 import copy
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
