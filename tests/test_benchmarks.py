@@ -12,16 +12,9 @@ from ovseg.benchmarks import FolderBenchmark, MeanIoU, ShardBenchmark, mean, ope
 from ovseg.decoder import Decoder
 from ovseg.segmenter import Segmenter
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 P = params.load(path=Path(__file__).parent.parent / "params.yaml")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With tensors this small, threads on a busy machine only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def iou(classes, *maps):

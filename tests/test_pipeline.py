@@ -1,6 +1,7 @@
 """dvc.yaml against the notebooks and modules, and the whole pipeline on a tiny world."""
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -142,6 +143,19 @@ def project(tmp_path_factory):
     return folder
 
 
+@contextlib.contextmanager
+def changed(folder, section, **values):
+    """Within the block, params.yaml has other values in a section, and `sources` has seen them."""
+    before = (folder / "params.yaml").read_text()
+    change(folder, lambda params: params | {section: params[section] | values})
+    run(folder, "dvc", "repro", "sources", check=False)
+    try:
+        yield
+    finally:
+        (folder / "params.yaml").write_text(before)
+        run(folder, "dvc", "repro", "sources")
+
+
 def rerun(folder):
     """Names of the stages that `dvc repro` would run."""
     status = json.loads(run(folder, "dvc", "status", "--json"))
@@ -188,34 +202,20 @@ def test_outputs_saved_in_a_source_notebook_rerun_no_notebook(project):
 
 
 def test_changing_k_retrains_but_does_not_encode_again(project):
-    change(project, lambda params: params | {"mgca": params["mgca"] | {"k": 0.1}})
-    try:
-        run(project, "dvc", "repro", "sources")
+    with changed(project, "mgca", k=0.1):
         assert rerun(project) == {"train", "figures"}  # evaluate follows once the weights differ
-    finally:
-        change(project, lambda params: params | {"mgca": params["mgca"] | {"k": 0.06}})
-        run(project, "dvc", "repro", "sources")
 
 
 def test_changing_meta_points_trains_nothing(project):
-    change(project, lambda params: params | {"segment": params["segment"] | {"meta_points": 25}})
-    try:
-        run(project, "dvc", "repro", "sources")
+    with changed(project, "segment", meta_points=25):
         assert rerun(project) == {"baseline@clip", "baseline@maskclip", "evaluate", "figures"}
-    finally:
-        change(project, lambda params: params | {"segment": params["segment"] | {"meta_points": 16}})
-        run(project, "dvc", "repro", "sources")
 
 
 def test_bad_parameter_stops_before_any_stage_with_one_line(project):
-    change(project, lambda params: params | {"mgca": params["mgca"] | {"alpha": 4}})
-    try:
+    with changed(project, "mgca", alpha=4):
         output = run(project, "dvc", "repro", check=False)
-        assert "params.yaml: mgca.alpha = 4: should be less than or equal to 1" in output
-        assert "papermill" not in output.replace("${papermill}", "") and "Traceback" not in output
-    finally:
-        change(project, lambda params: params | {"mgca": params["mgca"] | {"alpha": 0.4}})
-        run(project, "dvc", "repro", "sources")
+    assert "params.yaml: mgca.alpha = 4: should be less than or equal to 1" in output
+    assert "> papermill" not in output and "Traceback" not in output
 
 
 def test_trained_segmenter_loads_from_anywhere_and_segments(project, monkeypatch, tmp_path):

@@ -14,6 +14,8 @@ from ovseg.clip import FrozenCLIP
 from ovseg.decoder import Decoder
 from ovseg.segmenter import Layout, Segmenter, cut, layout, stitch, to_labels, window_starts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 P = params.load(path=Path(__file__).parent.parent / "params.yaml")
 TINY = P.pretrain.model_copy(
     update={"size": 32, "patch": 8, "embed_dim": 16, "vision_width": 64, "vision_layers": 2, "text_width": 64, "text_layers": 1}
@@ -26,15 +28,6 @@ NAMES = ["cat", "sofa", "tall tree"]
 
 def changed(**values):
     return SETTINGS.model_copy(update=values)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With tensors this small, threads on a busy machine only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

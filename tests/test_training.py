@@ -15,6 +15,8 @@ from ovseg.clip import FrozenCLIP
 from ovseg.decoder import Decoder
 from ovseg.training import CachedImages, StreamedImages, rate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 P = params.load(path=Path(__file__).parent.parent / "params.yaml")
 SETTINGS = P.train.model_copy(
     update={"batch": 8, "epochs": 3.0, "warmup_epochs": 0.5, "precision": "float32", "checkpoint_steps": 2, "lr": 0.01, "workers": 0}
@@ -25,15 +27,6 @@ WIDTH, PAIRS, STEPS = 16, 24, 9
 
 def changed(**values):
     return SETTINGS.model_copy(update=values)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With tensors this small, threads on a busy machine only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
