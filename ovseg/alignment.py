@@ -15,27 +15,27 @@ import math
 import torch
 import torch.nn.functional as F
 
+from . import mining
+
 
 def count(share, length):
     """How many of `length` pixels a share is: alpha*L rounded half up, at least 1 and at most length."""
     return min(length, max(1, math.floor(share * length + 0.5)))
 
 
-def similarity(pixels, texts):
-    """S[i, j, p] = V[i, p] . t[j]. pixels (B, L, d), texts (T, d) -> (B, T, L). Eq. 2."""
-    return torch.einsum("ipd,jd->ijp", pixels, texts)
+def paired_similarity(pixels, texts):
+    """S[i, i, p] = V[i, p] . t[i], of each image and its own text. pixels (B, L, d), texts (B, d) -> (B, L). Eq. 2."""
+    return torch.einsum("ipd,id->ip", pixels, texts)
 
 
-def pool(pixels, scores, top):
-    """Embed what a text finds in an image: its `top` most similar pixels, weighted by similarity. Eq. 3-4.
+def embed_objects(pixels, paired, alpha):
+    """o_i, the embedding of the object that t_i finds in image i: its top alpha*L pixels, weighted by similarity. Eq. 3-4.
 
-    pixels (B, L, d); scores (B, T, L), the similarity of each image's pixels to T texts. Returns (B, T, d).
-    The weights are the softmax over the kept pixels; the paper's, over all pixels and then masked, differ by a
-    factor that the cosine in Eq. 5 and 6 cancels. Ties at the border go to whichever `topk` keeps.
+    pixels (B, L, d), paired (B, L), S[i, i]. Returns (B, d). The weights are the softmax over the kept pixels; the
+    paper's, over all pixels and then masked, differ by a factor that the cosine in Eq. 5 and 6 cancels.
     """
-    kept, index = scores.topk(top, dim=-1)  # B, T, top
-    weights = torch.zeros_like(scores).scatter(-1, index, kept.softmax(-1))  # B, T, L
-    return weights @ pixels
+    kept, index = paired.topk(count(alpha, paired.shape[-1]), dim=-1)  # B, alpha*L
+    return mining.pool(pixels, index[:, None], kept.softmax(-1)[:, None])[:, 0]
 
 
 def object_mask(scores, alpha):
@@ -77,25 +77,26 @@ def losses(pixels, texts, subjects, settings):
     settings: params.Mgca. Their sum is the objective (Eq. 8).
     """
     length, width = pixels.shape[1:]
+    levels = settings.granularity
     negative = negatives(subjects, settings)
-    scores = similarity(pixels, texts)  # B, B, L
-    paired = scores.diagonal().T  # B, L: S[i, i]
-    unit_texts = F.normalize(texts, dim=-1)
-    objects = pool(pixels, paired[:, None], count(settings.alpha, length))[:, 0]  # B, d
-    objects = F.normalize(objects, dim=-1)
+    paired = paired_similarity(pixels, texts)  # B, L
+    if "object" in levels or "region" in levels:
+        unit_texts = F.normalize(texts, dim=-1)
+        objects = F.normalize(embed_objects(pixels, paired, settings.alpha), dim=-1)  # B, d
+    if "region" in levels or "pixel" in levels:
+        top = count(settings.beta, length) if "region" in levels else 1
+        peaks, regions = mining.hard_negatives(pixels, texts, top)  # B, B: max_p S[i, j, p] and cos(r_ij, t_j)
     diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
     out = {}
-    if "object" in settings.granularity:
+    if "object" in levels:
         logits = objects @ unit_texts.T / settings.tau
         out["object"] = info_nce(logits, negative, settings.direction)
-    if "region" in settings.granularity:
-        regions = F.normalize(pool(pixels, scores, count(settings.beta, length)), dim=-1)  # B, B, d
-        hard = torch.einsum("ijd,jd->ij", regions, unit_texts)
-        logits = torch.where(diagonal, (objects * unit_texts).sum(-1)[:, None], hard) / settings.tau
+    if "region" in levels:
+        logits = torch.where(diagonal, (objects * unit_texts).sum(-1)[:, None], regions) / settings.tau
         out["region"] = info_nce(logits, negative, settings.direction)
-    if "pixel" in settings.granularity:
+    if "pixel" in levels:
         positive = semi_hard(paired, settings.k)[0]
-        logits = torch.where(diagonal, positive[:, None], scores.amax(-1)) / math.sqrt(width)
+        logits = torch.where(diagonal, positive[:, None], peaks) / math.sqrt(width)
         out["pixel"] = info_nce(logits, negative, settings.direction)
     return out
 
@@ -107,18 +108,13 @@ def correspondences(pixels, texts, subjects, settings):
     Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, M; positive (B,), the index of the
     semi-hard pixel; negative (B,), the text j != i whose region in image i is most like it; region (B, L) bool.
     """
-    length = pixels.shape[1]
-    scores = similarity(pixels, texts)
-    paired = scores.diagonal().T
-    top = count(settings.beta, length)
-    regions = F.normalize(pool(pixels, scores, top), dim=-1)  # B, B, d
-    hardness = torch.einsum("ijd,jd->ij", regions, F.normalize(texts, dim=-1))
+    paired = paired_similarity(pixels, texts)  # B, L
+    _, hardness = mining.hard_negatives(pixels, texts, count(settings.beta, pixels.shape[1]))
     negative = hardness.masked_fill(~negatives(subjects, settings), -torch.inf).argmax(1)
-    unpaired = scores[torch.arange(len(scores)), negative]  # B, L
     return {
         "similarity": paired,
         "object": object_mask(paired, settings.alpha),
         "positive": semi_hard(paired, settings.k)[1],
         "negative": negative,
-        "region": object_mask(unpaired, settings.beta),
+        "region": object_mask(paired_similarity(pixels, texts[negative]), settings.beta),
     }
