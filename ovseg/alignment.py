@@ -15,7 +15,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from . import mining
+from . import mining, parallel
 
 
 def count(share, length):
@@ -69,36 +69,35 @@ def negatives(subjects, settings):
     return negative & (subjects[:, None] != subjects[None, :]) if settings.mask_equal_texts else negative
 
 
-def losses(pixels, texts, subjects, settings):
-    """The losses of the levels in settings.granularity: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
+def losses(pixels, texts, subjects, settings, world=parallel.World()):  # noqa: B008 (frozen)
+    """The losses of the levels in settings.levels: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
 
-    pixels (B, L, d), texts (B, d): not normalised. subjects (B,): equal where images drew texts of the same
-    subject, see TextBank.subjects.
-    settings: params.Mgca. Their sum is the objective (Eq. 8).
+    pixels (b, L, d), those of this process' images, its share of the batch; texts (B, d), of the whole batch: not
+    normalised. subjects (B,): equal where images drew texts of the same subject, see TextBank.subjects.
+    settings: params.Mgca. world: this process among others; alone, b = B. The sum of the losses is the objective (Eq. 8).
     """
     length, width = pixels.shape[1:]
-    levels = settings.granularity
+    levels = settings.levels
+    share = world.share(len(texts))
     negative = negatives(subjects, settings)
-    paired = paired_similarity(pixels, texts)  # B, L
+    paired = paired_similarity(pixels, texts[share])  # b, L
     if "object" in levels or "region" in levels:
         unit_texts = F.normalize(texts, dim=-1)
-        objects = F.normalize(embed_objects(pixels, paired, settings.alpha), dim=-1)  # B, d
+        objects = F.normalize(embed_objects(pixels, paired, settings.alpha), dim=-1)  # b, d
     if "region" in levels or "pixel" in levels:
         top = count(settings.beta, length) if "region" in levels else 1
-        peaks, regions = mining.hard_negatives(pixels, texts, top)  # B, B: max_p S[i, j, p] and cos(r_ij, t_j)
-    diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
-    out = {}
+        peaks, regions = mining.hard_negatives(pixels, texts, top)  # b, B: max_p S[i, j, p] and cos(r_ij, t_j)
+    diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)[share]
+    logits = {}  # b, B
     if "object" in levels:
-        logits = objects @ unit_texts.T / settings.tau
-        out["object"] = info_nce(logits, negative, settings.direction)
+        logits["object"] = objects @ unit_texts.T / settings.tau
     if "region" in levels:
-        logits = torch.where(diagonal, (objects * unit_texts).sum(-1)[:, None], regions) / settings.tau
-        out["region"] = info_nce(logits, negative, settings.direction)
+        positive = (objects * unit_texts[share]).sum(-1)
+        logits["region"] = torch.where(diagonal, positive[:, None], regions) / settings.tau
     if "pixel" in levels:
         positive = semi_hard(paired, settings.k)[0]
-        logits = torch.where(diagonal, positive[:, None], peaks) / math.sqrt(width)
-        out["pixel"] = info_nce(logits, negative, settings.direction)
-    return out
+        logits["pixel"] = torch.where(diagonal, positive[:, None], peaks) / math.sqrt(width)
+    return {level: info_nce(world.gather(rows), negative, settings.direction) for level, rows in logits.items()}
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from . import shards
 
@@ -22,10 +21,14 @@ IGNORED = 255
 
 
 class BenchmarkBase:
-    """classes: names, in the order of label values. Iterating yields (key, PIL RGB image, (H, W) uint8 label map)."""
+    """Iterating yields (key, PIL RGB image, (H, W) uint8 label map).
 
-    def __init__(self, name, classes):
-        self.name = name
+    classes: a file of names, in the order of label values. source: what tells its pictures from others'; benchmarks
+    that agree on it hold the same pictures in the same order.
+    """
+
+    def __init__(self, name, classes, source):
+        self.name, self.source = name, str(source)
         self.classes = [line.strip() for line in Path(classes).read_text().splitlines() if line.strip()]
         if not 2 <= len(self.classes) <= IGNORED or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"benchmark {name}: {classes} must hold 2 to {IGNORED} distinct names, a line each")
@@ -61,7 +64,7 @@ class FolderBenchmark(BenchmarkBase):
         for part in ("images", "labels", "classes.txt"):
             if not (self.folder / part).exists():
                 raise FileNotFoundError(f"benchmark {name}: {self.folder / part} does not exist; expected images/, labels/ and classes.txt")
-        super().__init__(name, self.folder / "classes.txt")
+        super().__init__(name, self.folder / "classes.txt", self.folder)
         self.images = sorted(path for path in (self.folder / "images").iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
         missing = [path.stem for path in self.images if not (self.folder / "labels" / f"{path.stem}.png").is_file()]
         if missing or not self.images:
@@ -81,7 +84,7 @@ class ShardBenchmark(BenchmarkBase):
     """A benchmark in webdataset shards. label: the extension of a sample's label map, e.g. "seg.png"."""
 
     def __init__(self, name, spec, label, classes):
-        super().__init__(name, classes)
+        super().__init__(name, classes, spec)
         self.paths, self.label = shards.expand(spec), label
         self._length = None
 
@@ -119,17 +122,20 @@ class MeanIoU:
 
     def __init__(self, classes):
         self.classes = classes
-        self.matrix = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORED, validate_args=False)
+        self.matrix = np.zeros((len(classes), len(classes)), np.int64)  # rows truth, columns prediction
 
     def update(self, predicted, truth):
-        """predicted, truth: (H, W) integer arrays or tensors."""
-        self.matrix.update(*(torch.asarray(labels, copy=True).cpu().long().flatten() for labels in (predicted, truth)))
+        """predicted, truth: (H, W) integer arrays or tensors; predicted < len(classes) where the truth is not ignored."""
+        arrays = (labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels) for labels in (predicted, truth))
+        predicted, truth = (labels.astype(np.int64) for labels in arrays)
+        cells = (truth * len(self.classes) + predicted)[truth != IGNORED]
+        self.matrix += np.bincount(cells, minlength=self.matrix.size).reshape(self.matrix.shape)
 
     def compute(self):
         """{class: IoU in percent}, None for a class that neither truth nor prediction holds."""
-        matrix = self.matrix.compute().double()
-        union = matrix.sum(0) + matrix.sum(1) - matrix.diag()
-        return {name: (100 * (matrix[i, i] / union[i]).item() if union[i] else None) for i, name in enumerate(self.classes)}
+        found = self.matrix.diagonal()
+        union = self.matrix.sum(0) + self.matrix.sum(1) - found
+        return {name: (100 * found[i] / union[i]).item() if union[i] else None for i, name in enumerate(self.classes)}
 
 
 def mean(iou, names=None):

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from textblob.en.taggers import PatternTagger
 
-_tagger = PatternTagger()
+
+@functools.cache
+def _tagger():
+    from textblob.en.taggers import PatternTagger  # takes a second to import, and only `prepare` looks for nouns
+
+    return PatternTagger()
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -21,7 +25,7 @@ def nouns(caption):
 
     Tags are those of TextBlob's PatternTagger, whose lexicon ships with it. Words of one letter are no nouns here.
     """
-    words = (word.lower() for word, tag in _tagger.tag(caption) if tag.startswith("NN"))
+    words = (word.lower() for word, tag in _tagger().tag(caption) if tag.startswith("NN"))
     return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha()))
 
 

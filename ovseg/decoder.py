@@ -37,6 +37,7 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(GatedConv(width), GatedConv(width))
 
     def forward(self, features):
+        features = features.contiguous(memory_format=torch.channels_last)  # what layer norm over channels and fast convolutions want
         return self.blocks(F.interpolate(features, scale_factor=2, mode="nearest"))
 
     def save(self, folder):

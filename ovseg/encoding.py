@@ -1,5 +1,6 @@
 """Encoding once what training and evaluation read again and again: texts, training images, benchmark windows."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +41,30 @@ def encode_pairs(clip, paths, keys, settings, folder):
     out.flush()
 
 
-def encode_benchmark(clip, benchmark, segment, folder, images=True):
-    """Encode a benchmark's class names and, if asked, its windows in both ways of clip.DENSE. segment: params.Segment."""
-    folder = Path(folder) / benchmark.name
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "classes.npy", clip.embed_classes(benchmark.named, segment.templates).cpu().numpy())
-    if not images:
-        return
+def encode_benchmarks(clip, benchmarks, segment, folder, images=True):
+    """Encode of each benchmark the class names and, if asked, the windows in both ways of clip.DENSE. segment: params.Segment.
+
+    Benchmarks over the same pictures (things and scenes; VOC 21 and VOC20) are encoded once and share their files.
+    """
+    done = {}
+    for benchmark in benchmarks:
+        here = Path(folder) / benchmark.name
+        here.mkdir(parents=True, exist_ok=True)
+        np.save(here / "classes.npy", clip.embed_classes(benchmark.named, segment.templates).cpu().numpy())
+        if images and benchmark.source in done:
+            for way in DENSE:
+                (here / f"{way}.npy").unlink(missing_ok=True)
+                os.link(done[benchmark.source] / f"{way}.npy", here / f"{way}.npy")
+        elif images:
+            encode_windows(clip, benchmark, segment, here)
+            done[benchmark.source] = here
+
+
+def encode_windows(clip, benchmark, segment, folder):
+    """Encode the windows of a benchmark's pictures, in order, into clip.npy and maskclip.npy."""
     total = sum(len(layout(image.height, image.width, segment).positions) for _, image, _ in benchmark)
     side = segment.window // clip.patch
-    out = {way: create(folder / f"{way}.npy", (total, clip.width, side, side)) for way in DENSE}
+    out = {way: create(Path(folder) / f"{way}.npy", (total, clip.width, side, side)) for way in DENSE}
     row, batch = 0, []
     for _, image, _ in tqdm(benchmark, f"encode {benchmark.name}", mininterval=2):
         batch += list(cut(image, segment)[0])

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import benchmarks, features, scenes
-from .segmenter import cut, layout, to_labels
+from . import benchmarks, features
+from .segmenter import cut, layout
 
 
 @dataclass
@@ -20,28 +20,38 @@ class Encoded:
 
     @classmethod
     def open(cls, benchmark, folder, dense):
-        """What features.encode_benchmark cached in folder. dense: see clip.py."""
+        """What encoding.encode_benchmarks cached in folder. dense: see clip.py."""
         classes = torch.from_numpy(np.load(f"{folder}/{benchmark.name}/classes.npy"))
         return cls(benchmark, classes, features.read(f"{folder}/{benchmark.name}/{dense}.npy"))
 
-    def pictures(self, segmenter):
-        """Yields (key, PIL image, label map, class scores (C, H, W)) for each picture, H and W the label map's."""
+    def pictures(self, segmenters):
+        """Yields (key, PIL image, label map, [Scores of each segmenter]) for each picture.
+
+        Scores are at the label map's size. The segmenters share CLIP and windows; what they share of the rest is computed once.
+        """
         row = 0
-        device = next(segmenter.decoder.parameters()).device
+        first = segmenters[0]
+        device = next(first.decoder.parameters()).device
         classes = self.classes.to(device)
         for key, image, labels in self.benchmark:
             if self.windows is None:
-                windows, where = cut(image, segmenter.settings)
-                batch = segmenter.settings.batch
-                parts = [segmenter.clip.encode_dense(windows[i : i + batch], segmenter.dense) for i in range(0, len(windows), batch)]
+                windows, where = cut(image, first.settings)
+                batch = first.settings.batch
+                parts = [first.clip.encode_dense(windows[i : i + batch], first.dense) for i in range(0, len(windows), batch)]
                 dense = torch.cat(parts)
             else:
-                where = layout(image.height, image.width, segmenter.settings)
-                dense = features.as_tensor(self.windows[row : row + len(where.positions)], device)
-                row += len(where.positions)
-            yield key, image, labels, segmenter.score_features(dense, where, classes, labels.shape)
+                where = layout(image.height, image.width, first.settings)
+                row, start = row + len(where.positions), row
+                if row > len(self.windows):
+                    raise self._changed()
+                dense = features.as_tensor(self.windows[start:row], device)
+            embeddings = {decoder: s.embed(dense) for decoder, s in {s.decoder: s for s in segmenters}.items()}
+            yield key, image, labels, [s.score(embeddings[s.decoder], where, classes, labels.shape) for s in segmenters]
         if self.windows is not None and row != len(self.windows):
-            raise ValueError(f"benchmark {self.benchmark.name} has changed since `encode` read it; run it again")
+            raise self._changed()
+
+    def _changed(self):
+        return ValueError(f"benchmark {self.benchmark.name} has changed since `encode` read it; run it again")
 
 
 def threshold_of(benchmark, settings, default):
@@ -52,37 +62,36 @@ def threshold_of(benchmark, settings, default):
     return settings.thresholds.get(benchmark.name, default) if benchmark.background else None
 
 
-def evaluate(segmenter, encoded, threshold, limit=None):
-    """mIoU of a segmenter on a benchmark.
+def evaluate(segmenters, encoded, threshold, limit=None):
+    """mIoU of segmenters on a benchmark, that share all but decoder and unit.
 
-    encoded: Encoded. threshold: of the background, or None. limit: only the first that many pictures. Returns
-    {"miou", "iou": {class: percent or None}, "pictures"}, and for the rendered world "things" and "stuff",
-    the means over those classes. All in percent.
+    segmenters: {name: Segmenter}. encoded: Encoded. threshold: of the background, or None. limit: only the first that
+    many pictures. Returns for each name {"miou", "pictures", "classes": [{"class", "iou"}, ...]}, in percent, None for a
+    class that is nowhere.
     """
     count = 0
-    iou = benchmarks.MeanIoU(encoded.benchmark.classes)
-    progress = tqdm(encoded.pictures(segmenter), encoded.benchmark.name, len(encoded.benchmark), mininterval=2)
+    ious = {name: benchmarks.MeanIoU(encoded.benchmark.classes) for name in segmenters}
+    progress = tqdm(encoded.pictures(list(segmenters.values())), encoded.benchmark.name, len(encoded.benchmark), mininterval=2)
     for _, _, labels, scores in progress:
-        iou.update(to_labels(scores, segmenter.settings.scale, threshold), labels)
+        for (name, segmenter), score in zip(segmenters.items(), scores, strict=True):
+            ious[name].update(score.labels(segmenter.settings.scale, threshold), labels)
         count += 1
         if count == limit:
             break
-    by_class = iou.compute()
-    result = {"miou": benchmarks.mean(by_class), "iou": by_class, "pictures": count}
-    if set(scenes.CLASSES) <= set(by_class):
-        result["things"] = benchmarks.mean(by_class, scenes.THINGS)
-        result["stuff"] = benchmarks.mean(by_class, scenes.STUFF)
-    return result
+    found = {name: iou.compute() for name, iou in ious.items()}
+    return {
+        name: {"miou": benchmarks.mean(by_class), "pictures": count, "classes": [{"class": c, "iou": iou} for c, iou in by_class.items()]}
+        for name, by_class in found.items()
+    }
 
 
 def examples(segmenters, encoded, threshold, wanted):
     """Pictures to look at: a list of [PIL image, truth, label map of each segmenter] for the picture indices in wanted."""
     rows = []
-    streams = zip(*(encoded.pictures(segmenter) for segmenter in segmenters), strict=True)
-    for _, pictures in (found for found in zip(range(max(wanted) + 1), streams, strict=False) if found[0] in wanted):
-        _, image, truth, _ = pictures[0]
-        maps = (to_labels(scores, segmenters[0].settings.scale, threshold).cpu().numpy() for *_, scores in pictures)
-        rows.append([image, truth, *maps])
+    for index, (_, image, truth, scores) in zip(range(max(wanted) + 1), encoded.pictures(segmenters), strict=False):
+        if index in wanted:
+            maps = (score.labels(segmenters[0].settings.scale, threshold).cpu().numpy() for score in scores)
+            rows.append([image, truth, *maps])
     return rows
 
 
@@ -95,5 +104,4 @@ def first_window(segmenter, encoded):
         dense = segmenter.clip.encode_dense(windows[:1], segmenter.dense)
     else:
         dense = features.as_tensor(encoded.windows[:1], device)
-    with torch.no_grad():
-        return windows[0], segmenter.decoder(dense)
+    return windows[0], segmenter.embed(dense)

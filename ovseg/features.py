@@ -28,4 +28,5 @@ def create(path, shape):
     """A new array of that shape on disk, memory-mapped for writing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # rather than write through a link that other benchmarks share
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)

@@ -2,45 +2,11 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import seaborn as sns
 
 from .benchmarks import IGNORED, palette
 
-sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
-PARTS = ("miou", "things", "stuff")  # means that a result may hold
+plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
 UNMARKED = 0.35  # brightness of what a mask leaves out
-
-
-def results_table(results):
-    """One row per method and unit, one column per benchmark, in mIoU percent.
-
-    results: a list of what the evaluate notebook writes: {"method", "benchmarks": {name: {unit: {"miou", ...}}}}.
-    Benchmarks with "things" and "stuff" get a column of each besides.
-    """
-    rows = {}
-    for result in results:
-        for name, by_unit in result["benchmarks"].items():
-            for unit, found in by_unit.items():
-                row = rows.setdefault((result["method"], unit), {})
-                row[name] = found["miou"]
-                for part in PARTS[1:]:
-                    if part in found:
-                        row[f"{name}: {part}"] = found[part]
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index = pd.MultiIndex.from_tuples(table.index, names=["method", "unit"])
-    return table
-
-
-def metrics(results):
-    """mIoU in percent as {method: {benchmark: {unit: {"miou", "things", "stuff"}}}}. results: as of `results_table`."""
-    return {
-        result["method"]: {
-            name: {unit: {part: round(found[part], 3) for part in PARTS if part in found} for unit, found in by_unit.items()}
-            for name, by_unit in result["benchmarks"].items()
-        }
-        for result in results
-    }
 
 
 def grid(pictures, titles=None, size=1.9):
@@ -131,22 +97,16 @@ def correspondences(pictures, texts, found, shown):
 
 
 def training_curve(history):
-    """Losses over steps. history: DataFrame as the train notebook writes it."""
-    levels = [name for name in ("object", "region", "pixel") if name in history]
+    """Losses and gates over steps. history: DataFrame as the train notebook writes it."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
-    for name in ("loss", *levels):
-        sns.lineplot(x=history["step"], y=history[name].rolling(5, min_periods=1).mean(), ax=left, label=name)
-    left.set(xlabel="step", ylabel="loss", title="InfoNCE, mean of 5 steps")
+    for name in ("loss", "object", "region", "pixel"):
+        if name in history:
+            left.plot(history["step"], history[name].rolling(5, min_periods=1).mean(), label=name)
     for name in ("gate0", "gate1"):
-        sns.lineplot(x=history["step"], y=np.tanh(history[name]), ax=right, label=f"tanh({name})")
-    right.set(xlabel="step", ylabel="", title="gates of the decoder")
+        right.plot(history["step"], np.tanh(history[name]), label=f"tanh({name})")
+    left.set(xlabel="step", ylabel="loss", title="InfoNCE, mean of 5 steps")
+    right.set(xlabel="step", title="gates of the decoder")
+    for axis in (left, right):
+        axis.grid(alpha=0.4)
+        axis.legend()
     return figure
-
-
-def results_bars(table):
-    """mIoU per benchmark, a bar per method and unit. table: of `results_table`."""
-    means = table[[name for name in table.columns if ":" not in name]]
-    long = means.reset_index().melt(["method", "unit"], var_name="benchmark", value_name="mIoU")
-    chart = sns.catplot(long, kind="bar", x="method", y="mIoU", hue="unit", col="benchmark", height=3.2, aspect=1.3)
-    chart.set_axis_labels("", "mIoU (%)")
-    return chart.figure

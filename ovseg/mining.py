@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 ENTRIES = 1 << 20  # of S at once: small enough for a CPU's cache, large enough for its threads
+COLUMN = 4  # entries that `largest` looks at as one
 EPSILON = 1e-12  # in place of the norm of a zero vector
 
 
@@ -52,6 +53,21 @@ def spread(terms, index, length):
     return total.unflatten(0, (b, length))
 
 
+def largest(scores, count):
+    """As scores.topk(count), faster for few of many: the `count` largest lie in the `count` columns with the largest maxima.
+
+    scores (..., L). Returns (values, indices), each (..., count), in descending order.
+    """
+    length = scores.shape[-1]
+    if length % COLUMN or length < 2 * COLUMN * count:
+        return scores.topk(count, dim=-1)
+    grid = scores.unflatten(-1, (COLUMN, -1))  # ..., COLUMN, L / COLUMN
+    columns = grid.amax(-2).topk(count, dim=-1, sorted=False).indices  # ..., count
+    candidates = grid.gather(-1, columns.unsqueeze(-2).expand(*columns.shape[:-1], COLUMN, count)).flatten(-2)
+    values, place = candidates.topk(count, dim=-1)
+    return values, columns.gather(-1, place % count) + place // count * grid.shape[-1]
+
+
 def _rows(index, length):
     """Indices into the pixels of an image, (b, ...), as indices into those of all b images."""
     first = torch.arange(len(index), device=index.device) * length
@@ -75,7 +91,7 @@ class _HardNegatives(torch.autograd.Function):
         kept = pixels.new_empty(images, count, top)
         for i in _chunks(images, count * length):
             scores = texts @ pixels[i].transpose(1, 2)  # b, T, L
-            kept[i], selected = scores.topk(top, dim=-1)  # b, T, top
+            kept[i], selected = largest(scores, top)  # b, T, top
             weights = kept[i].softmax(-1)
             region_norm[i] = pool(pixels[i], selected, weights).norm(dim=-1).clamp(min=EPSILON)
             region[i] = (weights * kept[i]).sum(-1) / (region_norm[i] * text_norm)  # r.t = sum_p w_p S_p

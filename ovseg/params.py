@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+LEVELS = ("object", "region", "pixel")  # of alignment
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -26,7 +28,30 @@ def _one_slot(template):
     return template
 
 
+def _square(points):
+    if points < 1 or round(points**0.5) ** 2 != points:
+        raise ValueError("a square number: meta-points lie on a square grid")
+    return points
+
+
+def _distinct(values):
+    if len(set(values)) < len(values):
+        raise ValueError("each value once")
+    return values
+
+
+def _levels(granularity):
+    levels = granularity.split("+")
+    if len(set(levels)) < len(levels) or not set(levels) <= set(LEVELS):
+        raise ValueError(f"one or more of {', '.join(LEVELS)}, each once, joined by +")
+    return granularity
+
+
+Granularity = Annotated[str, AfterValidator(_levels)]
 Template = Annotated[str, AfterValidator(_one_slot)]
+Points = Annotated[int, AfterValidator(_square)]
+Seeds = Annotated[list[Seed], AfterValidator(_distinct)]
+Units = Annotated[list[Literal["pixel", "meta-point", "group"]], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
@@ -114,7 +139,7 @@ class Pretrain(Section):
 class Mgca(Section):
     """Multi-grained alignment (alignment.py)."""
 
-    granularity: Annotated[list[Literal["object", "region", "pixel"]], Field(min_length=1)]
+    granularity: Granularity
     alpha: Annotated[float, Field(gt=0, le=1)]
     beta: Annotated[float, Field(gt=0, le=1)]
     k: Annotated[float, Field(ge=0, le=1)]
@@ -122,12 +147,10 @@ class Mgca(Section):
     direction: Literal["image-to-text", "text-to-image", "both"]
     mask_equal_texts: bool
 
-    @field_validator("granularity")
-    @classmethod
-    def _distinct(cls, levels):
-        if len(set(levels)) < len(levels):
-            raise ValueError("each level once")
-        return levels
+    @property
+    def levels(self):
+        """The levels of the granularity, e.g. ("object", "region")."""
+        return tuple(self.granularity.split("+"))
 
     @field_validator("k")
     @classmethod
@@ -151,6 +174,14 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"]
     checkpoint_steps: Count
     workers: Annotated[int, Field(ge=0)]
+    processes: Count
+
+    @field_validator("processes")
+    @classmethod
+    def _divides(cls, processes, info):
+        if info.data.get("batch", 0) % processes:
+            raise ValueError(f"a divisor of train.batch, {info.data['batch']}")
+        return processes
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -164,23 +195,17 @@ class Segment(Section):
     """From embeddings to a label map (units.py, segmenter.py)."""
 
     unit: Literal["pixel", "meta-point", "group"]
-    meta_points: Count
+    meta_points: Points
     groups: Count
     affinity: Literal["cosine", "dot"]
     short_side: Count
     window: Count
     stride: Count
     batch: Count
+    precision: Literal["float32", "bfloat16"]
     scale: Positive
     threshold: Share
     templates: Annotated[list[Template], Field(min_length=1)]
-
-    @field_validator("meta_points")
-    @classmethod
-    def _square(cls, points):
-        if round(points**0.5) ** 2 != points:
-            raise ValueError("a square number: meta-points lie on a square grid")
-        return points
 
     @field_validator("stride")
     @classmethod
@@ -193,8 +218,45 @@ class Segment(Section):
 class Evaluate(Section):
     """What is evaluated (evaluation.py)."""
 
-    units: Annotated[list[Literal["pixel", "meta-point", "group"]], Field(min_length=1)]
+    units: Units
     thresholds: dict[str, Share]
+
+
+class HeadlineSeeds(Section):
+    """Repeats of the study's own run."""
+
+    seeds: Seeds
+
+
+class GranularityAblation(Section):
+    """Runs on some of the levels."""
+
+    values: Annotated[list[Granularity], AfterValidator(_distinct)]
+    seeds: Seeds
+
+
+class ShareAblation(Section):
+    """Runs at other shares of the pixels (alpha, k)."""
+
+    values: Annotated[list[Annotated[int | float, Field(ge=0, le=1)]], AfterValidator(_distinct)]  # 0 stays 0: it is in names
+    seeds: Seeds
+
+
+class BetaAblation(ShareAblation):
+    """Runs at other values of beta, on other levels too."""
+
+    granularity: Annotated[list[Granularity], AfterValidator(_distinct)]
+
+
+class Ablations(Section):
+    """What else is trained and evaluated (ablations.py)."""
+
+    headline: HeadlineSeeds
+    granularity: GranularityAblation
+    alpha: ShareAblation
+    beta: BetaAblation
+    k: ShareAblation
+    meta_points: Annotated[list[Points], AfterValidator(_distinct)]
 
 
 class Figures(Section):
@@ -217,6 +279,7 @@ class Params(Section):
     train: Train
     segment: Segment
     evaluate: Evaluate
+    ablations: Ablations
     figures: Figures
 
 
@@ -260,9 +323,32 @@ def load(changes=None, path="params.yaml"):
             raise ParamsError(f"{key} = {value!r}: no such key in {path}")
         section[last] = value
     try:
-        return Params.model_validate(values)
+        params = Params.model_validate(values)
     except ValidationError as error:
         raise ParamsError("; ".join(_line(e, path) for e in error.errors())) from None
+    if not changes:
+        _check_ablations(params, path)
+    return params
+
+
+def _check_ablations(p, path):
+    """That each run of the ablations is valid with what it leaves as it is; not asked of a run that changes something itself."""
+    lists = p.ablations
+    rules = [
+        ("alpha", v, v >= p.mgca.k and v > 0, f"mgca.k, {p.mgca.k}, to 1: a positive pixel lies in the object") for v in lists.alpha.values
+    ]
+    rules += [("k", v, v <= p.mgca.alpha, f"0 to mgca.alpha, {p.mgca.alpha}: a positive pixel lies in the object") for v in lists.k.values]
+    rules += [("beta", v, v > 0, "shares above 0") for v in lists.beta.values]
+    rules += [("headline", v, v != p.train.seed, "seeds other than train.seed, the headline's own") for v in lists.headline.seeds]
+    for name, value, holds, allowed in rules:
+        if not holds:
+            key = f"ablations.{name}.{'seeds' if name == 'headline' else 'values'}"
+            raise ParamsError(f"{path}: {key}: {value}: allowed are {allowed}")
+
+
+def flatten(sections):
+    """Sections as a list of {"name": "section.key", "value": ...}, for results. sections: {name: Section}."""
+    return [{"name": f"{name}.{key}", "value": value} for name, section in sections.items() for key, value in section.model_dump().items()]
 
 
 def _line(error, path):

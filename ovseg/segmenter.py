@@ -4,6 +4,7 @@ from ovseg import Segmenter
 segmentation = Segmenter.load("models/mgca").segment(image, ["cat", "sofa"])
 """
 
+import functools
 import json
 import os
 from dataclasses import dataclass
@@ -19,18 +20,8 @@ from .decoder import Decoder
 from .images import rgb
 
 BACKGROUND = "background"
+ENTRIES = 1 << 24  # of scores at once: 64 MiB
 LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """labels: (H, W) int64, indices into names. scores: (C, H, W) float32, the cosine of each pixel's unit and each
-    class, background left out. names: the classes; with a background it is names[0] and scores[c] is that of names[c + 1].
-    """
-
-    labels: np.ndarray
-    scores: np.ndarray
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -79,15 +70,57 @@ def cut(image, settings):
     return np.stack([pixels[top : top + size, left : left + size] for top, left in where.positions]), where
 
 
-def stitch(scores, where, window):
-    """Average the scores of windows where they overlap. scores (n, C, h, w), of the windows of a Layout -> (C, H, W)."""
-    total = scores.new_zeros(scores.shape[1], max(window, where.height), max(window, where.width))
-    count = scores.new_zeros(total.shape[1:])
-    for (top, left), score in zip(where.positions, scores, strict=True):
-        place = np.s_[..., top : top + window, left : left + window]
-        total[place] += F.interpolate(score[None], (window, window), mode="bilinear", align_corners=False)[0]
-        count[place] += 1
-    return (total / count)[:, : where.height, : where.width]
+@functools.lru_cache(maxsize=64)
+def interpolation(length, starts, window, grid, size):
+    """The linear map along one side from the grids of all windows to the picture. Returns (size, windows * grid).
+
+    Each window's grid is upsampled (bilinear) to `window` pixels, windows are averaged where they overlap, what lies
+    beyond `length` is dropped and the rest resized to `size`. All of that is linear and treats height and width apart.
+    """
+    up = F.interpolate(torch.eye(grid)[None], window, mode="linear", align_corners=False)[0]  # grid, window
+    side = torch.zeros(len(starts), grid, max(window, length))
+    cover = torch.zeros(side.shape[-1])
+    for part, start in zip(side, starts, strict=True):
+        part[:, start : start + window] = up
+        cover[start : start + window] += 1
+    side = (side / cover)[..., :length].flatten(0, 1)  # windows * grid, length
+    return F.interpolate(side[None], size, mode="linear", align_corners=False)[0].T
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Class scores of a picture, kept on the grids of its windows: the full (C, H, W) is made a few rows at a time.
+
+    mosaic (C, rows * h, columns * w): scores of all windows side by side. down (H, rows * h) and across (W, columns * w):
+    the maps of `interpolation`, one a side.
+    """
+
+    mosaic: torch.Tensor
+    down: torch.Tensor
+    across: torch.Tensor
+
+    def rows(self, part=slice(None)):
+        """Scores of some rows, (C, n, W). part: slice of 0..H."""
+        return self.down[part] @ self.mosaic @ self.across.T
+
+    def labels(self, scale=None, threshold=None):
+        """The label map (H, W), as `to_labels` of all rows, holding no more than ENTRIES scores at once."""
+        step = max(1, ENTRIES // (len(self.mosaic) * len(self.across)))
+        parts = (slice(start, start + step) for start in range(0, len(self.down), step))
+        return torch.cat([to_labels(self.rows(part), scale, threshold) for part in parts])
+
+
+def stitch(scores, where, window, size):
+    """Scores of windows to Scores of the picture, windows averaged where they overlap.
+
+    scores (n, C, h, w), of the windows of where (Layout), each `window` pixels wide. size: (H, W) of the picture.
+    """
+    rows, columns = len(where.tops), len(where.lefts)
+    n, classes, h, w = scores.shape
+    mosaic = scores.view(rows, columns, classes, h, w).permute(2, 0, 3, 1, 4).reshape(classes, rows * h, columns * w)
+    down = interpolation(where.height, where.tops, window, h, size[0]).to(scores)
+    across = interpolation(where.width, where.lefts, window, w, size[1]).to(scores)
+    return Scores(mosaic, down, across)
 
 
 def to_labels(scores, scale=None, threshold=None):
@@ -97,15 +130,32 @@ def to_labels(scores, scale=None, threshold=None):
     background; 1 + the best class elsewhere.
     """
     if threshold is None:
-        return scores.argmax(0)
+        return scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
     best, label = (scores * scale).softmax(0).max(0)
     return torch.where(best < threshold, 0, label + 1)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """labels: (H, W) int64, indices into names. names: the classes; with a background it is names[0].
+
+    scores: (C, H, W) float32, the cosine of each pixel's unit and each class, background left out: with one, scores[c] is
+    that of names[c + 1]. Made when asked for: of a large photograph and many classes it takes gigabytes.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    grid: Scores
+
+    @functools.cached_property
+    def scores(self):
+        return self.grid.rows().cpu().numpy()
 
 
 class Segmenter:
     """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the way from embeddings to labels.
 
-    clip: FrozenCLIP, or None where only `segment_features` is used. decoder: Decoder; an untrained one makes this
+    clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one makes this
     MaskCLIP. settings: params.Segment. dense: how features are read off CLIP, see clip.py.
     """
 
@@ -172,26 +222,33 @@ class Segmenter:
             ]
         )
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
-        scores = self.score_features(features, where, classes, (image.height, image.width))
-        labels = to_labels(scores, self.settings.scale, threshold)
+        scores = self.score(self.embed(features), where, classes, (image.height, image.width))
+        labels = scores.labels(self.settings.scale, threshold)
         names = (BACKGROUND, *names) if background else tuple(names)
-        return Segmentation(labels.cpu().numpy(), scores.cpu().numpy(), names)
+        return Segmentation(labels.cpu().numpy(), names, scores)
 
     @torch.no_grad()
-    def score_features(self, features, where, classes, size):
-        """Class scores of an image from the dense CLIP features of its windows.
+    def embed(self, features):
+        """Pixel embeddings of windows from their dense CLIP features. (n, d, h, w) -> (n, d, 2h, 2w)."""
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            return torch.cat([self.decoder(batch).float() for batch in features.split(self.settings.batch)])
 
-        features (n, d, h, w), of the windows of where (Layout). classes (C, d), unit length. size: (H, W) to return
-        scores at. Returns (C, H, W) float32 cosines.
+    @torch.no_grad()
+    def score(self, embeddings, where, classes, size):
+        """Class scores of an image from the pixel embeddings of its windows.
+
+        embeddings (n, d, h, w), of the windows of where (Layout). classes (C, d), unit length. size: (H, W) to return
+        scores at. Returns Scores, cosines.
         """
         s = self.settings
-        scores = []
-        for start in range(0, len(features), s.batch):
-            embeddings = self.decoder(features[start : start + s.batch])
-            embeddings, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity)
-            scores.append(torch.einsum("ndhw,cd->nchw", F.normalize(embeddings, dim=1), classes))
-        scores = stitch(torch.cat(scores), where, s.window)
-        return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+        recognised, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity)
+        scores = torch.einsum("ndhw,cd->nchw", F.normalize(recognised, dim=1), classes)
+        return stitch(scores, where, s.window, size)
+
+    def with_unit(self, unit, meta_points=None):
+        """This segmenter with another semantic unit; CLIP and decoder are shared."""
+        settings = self.settings.model_dump() | {"unit": unit} | ({} if meta_points is None else {"meta_points": meta_points})
+        return Segmenter(self.clip, self.decoder, params.Segment.model_validate(settings), self.dense)
 
 
 def as_image(image):

@@ -2,26 +2,34 @@
 
 Every random choice is drawn from (seed, epoch) or (seed, step) rather than from a running generator, so that a
 checkpoint is just the step, the weights and the optimiser, and a resumed run ends with the very weights that an
-uninterrupted one has.
+uninterrupted one has. Several processes draw the same numbers, so that each knows the whole batch and encodes its part.
+
+`torchrun ... -m ovseg.training` is the train notebook without its pictures, for more than one machine.
 """
 
+import collections
 import hashlib
 import itertools
 import json
 import math
 import os
 import random
+import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import webdataset as wds
 from tqdm import tqdm
 
-from . import alignment, features, shards
+from . import alignment, features, mining, parallel, params, shards
 from . import decoder as decoding
+from .captions import TextBank
 from .images import square
 
 SHUFFLE = 2048  # raw samples that a worker mixes when images are streamed
@@ -41,12 +49,17 @@ class CachedImages:
         """Dense features of the first pairs, (count, d, h, w)."""
         return features.as_tensor(self.array[:count], device)
 
+    def batches(self, batch):
+        """Batches an epoch."""
+        return len(self.array) // batch
+
     def epoch(self, seed, epoch, batch, skip, device):
-        """Yields (rows (B,), features (B, d, h, w) float32 on device), each pair at most once; skips `skip` batches."""
+        """Yields (rows (B,), this process' features (b, d, h, w) float32 on device), each pair at most once; skips `skip` batches."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self.array))
-        for index in range(skip, len(order) // batch):
+        own = parallel.joined().share(batch)
+        for index in range(skip, self.batches(batch)):
             rows = order[index * batch : (index + 1) * batch]
-            yield rows, features.as_tensor(self.array[rows], device)
+            yield rows, features.as_tensor(self.array[rows[own]], device)
 
 
 @dataclass
@@ -71,23 +84,39 @@ class StreamedImages:
         """As CachedImages.first."""
         return self.clip.encode_dense(np.stack(shards.first(self.paths, count, self.size)))
 
+    def batches(self, batch):
+        """Batches an epoch: as many as the process with the fewest pairs in its shards has."""
+        size = parallel.joined().size
+        of_shard = collections.Counter(key.split("/")[0] for key in self.keys)
+        shares = [sum(of_shard[Path(path).stem] for path in self.paths[rank::size]) for rank in range(size)]
+        return min(shares) // (batch // size)
+
     def epoch(self, seed, epoch, batch, skip, device):
-        """As CachedImages.epoch; skipped batches are read but not encoded."""
+        """As CachedImages.epoch; skipped batches are read but not encoded. Processes read shards of their own."""
+        world = parallel.joined()
         rows_of = {key: row for row, key in enumerate(self.keys)}
-        paths = [self.paths[i] for i in np.random.default_rng([seed, epoch]).permutation(len(self.paths))]
         stream = wds.DataPipeline(
-            wds.SimpleShardList(paths),
+            wds.SimpleShardList(self.paths),
             wds.split_by_node,
+            partial(_permuted, seed=(seed, epoch)),
             wds.split_by_worker,
             _samples,
             wds.shuffle(SHUFFLE, rng=random.Random(hash((seed, epoch)))),
             partial(_decoded, rows_of=rows_of, size=self.size),
         )
-        loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=min(self.workers, len(paths)))
-        for index, chunk in enumerate(_chunks(loader, batch)):
+        loader = torch.utils.data.DataLoader(
+            stream, batch_size=None, num_workers=min(self.workers, len(self.paths[world.rank :: world.size]))
+        )
+        for index, chunk in enumerate(itertools.islice(_chunks(loader, batch // world.size), self.batches(batch))):
             if index >= skip:
                 rows, images = zip(*chunk, strict=True)
-                yield np.array(rows), self.clip.encode_dense(np.stack(images))
+                yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), self.clip.encode_dense(np.stack(images))
+
+
+def _permuted(shards_of_node, seed):
+    shards_of_node = list(shards_of_node)
+    for index in np.random.default_rng(seed).permutation(len(shards_of_node)):
+        yield shards_of_node[index]
 
 
 def _samples(stream):
@@ -119,7 +148,7 @@ def rate(step, steps, warmup, peak):
 def make_optimizer(decoder, settings):
     """Adam with a weight decay as the paper says, or AdamW. settings: params.Train."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(decoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    return kind(decoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
@@ -128,37 +157,47 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
     settings: params.Train; mgca: params.Mgca. images: CachedImages or StreamedImages of N pairs. bank: TextBank of the
     same pairs. texts: (T, d) embeddings of bank.texts. checkpoint: path; if a killed run of the same settings, data and
     code left it, training goes on from there. It is still there at the end: remove it once the weights are saved.
+    In a process group every process calls this, and gets the same decoder; the first one writes the checkpoints.
     history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates.
-    Raises ValueError when the batch is larger than the data.
+    Raises ValueError when the batch is larger than the data, or does not divide among the processes.
     """
+    world = parallel.joined()
     if settings.batch > len(bank):
         raise ValueError(f"train.batch = {settings.batch}: allowed are 2..{len(bank)}, the number of pairs")
+    if settings.batch % world.size:
+        raise ValueError(f"train.batch = {settings.batch}: allowed are multiples of the number of processes, {world.size}")
     torch.manual_seed(settings.seed)
-    decoder = decoding.Decoder(images.width).to(device)
+    decoder = decoding.Decoder(images.width).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(decoder, settings)
-    per_epoch = len(bank) // settings.batch
+    per_epoch = images.batches(settings.batch)
+    if per_epoch == 0:
+        raise ValueError(
+            f"train.batch = {settings.batch}: some of {world.size} processes have fewer pairs in their shards; use more shards"
+        )
     steps = max(1, round(settings.epochs * per_epoch))
     warmup = round(settings.warmup_epochs * per_epoch)
     state = Checkpoint(checkpoint, fingerprint(settings, mgca, bank, texts, images))
     step, history = state.restore(decoder, optimizer)
+    forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
     texts = torch.from_numpy(np.array(texts)).to(device).float()
     device_type = torch.device(device).type
-    progress = tqdm(total=steps, initial=step, desc="train", mininterval=2)
+    progress = tqdm(total=steps, initial=step, desc="train", mininterval=2, disable=world.rank > 0)
     while step < steps:
         epoch, skip = divmod(step, per_epoch)
         for rows, dense in images.epoch(settings.seed, epoch, settings.batch, skip, device):
             text_ids = bank.draw(rows, np.random.default_rng([settings.seed, 1, step]), settings.caption_probability)
-            subjects = torch.from_numpy(bank.subjects(text_ids)).to(device)
+            subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
+            drawn = texts[torch.from_numpy(text_ids).to(device, non_blocking=True)]
             lr = rate(step, steps, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             with torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                pixels = decoder(dense)  # B, d, 2h, 2w
-            pixels = pixels.float().flatten(2).transpose(1, 2)  # B, L, d
-            levels = alignment.losses(pixels, texts[torch.from_numpy(text_ids).to(device)], subjects, mgca)
+                pixels = forward(dense)  # b, d, 2h, 2w
+            pixels = pixels.float().flatten(2).transpose(1, 2)  # b, L, d
+            levels = alignment.losses(pixels, drawn, subjects, mgca, world)
             loss = sum(levels.values())
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss * world.size).backward()  # DDP takes the mean over processes of what is to be summed
             optimizer.step()
             gates = {f"gate{i}": block.gate.detach().clone() for i, block in enumerate(decoder.blocks)}
             history.append(
@@ -178,7 +217,8 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
                 if not math.isfinite(history[-1]["loss"]):
                     raise FloatingPointError(f"the loss is {history[-1]['loss']} at step {step}: try a smaller train.lr")
                 progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
-                state.save(step, decoder, optimizer, history)
+                if world.rank == 0:
+                    state.save(step, decoder, optimizer, history)
             if step == steps:
                 break
         if step < min(steps, (epoch + 1) * per_epoch):
@@ -194,8 +234,10 @@ def _numbers(history):
 
 def fingerprint(settings, mgca, bank, texts, images):
     """What a checkpoint must agree on with the run that resumes it: parameters, texts, image features and code."""
-    digest = hashlib.sha256(json.dumps([settings.model_dump(exclude={"checkpoint_steps", "workers"}), mgca.model_dump()]).encode())
-    for code in (__file__, alignment.__file__, decoding.__file__):
+    digest = hashlib.sha256(
+        json.dumps([settings.model_dump(exclude={"checkpoint_steps", "workers", "processes"}), mgca.model_dump()]).encode()
+    )
+    for code in (__file__, alignment.__file__, mining.__file__, decoding.__file__):
         digest.update(Path(code).read_bytes())
     digest.update(np.ascontiguousarray(texts))
     for array in (bank.caption, bank.noun, bank.offset):
@@ -239,30 +281,91 @@ class Checkpoint:
         return state["step"], state["history"]
 
 
-def open_images(folder, paths, keys, clip, workers, device):
-    """The images of the pairs: cached features if `encode` kept them in folder, the shards themselves if not.
+class Pairs(NamedTuple):
+    """What training reads: the images, the bank of their texts, the texts' embeddings, the shards."""
 
-    paths: shards; keys: N keys of pairs; clip: params.Clip; workers: processes that decode images.
+    images: CachedImages | StreamedImages
+    bank: TextBank
+    texts: np.ndarray
+    paths: list
+
+
+def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
+    """What `prepare` and `encode` left, as Pairs. Images are cached features if `encode` kept them, the shards themselves if not.
+
+    clip: params.Clip. workers: processes that decode images.
     """
-    array = features.read(Path(folder) / "pairs.npy")
+    prepared, cache = Path(prepared), Path(cache)
+    bank = TextBank.load(prepared)
+    paths = (prepared / "shards.txt").read_text().split("\n")[:-1]
+    array = features.read(cache / "pairs.npy")
     if array is not None:
-        return CachedImages(array)
-    from .clip import FrozenCLIP  # open_clip takes seconds to import, and a run on cached features needs none
+        images = CachedImages(array)
+    else:
+        from .clip import FrozenCLIP  # open_clip takes seconds to import, and a run on cached features needs none
 
-    return StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
+        keys = (prepared / "pairs.txt").read_text().split("\n")[:-1]
+        images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
+    return Pairs(images, bank, features.read(cache / "texts.npy"), paths)
+
+
+def run(name, clip, mgca, settings, device):
+    """Train the run `name`, in settings.processes processes of this machine, into models/NAME/.
+
+    Writes decoder.safetensors, history.csv (a row a step, see `train`) and training.json (seed, seconds, parameters).
+    Returns the path of its last checkpoint, to be removed when nothing can fail any more. clip, mgca, settings:
+    params.Clip, Mgca, Train.
+    """
+    if settings.processes == 1:
+        return _run(device, name, clip, mgca, settings)
+    parallel.launch(settings.processes, _run, device, name, clip, mgca, settings)
+    return checkpoint_of(name)
+
+
+def checkpoint_of(name):
+    """Where the run's checkpoint lies while it trains."""
+    return Path("runs/checkpoints") / f"{name}.pt"
+
+
+def _run(device, name, clip, mgca, settings):
+    started = time.perf_counter()
+    pairs = open_pairs(clip, settings.workers, device)
+    checkpoint, model = checkpoint_of(name), Path("models") / name
+    decoder, history = train(settings, mgca, pairs.images, pairs.bank, pairs.texts, checkpoint, device)
+    if parallel.joined().rank == 0:
+        decoder.save(model)
+        pd.DataFrame(history).round(6).to_csv(model / "history.csv", index=False)
+        seconds = round(time.perf_counter() - started, 1)  # of this process, if a killed one went before
+        parameters = params.flatten({"clip": clip, "mgca": mgca, "train": settings})
+        text = json.dumps({"seed": settings.seed, "seconds": seconds, "parameters": parameters}, indent=1)
+        (model / "training.json").write_text(text + "\n")
+    return checkpoint
 
 
 @torch.no_grad()
-def explain(decoder, images, bank, texts, mgca, count=16):
+def explain(decoder, pairs, mgca, count=16):
     """What the losses pick in the first pairs, each with a prompt drawn for it, to look at.
 
-    decoder: Decoder on the CPU. Returns (texts drawn: count str, of alignment.correspondences with maps as (count, h, w)).
+    decoder: Decoder on the CPU. pairs: Pairs. Returns (texts drawn: count str, of alignment.correspondences with maps as (count, h, w)).
     """
+    bank = pairs.bank
     count = min(count, len(bank))
     drawn = bank.draw(np.arange(count), np.random.default_rng(0), caption_probability=0.0)
-    pixels = decoder(images.first(count, "cpu").cpu())  # B, d, h, w
+    pixels = decoder(pairs.images.first(count, "cpu").cpu())  # B, d, h, w
     found = alignment.correspondences(
-        pixels.flatten(2).transpose(1, 2), features.as_tensor(texts[drawn]), torch.from_numpy(bank.subjects(drawn)), mgca
+        pixels.flatten(2).transpose(1, 2), features.as_tensor(pairs.texts[drawn]), torch.from_numpy(bank.subjects(drawn)), mgca
     )
     maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in found.items()}
     return [bank.texts[i] for i in drawn], maps
+
+
+if __name__ == "__main__":  # under torchrun
+    try:
+        params.enter_project()
+        p = params.load()
+        here = parallel.own_device(params.device(p.device), int(os.environ.get("LOCAL_RANK", 0)))
+        parallel.join(here)
+        _run(here, *sys.argv[1:2] or ["mgca"], p.clip, p.mgca, p.train)
+        parallel.leave()
+    except params.ParamsError as error:
+        sys.exit(f"{error}")

@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 import webdataset as wds
 from PIL import Image
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from ovseg import evaluation, params
 from ovseg.benchmarks import FolderBenchmark, MeanIoU, ShardBenchmark, mean, open_benchmark, palette
@@ -69,6 +71,30 @@ def test_iou_is_that_of_a_count_over_all_pictures(seed):
     found, expected = list(iou("abcdefg", *maps).values()), counted(7, maps)
     assert [value is None for value in found] == [value is None for value in expected]
     assert found == pytest.approx(expected) and found[6] is None
+
+
+@pytest.mark.parametrize("count", [2, 7, 171])
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_iou_is_that_of_torchmetrics(count, kind):
+    rng = np.random.default_rng(count)
+    names = [f"c{i}" for i in range(count)]
+    found = MeanIoU(names)
+    matrix = MulticlassConfusionMatrix(count, ignore_index=255, validate_args=False)
+    jaccard = MulticlassJaccardIndex(count, average=None, ignore_index=255, validate_args=False)
+    for _ in range(3):
+        shape = rng.integers(5, 25, 2)
+        truth, predicted = (rng.integers(0, count, shape).astype(kind) for _ in range(2))
+        ignored = rng.random(shape) < 0.3
+        truth[ignored] = 255
+        predicted[ignored & (rng.random(shape) < 0.5)] = 255  # what is ignored may be predicted as anything
+        found.update(predicted, truth)
+        for oracle in (matrix, jaccard):
+            oracle.update(torch.from_numpy(predicted).long(), torch.from_numpy(truth).long())
+    assert np.array_equal(found.matrix, matrix.compute())
+    iou = found.compute()
+    there = [i for i, name in enumerate(names) if iou[name] is not None]
+    assert there == ((matrix.compute().sum(0) + matrix.compute().sum(1)) > 0).nonzero().flatten().tolist()
+    assert [iou[names[i]] for i in there] == pytest.approx((100 * jaccard.compute()[there].double()).tolist(), rel=1e-5)
 
 
 def test_a_picture_of_ignored_pixels_changes_nothing():
@@ -269,7 +295,7 @@ def test_a_truncated_shard_is_an_error(in_shards, tmp_path):
 
 # ---- evaluation
 
-SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0})
+SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})
 
 
 def encoded(tmp_path, classes, maps, features):
@@ -292,32 +318,68 @@ LEFT_RIGHT = [[[1, 0], [1, 0]], [[0, 1], [0, 1]]]  # the left half is like class
 LEFT_NONE = [[[1, 0], [1, 0]], [[0, 0], [0, 0]]]  # the right half is like neither
 
 
-def test_evaluation_by_hand(tmp_path, monkeypatch):
+def evaluate(data, threshold=None, limit=None):
+    """What evaluation says of the untrained decoder on features of width 2, alone."""
+    (result,) = evaluation.evaluate({"one": Segmenter(None, Decoder(2), SETTINGS)}, data, threshold, limit).values()
+    return result
+
+
+def by_class(result):
+    return {entry["class"]: entry["iou"] for entry in result["classes"]}
+
+
+def test_evaluation_by_hand(tmp_path):
     data = encoded(tmp_path, ["car", "grass"], [columns(0, 0, 0, 0, 0, 0, 1, 1), columns(*[255] * 3, 0, *[1] * 4)], [LEFT_RIGHT] * 2)
-    result = evaluation.evaluate(Segmenter(None, Decoder(2), SETTINGS), data, None)
+    result = evaluate(data)
     # predicted: four columns of each. Over both pictures: car 5 of 7 columns, grass 6 of 8
-    assert result["iou"] == {"car": pytest.approx(500 / 7), "grass": pytest.approx(600 / 8)}
+    assert result["classes"] == [{"class": "car", "iou": pytest.approx(500 / 7)}, {"class": "grass", "iou": pytest.approx(600 / 8)}]
     assert result["miou"] == pytest.approx((500 / 7 + 75) / 2)
-    assert result["pictures"] == 2 and "things" not in result  # it shares names with the rendered world but is not it
-    monkeypatch.setattr(evaluation.scenes, "CLASSES", ("car", "grass"))
-    result = evaluation.evaluate(Segmenter(None, Decoder(2), SETTINGS), data, None)
-    assert (result["things"], result["stuff"]) == (pytest.approx(500 / 7), pytest.approx(75))
+    assert result["pictures"] == 2
+
+
+def test_evaluation_of_a_class_that_is_nowhere_is_null(tmp_path):
+    data = encoded(tmp_path, ["background", "a", "b"], [columns(*[1] * 8)], [[[[1, 1], [1, 1]], [[0, 0], [0, 0]]]])
+    result = json.loads(json.dumps(evaluate(data, 0.6)))  # what the evaluate notebook writes
+    assert by_class(result) == {"background": None, "a": 100, "b": None} and result["miou"] == 100
+
+
+def test_several_segmenters_are_evaluated_each_as_alone(tmp_path):
+    maps = [columns(1, 1, 1, 0, 0, 0, 2, 2), columns(*[2] * 5, 0, 0, 1)]
+    data = encoded(tmp_path, ["background", "a", "b"], maps, [LEFT_RIGHT, LEFT_NONE])
+    trained = Decoder(2)
+    with torch.no_grad():  # adds (0, 3) to every feature, so that class 2 wins everywhere
+        trained.blocks[0].gate.fill_(20)
+        trained.blocks[0].conv.weight.zero_()
+        trained.blocks[0].conv.bias.copy_(torch.tensor([0.0, 3.0]))
+    plain, other = Segmenter(None, Decoder(2), SETTINGS), Segmenter(None, trained, SETTINGS)
+    sharp = Segmenter(None, plain.decoder, SETTINGS.model_copy(update={"scale": 0.1}))  # softmax below 0.6 everywhere
+    segmenters = {"plain": plain, "other": other, "sharp": sharp}
+    found = evaluation.evaluate(segmenters, data, 0.6)
+    assert found == {name: evaluation.evaluate({name: one}, data, 0.6)[name] for name, one in segmenters.items()}
+    assert list(found) == list(segmenters)
+    assert by_class(found["other"]) == {"background": 0, "a": 0, "b": pytest.approx(700 / 16)}
+    assert by_class(found["sharp"]) == {"background": pytest.approx(500 / 16), "a": 0, "b": 0}
+    assert by_class(found["plain"])["a"] > 0
+
+
+def test_features_of_more_pictures_than_there_are_are_an_error(tmp_path):
+    data = encoded(tmp_path, ["a", "b"], [columns(*[0] * 8)] * 2, [LEFT_RIGHT] * 3)
+    with pytest.raises(ValueError, match="benchmark mine has changed since `encode` read it"):
+        evaluate(data)
 
 
 def test_evaluation_with_a_background_by_hand(tmp_path):
     # cosines of the columns with class 1 are 1 1 1 3/4 1/4 0 0 0, with class 2 all 0; the sigmoid is above 0.6 in the first four
     data = encoded(tmp_path, ["background", "a", "b"], [columns(1, 1, 1, 0, 0, 0, 2, 2)], [LEFT_NONE])
-    result = evaluation.evaluate(Segmenter(None, Decoder(2), SETTINGS), data, 0.6)
-    assert result["iou"] == {"background": pytest.approx(200 / 5), "a": pytest.approx(300 / 4), "b": 0.0}
+    result = evaluate(data, 0.6)
+    assert by_class(result) == {"background": pytest.approx(200 / 5), "a": pytest.approx(300 / 4), "b": 0.0}
     assert result["miou"] == pytest.approx(115 / 3)
-    assert "things" not in result
 
 
 def test_evaluation_may_stop_early(tmp_path):
     data = encoded(tmp_path, ["a", "b"], [columns(*[0] * 4, *[1] * 4), columns(*[1] * 8)], [LEFT_RIGHT] * 2)
-    one = Segmenter(None, Decoder(2), SETTINGS)
-    assert evaluation.evaluate(one, data, None, limit=1)["miou"] == pytest.approx(100)
-    both = evaluation.evaluate(one, data, None)
+    first, both = evaluate(data, limit=1), evaluate(data)
+    assert first["pictures"] == 1 and first["miou"] == pytest.approx(100)
     assert both["pictures"] == 2 and both["miou"] < 100
 
 

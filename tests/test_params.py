@@ -13,6 +13,7 @@ from ovseg import params
 
 PROJECT = Path(__file__).parent.parent
 VALUES = yaml.safe_load((PROJECT / "params.yaml").read_text())
+EPOCHS, WINDOW = VALUES["train"]["epochs"], VALUES["segment"]["window"]
 
 
 @pytest.fixture
@@ -65,8 +66,7 @@ def test_the_projects_own_values_are_valid():
         ("clip.batch", True, "integer"),
         ("pretrain.vision_width", 100, "multiple of 64"),
         ("pretrain.patch_dropout", 1.0, "less than 1"),
-        ("mgca.granularity", ["object", "object"], "each level once"),
-        ("mgca.granularity", [], "at least 1"),
+        ("mgca.granularity", ["object", "pixel"], "valid string"),
         ("mgca.alpha", 0, "greater than 0"),
         ("mgca.beta", 1.01, "less than or equal to 1"),
         ("mgca.k", 0.5, "at most alpha, 0.4"),
@@ -80,8 +80,9 @@ def test_the_projects_own_values_are_valid():
         ("train.seed", -1, "greater than or equal to 0"),
         ("train.seed", None, "integer"),
         ("train.optimizer", "sgd", "'adam' or 'adamw'"),
-        ("train.warmup_epochs", 3.0, "below train.epochs, 3"),
-        ("segment.stride", 129, "at most segment.window, 128"),
+        ("train.warmup_epochs", float(EPOCHS), f"below train.epochs, {EPOCHS}"),
+        ("segment.stride", WINDOW + 1, f"at most segment.window, {WINDOW}"),
+        ("segment.precision", "float16", "'float32' or 'bfloat16'"),
         ("segment.meta_points", 15, "square number"),
         ("segment.unit", "superpixel", "'pixel', 'meta-point' or 'group'"),
         ("segment.threshold", 1.2, "less than or equal to 1"),
@@ -100,6 +101,31 @@ def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed, written)
 def test_a_template_needs_exactly_one_slot(template, written):
     line = message(written(having("segment.templates", ["a {}.", template])))
     assert f"segment.templates.1 = {template!r}" in line and "exactly one {}" in line
+
+
+@pytest.mark.parametrize(
+    "granularity",
+    ["", "+", "objects", "Object", "object+objects", "object+object", "pixel+region+pixel", "object+", "object region", "object + region"],
+)
+def test_granularity_is_of_known_levels_each_once(granularity, written):
+    line = message(written(having("mgca.granularity", granularity)))
+    assert f"mgca.granularity = {granularity!r}: one or more of object, region, pixel, each once, joined by +" in line
+    assert message(written(VALUES), {"mgca.granularity": granularity}) == line
+
+
+@pytest.mark.parametrize(
+    "granularity, levels",
+    [
+        ("object", ("object",)),
+        ("pixel", ("pixel",)),
+        ("region+pixel", ("region", "pixel")),
+        ("pixel+object", ("pixel", "object")),
+        ("object+region+pixel", ("object", "region", "pixel")),
+    ],
+)
+def test_granularity_names_its_levels(granularity, levels, written):
+    p = params.load({"mgca.granularity": granularity}, written(VALUES))
+    assert p.mgca.levels == levels and p.mgca.granularity == granularity
 
 
 @pytest.mark.parametrize("key", ["train.epochs", "train.lr", "mgca.tau", "segment.scale"])
@@ -241,6 +267,6 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize("written_as, value", [("1e-3", 1e-3), ("1e-05", 1e-5), ("5.0E-4", 5e-4)])
 def test_numbers_in_scientific_notation_are_numbers(tmp_path, written_as, value):
-    text = re.sub(r"(?m)^  lr: 0.004", f"  lr: {written_as}", (Path(__file__).parent.parent / "params.yaml").read_text())
+    text = re.sub(r"(?m)^  lr: 0.008", f"  lr: {written_as}", (Path(__file__).parent.parent / "params.yaml").read_text())
     (tmp_path / "params.yaml").write_text(text)
     assert params.load(path=tmp_path / "params.yaml").train.lr == value

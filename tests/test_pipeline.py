@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-RERUN_NOTHING = {"params", "figures"}  # params.py only checks values, figures.py only draws them
+RERUN_NOTHING = {"params", "figures"}  # params.py only checks values, figures.py only draws them, for all but the stage `figures`
 
 
 def code(notebook):
@@ -107,6 +107,15 @@ def tiny(params):
     params["scenes"] |= {"pairs": 64, "pictures": 4}
     params["clip"] |= {"batch": 32}
     params["train"] |= {"epochs": 2, "warmup_epochs": 0.5, "batch": 16, "checkpoint_steps": 2}
+    params["segment"] |= {"short_side": 128, "window": 128, "stride": 64}
+    params["ablations"] = {
+        "headline": {"seeds": [1]},
+        "granularity": {"values": ["object"], "seeds": [0]},
+        "alpha": {"values": [], "seeds": [0]},
+        "beta": {"values": [], "granularity": [], "seeds": []},
+        "k": {"values": [0], "seeds": [0]},
+        "meta_points": [9],
+    }
     params["figures"] |= {"pictures": [0, 2], "pairs": [0, 1]}
     return params
 
@@ -163,20 +172,57 @@ def rerun(folder):
 
 
 def test_pipeline_leaves_results_figures_and_executed_notebooks(project):
-    for name in ("clip", "maskclip", "mgca"):
+    runs = ("ablations/headline/seed-1", "ablations/granularity/object-seed-0", "ablations/k/0-seed-0")
+    for name in ("clip", "maskclip", "mgca", *runs):
         result = json.loads((project / f"results/{name}.json").read_text())
-        assert result["method"] == name and set(result["benchmarks"]) == {"things", "scenes"}
-        for by_unit in result["benchmarks"].values():
-            assert set(by_unit) == {"pixel", "meta-point", "group"}
-            assert all(0 <= found["miou"] <= 100 and found["pictures"] == 4 for found in by_unit.values())
-    for figure in ("results", "things", "scenes", "training", "alignment"):
+        assert result["run"] == name and set(result["miou"]) == {"things", "scenes"}
+        for by_unit in result["miou"].values():
+            assert set(by_unit) == {"pixel", "meta-point"} | ({"group"} if name not in runs else set())
+            assert all(0 <= miou <= 100 for miou in by_unit.values())
+        assert all(row["pictures"] == 4 for row in result["pictures"])
+    for figure in (
+        "results",
+        "levels-things",
+        "levels-scenes",
+        "granularity",
+        "meta_points",
+        "alpha",
+        "beta",
+        "k",
+        "training",
+        "alignment",
+    ):
         assert (project / f"results/figures/{figure}.png").stat().st_size > 5000
-    for notebook in ("prepare", "encode", "train", "evaluate-clip", "evaluate-maskclip", "evaluate-mgca", "figures"):
+    executed = ["prepare", "encode", "train", "evaluate-clip", "evaluate-maskclip", "evaluate-mgca", "figures", "ablations/meta-points/9"]
+    executed += [f"{name}-{step}" for name in runs for step in ("train", "evaluate")]
+    for notebook in executed:
         cells = nbformat.read(project / f"runs/{notebook}.ipynb", as_version=4).cells
         assert any(cell.get("outputs") for cell in cells)
-    steps = len((project / "results/mgca-history.csv").read_text().splitlines()) - 1
+    steps = len((project / "models/mgca/history.csv").read_text().splitlines()) - 1
     assert steps == 2 * 64 // 16
-    assert not list((project / "runs/checkpoints").iterdir())
+    assert not [path for path in (project / "runs/checkpoints").rglob("*") if path.is_file()]
+
+
+def test_results_hold_what_the_run_was_trained_with(project):
+    def settings(name):
+        result = json.loads((project / f"results/{name}.json").read_text())
+        return {row["name"]: row["value"] for row in result["parameters"]} | {"seed": result["seed"], "miou": result["miou"]}
+
+    own, repeat, level, k = (
+        settings(name) for name in ("mgca", *(f"ablations/{n}" for n in ("headline/seed-1", "granularity/object-seed-0", "k/0-seed-0")))
+    )
+    assert (own["seed"], repeat["seed"], level["mgca.granularity"], k["mgca.k"]) == (0, 1, "object", 0)
+    assert own["train.batch"] == 16 and own["segment.meta_points"] == 36
+    assert len({json.dumps(found["miou"]["scenes"]["pixel"]) for found in (own, repeat, level, k)}) == 4
+    swept = settings("ablations/meta-points/9/mgca")
+    assert swept["segment.meta_points"] == 9 and swept["seed"] == 0 and list(swept["miou"]["things"]) == ["meta-point"]
+
+
+def test_the_report_covers_all_findings(project):
+    text = (project / "results/REPORT.md").read_text()
+    assert re.findall(r"^## (F\d)", text, re.M) == ["F1", "F2", "F3", "F4", "F5", "F6"]
+    images = re.findall(r"\]\((.+?\.png)\)", text)
+    assert images and all((project / "results" / image).is_file() for image in images)
 
 
 def test_pretraining_did_not_run(project):
@@ -202,13 +248,29 @@ def test_outputs_saved_in_a_source_notebook_rerun_no_notebook(project):
 
 
 def test_changing_k_retrains_but_does_not_encode_again(project):
-    with changed(project, "mgca", k=0.1):
-        assert rerun(project) == {"train", "figures"}  # evaluate follows once the weights differ
+    with changed(project, "mgca", k=0.1):  # evaluations follow once the weights differ
+        assert rerun(project) == {"train", "figures", "train-headline@1", "train-granularity@object-0", "train-k@0-0"}
 
 
 def test_changing_meta_points_trains_nothing(project):
     with changed(project, "segment", meta_points=25):
-        assert rerun(project) == {"baseline@clip", "baseline@maskclip", "evaluate", "figures"}
+        evaluations = {"evaluate", "evaluate-headline@1", "evaluate-granularity@object-0", "evaluate-k@0-0"}
+        assert rerun(project) == evaluations | {"baseline@clip", "baseline@maskclip", "meta-points@9", "figures"}
+
+
+@pytest.mark.parametrize(
+    "ablation, added",
+    [
+        ({"alpha": {"values": [0.5], "seeds": [0]}}, {"train-alpha@0.5-0", "evaluate-alpha@0.5-0"}),
+        ({"k": {"values": [0, 0.2], "seeds": [0]}}, {"train-k@0.2-0", "evaluate-k@0.2-0"}),
+        ({"granularity": {"values": ["object", "region"], "seeds": [0]}}, {"train-granularity@region-0", "evaluate-granularity@region-0"}),
+        ({"meta_points": [9, 16]}, {"meta-points@16"}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_value_added_to_an_ablation_adds_its_own_stages_and_reruns_only_the_figures(project, ablation, added):
+    with changed(project, "ablations", **ablation):
+        assert rerun(project) == added | {"figures"}
 
 
 def test_bad_parameter_stops_before_any_stage_with_one_line(project):
@@ -264,5 +326,5 @@ def test_own_shards_and_a_folder_benchmark_go_through_without_a_cache_of_images(
     assert prepared["pairs"] == 64 and prepared["skipped"] == {"broken image": 1}
     assert not (project / "data/features/train/pairs.npy").exists()
     result = json.loads((project / "results/mgca.json").read_text())
-    assert set(result["benchmarks"]) == {"street"} and result["benchmarks"]["street"]["pixel"]["pictures"] == 4
-    assert (project / "results/figures/street.png").stat().st_size > 5000
+    assert set(result["miou"]) == {"street"} and result["pictures"] == [{"benchmark": "street", "pictures": 4}]
+    assert (project / "results/figures/levels-street.png").stat().st_size > 5000

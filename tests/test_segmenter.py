@@ -1,5 +1,7 @@
+import itertools
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -7,12 +9,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
+import webdataset as wds
 from PIL import Image
 
-from ovseg import benchmarks, encoding, evaluation, features, params, pretraining, units
+from ovseg import benchmarks, encoding, evaluation, features, params, pretraining, segmenter, units
 from ovseg.clip import FrozenCLIP
 from ovseg.decoder import Decoder
-from ovseg.segmenter import Layout, Segmenter, cut, layout, stitch, to_labels, window_starts
+from ovseg.segmenter import Layout, Segmenter, cut, interpolation, layout, stitch, to_labels, window_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,7 +25,8 @@ TINY = P.pretrain.model_copy(
     update={"size": 32, "patch": 8, "embed_dim": 16, "vision_width": 64, "vision_layers": 2, "text_width": 64, "text_layers": 1}
 )
 SETTINGS = P.segment.model_copy(
-    update={"unit": "pixel", "short_side": 32, "window": 32, "stride": 16, "batch": 4, "templates": ["a {}.", "many {}."], "meta_points": 4}
+    update={"unit": "pixel", "short_side": 32, "window": 32, "stride": 16, "batch": 4, "meta_points": 4, "precision": "float32"}
+    | {"templates": ["a {}.", "many {}."]}
 )
 NAMES = ["cat", "sofa", "tall tree"]
 
@@ -148,7 +153,7 @@ def test_an_image_is_resized_before_it_is_cut(height, width):
 
 
 def averaged(scores, where, window):
-    """What stitch computes, a pixel at a time."""
+    """What stitch computes at the layout's own size, a pixel at a time."""
     classes = scores.shape[1]
     out = np.zeros((classes, where.height, where.width))
     upsampled = [[bilinear(channel, window, window) for channel in score] for score in scores.numpy()]
@@ -169,24 +174,57 @@ def test_stitch_averages_where_windows_overlap(height, width):
     starts = (window_starts(side, 8, 4) for side in (height, width))
     where = Layout(height, width, *starts)
     scores = torch.randn(len(where.positions), 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    stitched = stitch(scores, where, 8)
+    stitched = stitch(scores, where, 8, (height, width)).rows()
     assert stitched.shape == (2, height, width)
     np.testing.assert_allclose(stitched.numpy(), averaged(scores, where, 8), atol=1e-5)
 
 
+@pytest.mark.parametrize("height, width", [(13, 11), (8, 15), (5, 7), (5, 12)])
+@pytest.mark.parametrize("size", [(40, 33), (26, 22), (6, 5), (1, 1), (3, 30), (30, 3)])
+def test_stitch_resizes_what_it_averaged(height, width, size):
+    where = Layout(height, width, *(window_starts(side, 8, 4) for side in (height, width)))
+    scores = torch.randn(len(where.positions), 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    stitched = stitch(scores, where, 8, size).rows()
+    expected = F.interpolate(torch.from_numpy(averaged(scores, where, 8))[None], size, mode="bilinear", align_corners=False)[0]
+    assert stitched.shape == (2, *size) and stitched.dtype == torch.float32
+    np.testing.assert_allclose(stitched.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_interpolation_by_hand():
+    # two windows of two pixels on three: the one in the middle is in both
+    assert interpolation(3, (0, 1), 2, 2, 3).tolist() == [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]]
+    # resized to one pixel, whose centre is the middle one's
+    assert interpolation(3, (0, 1), 2, 2, 1).tolist() == [[0, 0.5, 0.5, 0]]
+    # a window of four pixels out of two, of which the picture has three: the last is three quarters of the second
+    assert interpolation(3, (0,), 4, 2, 3).tolist() == [[1, 0], [0.75, 0.25], [0.25, 0.75]]
+
+
+@pytest.mark.parametrize("size", [None, (50, 20), (2, 9)])
 @pytest.mark.parametrize("height, width", [(8, 8), (30, 17), (3, 5), (8, 100)])
-def test_constant_scores_stay_constant(height, width):
+def test_constant_scores_stay_constant(height, width, size):
     where = Layout(height, width, *(window_starts(side, 8, 3) for side in (height, width)))
     constants = torch.tensor([0.25, -1.5, 3.0])
-    stitched = stitch(constants.view(1, 3, 1, 1).expand(len(where.positions), 3, 4, 4), where, 8)
-    torch.testing.assert_close(stitched, constants.view(3, 1, 1).expand(3, height, width))
+    size = size or (height, width)
+    stitched = stitch(constants.view(1, 3, 1, 1).expand(len(where.positions), 3, 4, 4), where, 8, size).rows()
+    torch.testing.assert_close(stitched, constants.view(3, 1, 1).expand(3, *size))
 
 
 def test_stitched_windows_are_the_image_they_were_cut_from():
     pixels = picture(32, 75)
     windows, where = cut(Image.fromarray(pixels), SETTINGS)
-    stitched = stitch(torch.from_numpy(windows).permute(0, 3, 1, 2).float(), where, 32)
+    stitched = stitch(torch.from_numpy(windows).permute(0, 3, 1, 2).float(), where, 32, (32, 75)).rows()
     np.testing.assert_allclose(stitched.permute(1, 2, 0).numpy(), pixels, atol=1e-3)
+
+
+@pytest.mark.parametrize("entries", [1, 7 * 75 * 3, 1 << 24])  # a row at a time, seven, all
+@pytest.mark.parametrize("threshold", [None, 0.4])
+def test_labels_made_a_few_rows_at_a_time_are_those_of_all_rows(monkeypatch, entries, threshold):
+    monkeypatch.setattr(segmenter, "ENTRIES", entries)
+    where = layout(32, 75, SETTINGS)
+    scores = torch.randn(len(where.positions), 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = stitch(scores, where, 32, (50, 75))
+    torch.testing.assert_close(torch.cat([found.rows(slice(y, y + 1)) for y in range(50)], 1), found.rows())
+    assert torch.equal(found.labels(3.0, threshold), to_labels(found.rows(), 3.0, threshold))
 
 
 # ---- labels
@@ -237,6 +275,59 @@ def test_windows_in_one_batch_or_one_at_a_time_are_the_same(clip, decoder):
     image = picture(50, 90)
     one, four = (Segmenter(clip, decoder, changed(batch=batch)).segment(image, NAMES) for batch in (1, 4))
     np.testing.assert_allclose(one.scores, four.scores, atol=1e-5)
+
+
+def random_features(clip, windows=10, seed=0):
+    return torch.randn(windows, clip.width, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 10, 32])
+def test_embeddings_are_the_decoders_in_batches(clip, decoder, batch, monkeypatch):
+    features = random_features(clip)
+    with torch.no_grad():
+        expected = torch.cat([decoder(window[None]) for window in features])
+    sizes, real = [], decoder.forward
+    monkeypatch.setattr(decoder, "forward", lambda x: sizes.append(len(x)) or real(x))
+    embeddings = Segmenter(clip, decoder, changed(batch=batch)).embed(features)
+    assert sizes == [len(part) for part in features.split(batch)]
+    assert embeddings.shape == (10, clip.width, 8, 8) and not embeddings.requires_grad
+    torch.testing.assert_close(embeddings, expected)
+
+
+def test_embeddings_in_bfloat16_are_rounded_ones_of_float32(clip, decoder):
+    features = random_features(clip)
+    exact, rounded = (Segmenter(clip, decoder, changed(precision=precision)).embed(features) for precision in ("float32", "bfloat16"))
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() < 2**-7 * exact.norm()  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("unit", ["pixel", "meta-point", "group"])
+def test_scores_are_cosines_of_units_stitched(clip, decoder, unit):
+    where = layout(40, 70, SETTINGS)
+    embeddings = random_features(clip, len(where.positions))
+    classes = F.normalize(torch.randn(3, clip.width, generator=torch.Generator().manual_seed(1)), dim=1)
+    recognised = [units.form(window[None], unit, 4, SETTINGS.groups)[0][0] for window in embeddings]
+    cosines = torch.stack([torch.stack([F.cosine_similarity(window, c[:, None, None], dim=0) for c in classes]) for window in recognised])
+    expected = F.interpolate(torch.from_numpy(averaged(cosines, where, 32))[None], (40, 70), mode="bilinear", align_corners=False)[0]
+    scores = Segmenter(clip, decoder, changed(unit=unit)).score(embeddings, where, classes, (40, 70)).rows()
+    np.testing.assert_allclose(scores.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_another_unit_is_another_segmenter_of_the_same_clip_and_decoder(clip, decoder):
+    one = Segmenter(clip, decoder, changed(unit="group"), "clip")
+    pixel, four, nine = one.with_unit("pixel"), one.with_unit("meta-point"), one.with_unit("meta-point", 9)
+    assert [s.settings for s in (pixel, four, nine)] == [
+        changed(unit="pixel"),
+        changed(unit="meta-point", meta_points=4),
+        changed(unit="meta-point", meta_points=9),
+    ]
+    assert all(s.clip is clip and s.decoder is decoder and s.dense == "clip" for s in (pixel, four, nine))
+    assert one.settings == changed(unit="group")
+    image = picture(40, 50)
+    scores = [s.segment(image, NAMES).scores for s in (one, pixel, four, nine)]
+    for found, settings in zip(scores, (one.settings, pixel.settings, four.settings, nine.settings), strict=True):
+        assert np.array_equal(found, Segmenter(clip, decoder, settings, "clip").segment(image, NAMES).scores)
+    assert all(np.abs(a - b).max() > 1e-4 for a, b in itertools.combinations(scores, 2))
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (33, 47), (61, 35), (1, 1), (1, 7), (6, 1), (20, 100), (2, 3)])
@@ -449,28 +540,158 @@ def benchmark(tmp_path):
 
 @pytest.mark.parametrize("dense", ["clip", "maskclip"])
 def test_cached_features_score_as_direct_encoding(clip, decoder, benchmark, tmp_path, dense):
-    encoding.encode_benchmark(clip, benchmark, SETTINGS, tmp_path / "cache")
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache")
     one = Segmenter(clip, decoder, SETTINGS, dense)  # single pixels: float16 may move one from a meta-point to the next
     cached = evaluation.Encoded.open(benchmark, tmp_path / "cache", dense)
     assert cached.windows.dtype == np.float16
     direct = evaluation.Encoded(benchmark, cached.classes, None)
-    pictures = list(zip(cached.pictures(one), direct.pictures(one), benchmark, strict=True))
+    pictures = list(zip(cached.pictures([one]), direct.pictures([one]), benchmark, strict=True))
     assert len(pictures) == 3
-    for (key, _, labels, scores), (_, _, _, again), (expected_key, image, expected_labels) in pictures:
+    for (key, _, labels, [scores]), (_, _, _, [again]), (expected_key, image, expected_labels) in pictures:
         assert key == expected_key and np.array_equal(labels, expected_labels)
-        np.testing.assert_allclose(scores, again, atol=5e-3)
-        np.testing.assert_allclose(again, one.segment(image, ["cat", "sofa"]).scores, atol=1e-5)
+        np.testing.assert_allclose(scores.rows(), again.rows(), atol=5e-3)
+        np.testing.assert_allclose(again.rows(), one.segment(image, ["cat", "sofa"]).scores, atol=1e-5)
 
 
 def test_a_segmenter_without_clip_evaluates_cached_features(clip, decoder, benchmark, tmp_path):
-    encoding.encode_benchmark(clip, benchmark, SETTINGS, tmp_path / "cache")
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache")
     encoded = evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
-    with_clip, without = (evaluation.evaluate(Segmenter(c, decoder, SETTINGS), encoded, 0.4) for c in (clip, None))
-    assert with_clip["iou"] == without["iou"] and without["pictures"] == 3
+    with_clip, without = (evaluation.evaluate({"one": Segmenter(c, decoder, SETTINGS)}, encoded, 0.4)["one"] for c in (clip, None))
+    assert with_clip == without and without["pictures"] == 3
+
+
+@pytest.fixture
+def several(clip, decoder):
+    """Segmenters of two decoders, in turn, and three units."""
+    torch.manual_seed(2)
+    other = Decoder(clip.width)
+    for block in other.blocks:
+        torch.nn.init.constant_(block.gate, -0.9)
+    first, second = Segmenter(clip, decoder, SETTINGS), Segmenter(clip, other, SETTINGS)
+    return [first, second.with_unit("group"), first.with_unit("meta-point"), second, first.with_unit("meta-point", 9)]
+
+
+@pytest.fixture(params=["cached", "direct"])
+def encoded(request, clip, benchmark, tmp_path):
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", images=request.param == "cached")
+    return evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
+
+
+def test_several_segmenters_score_each_as_alone(several, encoded):
+    together = list(encoded.pictures(several))
+    alone = [list(encoded.pictures([segmenter])) for segmenter in several]
+    assert len(together) == 3
+    for (key, image, labels, scores), *ones in zip(together, *alone, strict=True):
+        assert len(scores) == len(several)
+        for found, (own_key, own_image, own_labels, (expected,)) in zip(scores, ones, strict=True):
+            assert key == own_key and image == own_image and np.array_equal(labels, own_labels)
+            torch.testing.assert_close(found.rows(), expected.rows())
+        assert all((a.rows() - b.rows()).abs().max() > 1e-3 for a, b in itertools.combinations(scores, 2))  # none stands in for another
+
+
+def test_several_segmenters_evaluate_each_as_alone(several, encoded):
+    named = dict(zip("abcde", several, strict=True))
+    together = evaluation.evaluate(named, encoded, 0.4)
+    assert together == {name: evaluation.evaluate({name: one}, encoded, 0.4)[name] for name, one in named.items()}
+    assert len({result["miou"] for result in together.values()}) == len(several)
+
+
+def test_several_segmenters_run_clip_and_each_decoder_once_a_picture(several, benchmark, clip, monkeypatch):
+    calls = []
+    for what, module, method in [
+        ("clip", clip, "encode_dense"),
+        ("one", several[0].decoder, "forward"),
+        ("two", several[1].decoder, "forward"),
+    ]:
+        real = getattr(module, method)
+        monkeypatch.setattr(module, method, lambda x, *rest, what=what, real=real: calls.extend([what] * len(x)) or real(x, *rest))
+    windows = sum(len(cut(image, SETTINGS)[0]) for _, image, _ in benchmark)
+    classes = clip.embed_classes(["cat", "sofa"], SETTINGS.templates)
+    assert len(list(evaluation.Encoded(benchmark, classes, None).pictures(several))) == 3
+    assert {what: calls.count(what) for what in calls} == {"clip": windows, "one": windows, "two": windows}
+
+
+def test_examples_show_each_segmenters_labels(several, encoded):
+    rows = evaluation.examples(several, encoded, 0.4, [2, 0])
+    pictures = list(encoded.pictures(several))
+    assert len(rows) == 2
+    for (image, truth, *maps), index in zip(rows, (0, 2), strict=True):
+        _, expected_image, labels, scores = pictures[index]
+        assert image == expected_image and np.array_equal(truth, labels) and len(maps) == len(several)
+        for found, score in zip(maps, scores, strict=True):
+            assert np.array_equal(found, to_labels(score.rows(), SETTINGS.scale, 0.4))
+
+
+# ---- benchmarks that share their pictures
+
+
+@pytest.fixture
+def sharing(tmp_path):
+    """Three benchmarks in shards: two over the same pictures with other classes, and one over others in between."""
+    for name, seeds in (("same", (0, 1)), ("other", (2, 3))):
+        with wds.TarWriter(str(tmp_path / f"{name}.tar")) as tar:
+            for seed in seeds:
+                labels = np.random.default_rng(seed).integers(0, 2, (40, 50 + seed), dtype=np.uint8)
+                tar.write({"__key__": f"p{seed}", "png": picture(40, 50 + seed, seed), "few.png": labels, "many.png": labels + 1})
+    (tmp_path / "few.txt").write_text("background\ncat\n")
+    (tmp_path / "many.txt").write_text("cat\nsofa\ntall tree\n")
+    return [
+        benchmarks.ShardBenchmark("few", str(tmp_path / "same.tar"), "few.png", tmp_path / "few.txt"),
+        benchmarks.ShardBenchmark("apart", str(tmp_path / "other.tar"), "few.png", tmp_path / "few.txt"),
+        benchmarks.ShardBenchmark("many", str(tmp_path / "same.tar"), "many.png", tmp_path / "many.txt"),
+    ]
+
+
+ARRAYS = ("classes.npy", "clip.npy", "maskclip.npy")
+
+
+def check_encoded_as_alone(clip, suite, together, alone):
+    for benchmark in suite:
+        encoding.encode_benchmarks(clip, [benchmark], SETTINGS, alone / benchmark.name)
+        for name in ARRAYS:
+            expected = np.load(alone / benchmark.name / benchmark.name / name)
+            assert expected.std() > 0 and np.array_equal(np.load(together / benchmark.name / name), expected)
+
+
+def test_benchmarks_over_the_same_pictures_share_their_features(clip, sharing, tmp_path):
+    few, apart, many = (tmp_path / "cache" / benchmark.name for benchmark in sharing)
+    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache")
+    for name in ARRAYS[1:]:
+        assert os.path.samefile(few / name, many / name) and not os.path.samefile(few / name, apart / name)
+    check_encoded_as_alone(clip, sharing, tmp_path / "cache", tmp_path / "alone")
+    scores = [
+        list(evaluation.Encoded.open(benchmark, tmp_path / "cache", "clip").pictures([Segmenter(None, Decoder(clip.width), SETTINGS)]))
+        for benchmark in sharing
+    ]
+    assert [[tuple(score.rows().shape) for *_, (score,) in found] for found in scores] == [
+        [(1, 40, 50), (1, 40, 51)],
+        [(1, 40, 52), (1, 40, 53)],
+        [(3, 40, 50), (3, 40, 51)],
+    ]
+    for (*_, (cat,)), (*_, (cat_and_others,)) in zip(scores[0], scores[2], strict=True):
+        torch.testing.assert_close(cat.rows(), cat_and_others.rows()[:1])
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["same order", "reversed"])
+def test_benchmarks_are_encoded_anew_over_an_earlier_run(clip, sharing, tmp_path, order):
+    torch.manual_seed(5)
+    earlier = FrozenCLIP(open_clip.model.CLIP(**pretraining.model_config(TINY)), clip.tokenizer)
+    encoding.encode_benchmarks(earlier, sharing, SETTINGS, tmp_path / "cache")
+    before = np.load(tmp_path / "cache" / "many" / "clip.npy")
+    encoding.encode_benchmarks(clip, sharing[order], SETTINGS, tmp_path / "cache")
+    assert not np.array_equal(np.load(tmp_path / "cache" / "many" / "clip.npy"), before)
+    check_encoded_as_alone(clip, sharing, tmp_path / "cache", tmp_path / "alone")
+
+
+def test_pictures_are_told_apart_by_where_they_are(sharing, benchmark):
+    few, apart, many = sharing
+    assert few.source == many.source != apart.source
+    again = benchmarks.FolderBenchmark("again", str(benchmark.folder) + "/")
+    assert again.source == benchmark.source and benchmark.source not in (few.source, apart.source)
 
 
 def test_text_alone_may_be_cached(clip, benchmark, tmp_path):
-    encoding.encode_benchmark(clip, benchmark, SETTINGS, tmp_path / "cache", images=False)
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", images=False)
     encoded = evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
     assert encoded.windows is None
     torch.testing.assert_close(encoded.classes, clip.embed_classes(["cat", "sofa"], SETTINGS.templates))
@@ -478,7 +699,7 @@ def test_text_alone_may_be_cached(clip, benchmark, tmp_path):
 
 
 def test_the_first_window_is_that_of_the_first_picture(clip, decoder, benchmark, tmp_path):
-    encoding.encode_benchmark(clip, benchmark, SETTINGS, tmp_path / "cache")
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache")
     one = Segmenter(clip, decoder, SETTINGS)
     window, embeddings = evaluation.first_window(one, evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip"))
     assert np.array_equal(window, picture(32, 32, 0))

@@ -125,9 +125,9 @@ def test_weights_change_and_follow_the_seed(cached, bank, texts, tmp_path):
 def test_each_step_draws_texts_of_its_pairs_anew(cached, bank, texts, tmp_path, monkeypatch):
     seen, real = [], alignment.losses
 
-    def losses(pixels, drawn, subjects, mgca):
+    def losses(pixels, drawn, subjects, mgca, world):
         seen.append((drawn.numpy(), subjects.numpy()))
-        return real(pixels, drawn, subjects, mgca)
+        return real(pixels, drawn, subjects, mgca, world)
 
     monkeypatch.setattr(alignment, "losses", losses)
     training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
@@ -146,7 +146,7 @@ def test_each_step_draws_texts_of_its_pairs_anew(cached, bank, texts, tmp_path, 
 
 
 def test_only_the_wanted_levels_are_trained_on(cached, bank, texts, tmp_path):
-    mgca = P.mgca.model_copy(update={"granularity": ["pixel"]})
+    mgca = P.mgca.model_copy(update={"granularity": "pixel"})
     _, history = training.train(SETTINGS, mgca, cached, bank, texts, tmp_path / "run.pt")
     assert "object" not in history[0] and all(row["loss"] == row["pixel"] for row in history)
 
@@ -424,24 +424,34 @@ def test_training_encodes_images_at_each_step_and_survives_being_killed(clip, tm
     assert same(weights(resumed), weights(expected)) and rows == history
 
 
+def prepared(folder, paths, keys, texts=()):
+    """What `prepare` and `encode` leave in a folder, features of images aside."""
+    TextBank.build(["a cat"] * len(keys), ["many {}."]).save(folder)
+    (folder / "shards.txt").write_text("".join(f"{path}\n" for path in paths))
+    (folder / "pairs.txt").write_text("".join(f"{key}\n" for key in keys))
+    features.create(folder / "texts.npy", (2, 3))[:] = 1
+
+
 def test_images_are_cached_features_where_there_are_some(tmp_path):
+    prepared(tmp_path, ["absent.tar"], ["absent/0"])
     array = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float16)
     features.create(tmp_path / "pairs.npy", array.shape)[:] = array
-    images = training.open_images(tmp_path, ["absent.tar"], ["absent/0"], P.clip, 0, "cpu")
-    assert isinstance(images, CachedImages) and np.array_equal(images.array, array)
+    pairs = training.open_pairs(P.clip, 0, "cpu", tmp_path, tmp_path)
+    assert isinstance(pairs.images, CachedImages) and np.array_equal(pairs.images.array, array)
+    assert pairs.paths == ["absent.tar"] and pairs.bank.texts == ["a cat", "many cat."] and pairs.texts.shape == (2, 3)
 
 
 def test_images_are_streamed_where_none_are_cached(tmp_path, monkeypatch, clip):
     paths, keys = write_shards(tmp_path)
+    prepared(tmp_path, paths, keys)
     monkeypatch.setattr(FrozenCLIP, "open", lambda settings, device: clip)
-    settings = P.clip.model_copy(update={"image_size": 8})
-    images = training.open_images(tmp_path, paths, keys, settings, 0, "cpu")
-    assert isinstance(images, StreamedImages) and images.width == clip.width
+    images = training.open_pairs(P.clip.model_copy(update={"image_size": 8}), 0, "cpu", tmp_path, tmp_path).images
+    assert isinstance(images, StreamedImages) and images.width == clip.width and images.keys == keys
     np.testing.assert_allclose(images.first(1, "cpu"), clip.encode_dense(np.full((1, 8, 8, 3), colour(0), np.uint8)), atol=1e-5)
 
 
 def test_explain_draws_prompts_of_the_first_pairs(cached, bank, texts):
-    drawn, found = training.explain(Decoder(WIDTH).eval(), cached, bank, texts, P.mgca, count=5)
+    drawn, found = training.explain(Decoder(WIDTH).eval(), training.Pairs(cached, bank, texts, []), P.mgca, count=5)
     assert len(drawn) == 5
     for row, text in enumerate(drawn):
         prompts = [template.format(noun) for noun in nouns(CAPTIONS[row]) for template in bank.templates]

@@ -1,0 +1,159 @@
+"""Several gloo processes against one: the same losses, gradients and weights, every sample once, no hang."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovseg import alignment, parallel, params, shards, training
+from ovseg.captions import TextBank
+from ovseg.decoder import Decoder
+from ovseg.parallel import World
+
+P = params.load(path=Path(__file__).parent.parent / "params.yaml")
+BATCH, WIDTH, PAIRS = 8, 8, 24
+SETTINGS = P.train.model_copy(
+    update={"batch": BATCH, "epochs": 5 / 3, "warmup_epochs": 0.0, "precision": "float32", "lr": 0.01, "workers": 0, "processes": 2}
+)
+CAPTIONS = ["a dog and a cat.", "the sea", "a boat on the sea", "a tree, a house and the sky", "a cat."]
+CPU = torch.device("cpu")
+
+
+def data():
+    """A bank, its texts' embeddings and cached features, the same in every process."""
+    bank = TextBank.build([CAPTIONS[n % len(CAPTIONS)] for n in range(PAIRS)], ["a photo of a {}.", "many {}."])
+    rng = np.random.default_rng(1)
+    texts = rng.normal(size=(len(bank.texts), WIDTH)).astype(np.float16)
+    return training.CachedImages(rng.normal(size=(PAIRS, WIDTH, 4, 4)).astype(np.float16)), bank, texts
+
+
+def loss_and_gradients(world, direction):
+    """Of one batch through a decoder, in this process' share: (loss, {parameter: gradient}), summed over processes by DDP."""
+    images, bank, texts = data()
+    torch.manual_seed(0)
+    decoder = Decoder(WIDTH)
+    for block in decoder.blocks:
+        torch.nn.init.constant_(block.gate, 0.5)  # at 0 the convolutions would get no gradient
+    rows, dense = next(images.epoch(0, 0, BATCH, 0, CPU))
+    ids = bank.draw(rows, np.random.default_rng(0), 0.5)
+    forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
+    pixels = forward(dense).flatten(2).transpose(1, 2)
+    settings = P.mgca.model_copy(update={"direction": direction})
+    drawn, subjects = torch.from_numpy(texts[ids]).float(), torch.from_numpy(bank.subjects(ids))
+    loss = sum(alignment.losses(pixels, drawn, subjects, settings, world).values())
+    (loss * world.size).backward()
+    return loss.detach(), {name: value.grad.clone() for name, value in decoder.named_parameters()}
+
+
+def save_loss_and_gradients(device, folder, direction):
+    world = parallel.joined()
+    torch.save(loss_and_gradients(world, direction), f"{folder}/{world.rank}.pt")
+
+
+@pytest.mark.parametrize("direction", ["image-to-text", "text-to-image", "both"])
+def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path, direction):
+    parallel.launch(2, save_loss_and_gradients, CPU, str(tmp_path), direction)
+    loss, gradients = loss_and_gradients(World(), direction)
+    for rank in range(2):
+        found, of_rank = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
+        for name, expected in gradients.items():
+            assert expected.any()
+            assert (of_rank[name] - expected).norm() <= 1e-5 * expected.norm(), name
+
+
+def train_and_save(device, folder):
+    images, bank, texts = data()
+    world = parallel.joined()
+    decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, f"{folder}/run.pt", device)
+    torch.save((decoder.state_dict(), history), f"{folder}/{world.rank}.pt")
+
+
+def test_two_processes_have_the_weights_of_one_after_five_steps(tmp_path):
+    parallel.launch(2, train_and_save, CPU, str(tmp_path))
+    images, bank, texts = data()
+    decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, tmp_path / "alone.pt")
+    assert len(history) == 5
+    for rank in range(2):
+        weights, rows = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, expected in decoder.state_dict().items():
+            torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=1e-6)
+        assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], rel=1e-5)
+
+
+class Colours:
+    """Stands in for a CLIP: the dense features of an image are its colours, averaged over 4x4 pixels."""
+
+    width = 3
+
+    def encode_dense(self, images):
+        return torch.nn.functional.avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2).float(), 4)
+
+
+def write_shards(folder, counts):
+    number = 0
+    for shard, count in enumerate(counts):
+        with tarfile.open(folder / f"s{shard}.tar", "w") as tar:
+            for key in range(count):
+                out = io.BytesIO()
+                Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(out, "PNG")
+                number += 1
+                for name, content in ((f"{key}.png", out.getvalue()), (f"{key}.txt", b"a cat")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def stream_and_save(device, folder, workers):
+    paths = shards.expand(f"{folder}/s*.tar")
+    keys = [key for path in paths for key, _, _ in shards.pairs(path, shards.Report())]
+    images = training.StreamedImages(Colours(), paths, keys, 8, workers)
+    share, found = parallel.joined().share(4), []
+    for epoch in range(2):
+        for rows, dense in images.epoch(0, epoch, 4, 0, device):
+            own = (dense[:, 0, 0, 0] / 10).round().long()  # the number that an image's colour tells
+            assert torch.equal(own, torch.from_numpy(rows)[share])
+            found.append((epoch, rows.tolist(), own.tolist()))
+    torch.save(found, f"{folder}/{parallel.joined().rank}.pt")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streams_give_each_sample_to_one_process_once_an_epoch(tmp_path, workers):
+    write_shards(tmp_path, (4, 3, 2, 3))  # six pairs each
+    parallel.launch(2, stream_and_save, CPU, str(tmp_path), workers)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert [batch[:2] for batch in found[0]] == [batch[:2] for batch in found[1]]  # both know whole batches
+    for epoch in range(2):
+        own = [[number for e, _, part in of_rank if e == epoch for number in part] for of_rank in found]
+        assert sorted(own[0]) == [0, 1, 2, 3, 7, 8] and sorted(own[1]) == [4, 5, 6, 9, 10, 11]  # shards 0, 2 and 1, 3
+
+
+def test_epochs_are_as_long_as_the_process_with_the_fewest_pairs_allows(tmp_path):
+    write_shards(tmp_path, (4, 3, 2, 1))
+    parallel.launch(2, stream_and_save, CPU, str(tmp_path), 0)
+    found = torch.load(tmp_path / "0.pt", weights_only=True)
+    assert [epoch for epoch, _, _ in found] == [0, 0, 1, 1]  # the second process has four pairs: two batches of two
+
+
+def fail_in_one(device):
+    if parallel.joined().rank == 1:
+        raise RuntimeError("rank 1 breaks")
+    torch.distributed.barrier()  # rank 0 waits for what never comes
+
+
+def test_a_process_that_dies_ends_the_run_with_its_error():
+    with pytest.raises(Exception, match="rank 1 breaks"):
+        parallel.launch(2, fail_in_one, CPU)
+
+
+def test_a_batch_that_does_not_divide_is_a_clear_error(tmp_path):
+    with pytest.raises(params.ParamsError, match="train.processes = 5: a divisor of train.batch"):
+        params.load({"train.processes": 5, "train.batch": 48}, Path(__file__).parent.parent / "params.yaml")
+
+
+def test_shares_are_equal_and_in_order():
+    assert [list(range(12))[World(rank, 3).share(12)] for rank in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]

@@ -1,0 +1,171 @@
+"""From results as JSON to tables and the report, on a study made by hand."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from ovseg import findings, params, report, results, scenes, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+P = params.load(path=ROOT / "params.yaml")
+PAPER = YAML(typ="safe").load((ROOT / "paper/tables.yaml").read_text())
+WITH, WITHOUT = tables.GROUPS
+ALL = "object+region+pixel"
+
+
+def evaluated(*units, **miou):
+    """What evaluation.evaluate would say: {benchmark: {unit: ...}}, miou: {benchmark: of the first unit, 1 more for each further}."""
+    classes = {"things": ["background", "cat"], "scenes": ["cat", "sky"], "more": ["cat", "dog"]}
+    return {
+        name: {
+            unit: {"miou": value + extra, "pictures": 4, "classes": [{"class": c, "iou": value + extra} for c in classes[name]]}
+            for extra, unit in enumerate(units)
+        }
+        for name, value in miou.items()
+    }
+
+
+def save(folder, run, miou, seed=0, units=("pixel", "meta-point"), points=36, **mgca):
+    """Write a result and return its path. miou: a number, of the benchmark `things` by pixels; `scenes` has twice that."""
+    training = None
+    if run not in ("clip", "maskclip"):
+        settings = {"mgca": P.mgca.model_copy(update=mgca), "train": P.train.model_copy(update={"seed": seed})}
+        training = {"seed": seed, "seconds": 12.5, "parameters": params.flatten(settings)}
+    segment = {"segment": P.segment.model_copy(update={"meta_points": points})}
+    result = results.make(run, training, evaluated(*units, things=miou, scenes=2 * miou), params.flatten(segment), 3.5)
+    path = folder / f"{run}.json"
+    results.write(result, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    paths = [save(folder, "clip", 5), save(folder, "maskclip", 10), save(folder, "mgca", 30)]
+    paths += [save(folder, f"ablations/headline/seed-{seed}", 30 + seed, seed) for seed in (1, 2)]
+    for start, levels in ((20, "object"), (19, "region"), (15, "pixel"), (25, "object+region")):
+        paths += [
+            save(folder, f"ablations/granularity/{levels}-seed-{s}", start + s + s * s / 10, s, granularity=levels) for s in (0, 1, 2)
+        ]
+    paths += [save(folder, f"ablations/k/{k}-seed-0", 28, k=k) for k in (0.0, 0.4)]
+    for count, start in ((64, 30.5), (9, 25)):
+        paths += [save(folder, f"ablations/meta-points/{count}/{s}", start + s, s, ("meta-point",), count) for s in (0, 1, 2)]
+    return paths
+
+
+def test_a_result_holds_one_schema(study):
+    result = json.loads(study[2].read_text())
+    assert list(result) == ["run", "seed", "seconds", "miou", "parameters", "classes", "pictures"]
+    assert result["run"] == "mgca" and result["seed"] == 0 and result["seconds"] == {"train": 12.5, "evaluate": 3.5}
+    assert result["miou"] == {"things": {"pixel": 30, "meta-point": 31}, "scenes": {"pixel": 60, "meta-point": 61}}
+    assert {"name": "mgca.alpha", "value": 0.4} in result["parameters"] and {"name": "segment.meta_points", "value": 36} in result[
+        "parameters"
+    ]
+    assert {"benchmark": "scenes", "unit": "meta-point", "class": "sky", "iou": 61} in result["classes"]
+    assert result["pictures"] == [{"benchmark": "things", "pictures": 4}, {"benchmark": "scenes", "pictures": 4}]
+    untrained = json.loads(study[0].read_text())
+    assert untrained["seed"] is None and not any(row["name"].startswith("mgca") for row in untrained["parameters"])
+
+
+def test_writing_leaves_no_half_file(tmp_path):
+    save(tmp_path, "mgca", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mgca.json"]
+
+
+def test_reading_gives_a_row_for_each_run_benchmark_and_unit(study):
+    runs = tables.read(study)
+    assert len(runs) == 19 * 4 + 6 * 2
+    (row,) = tables.at(runs, run="ablations/granularity/region-seed-2", benchmark="scenes", unit="meta-point").to_dict("records")
+    assert row["miou"] == pytest.approx(2 * 21.4 + 1) and row["group"] == WITHOUT and row["points"] == 36 and row["seed"] == 2
+    assert row["granularity"] == "region" and (row["alpha"], row["beta"], row["k"]) == (0.4, 0.05, 0.06)
+    baseline = tables.at(runs, run="maskclip")
+    assert set(baseline["granularity"]) == {tables.NONE} and baseline["seed"].isna().all() and baseline["alpha"].isna().all()
+    assert tables.at(runs, unit="pixel")["points"].isna().all()
+
+
+def test_a_missing_result_is_named(study, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.json does not exist"):
+        tables.read([*study, tmp_path / "nothing.json"])
+
+
+def test_things_and_stuff_are_means_over_those_classes(tmp_path):
+    iou = {name: 10.0 if name in scenes.THINGS else 50.0 for name in scenes.CLASSES}
+    iou["car"] = None  # nowhere: left out of the mean
+    found = {"miou": 20.0, "pictures": 1, "classes": [{"class": name, "iou": value} for name, value in iou.items()]}
+    results.write(results.make("clip", None, {"world": {"pixel": found}}, [], 0.0), tmp_path / "clip.json")
+    (row,) = tables.read([tmp_path / "clip.json"]).to_dict("records")
+    assert row["things"] == 10 and row["stuff"] == 50 and row["group"] == WITHOUT
+
+
+def test_averages_are_over_the_benchmarks_of_a_group(tmp_path):
+    result = results.make("clip", None, evaluated("pixel", things=10, scenes=20, more=40), [], 0.0)
+    results.write(result, tmp_path / "clip.json")
+    means = tables.averages(tables.read([tmp_path / "clip.json"]))
+    assert means.set_index("group")["miou"].to_dict() == {WITH: 10, WITHOUT: 30}
+
+
+def test_a_curve_holds_what_differs_from_the_headline_in_its_key_only(study):
+    means = tables.averages(tables.read(study))
+    found = tables.curve(means, "k", unit="meta-point", group=WITH)
+    assert sorted(found["k"]) == [0.0, 0.06, 0.06, 0.06, 0.4]  # the headline's three seeds, not the sweep over meta-points
+    assert set(tables.curve(means, "granularity", unit="pixel")["granularity"]) == {"object", "region", "pixel", "object+region", ALL}
+
+
+def test_the_table_of_methods_holds_the_headline_alone(study):
+    table = tables.results(tables.read(study))
+    assert list(table.index) == [(m, u) for m in ("clip", "maskclip", "mgca") for u in ("pixel", "meta-point")]
+    assert table.loc[("mgca", "meta-point")].to_dict() == {"things": 31, "scenes": 61}
+
+
+def test_beside_the_paper(study):
+    rows = tables.curve(tables.averages(tables.read(study)), "granularity", unit="pixel")
+    table = tables.beside_paper(rows, "granularity", PAPER["granularity"])
+    assert table.loc[ALL, f"{WITH}, mean"] == 31 and table.loc[ALL, f"{WITH}, std"] == 1 and table.loc[ALL, f"{WITH}, count"] == 3
+    assert table.loc[ALL, f"{WITH}, paper"] == 37.1 and table.loc["pixel", f"{WITHOUT}, paper"] == 33.1
+    assert pd.isna(table.loc[tables.NONE, f"{WITH}, mean"]) and table.loc[tables.NONE, f"{WITH}, paper"] == 21.0
+
+
+def test_the_report_says_what_the_results_say(study):
+    means = tables.averages(tables.read(study))
+    found = findings.judge(means, "meta-point")
+    text = report.write(found, means, PAPER, {"Curves": "figures/curves.png"})
+    for finding in found:
+        assert f"| {finding.code} | {finding.claim} | **{finding.verdict}** |" in text
+    assert f"{found[0].code} | {found[0].claim} | **holds**" in text and "**does not hold**" in text  # F1, and F2 by the numbers above
+    assert "| with background | object | 21.2 ± 1.2 | none | 10.0 | +11.17 | 3 | 0.002 | holds |" in text
+    assert f"| {ALL} | 31.0 ± 1.0 (3) | 37.1 | 62.0 ± 2.0 (3) | 33.7 |" in text
+    points = re.findall(r"^\| (\w+) \| (.*) \|$", text[text.index("Table 4") :], re.M)[1:]
+    assert [name for name, _ in points] == ["pixel", "121", "81", "64", "49", "36", "25", "16", "9"]
+    assert (
+        dict(points)["pixel"] == "31.0 ± 1.0 (3) | 37.1 | 62.0 ± 2.0 (3) | 33.7"
+        and dict(points)["121"] == "not run | 38.2 | not run | 35.0"
+    )
+    assert dict(points)["9"] == "26.0 ± 1.0 (3) |  | 52.0 ± 2.0 (3) | "
+    assert "![Curves](figures/curves.png)" in text and "nan" not in text
+    assert text == report.write(found, means, PAPER, {"Curves": "figures/curves.png"})
+
+
+def test_a_study_without_ablations_still_has_a_report(study):
+    means = tables.averages(tables.read(study[:3]))
+    found = findings.judge(means, "meta-point")
+    assert {f.verdict for f in found} == {findings.UNDECIDED}
+    assert "nan" not in report.write(found, means, PAPER, {})
+
+
+def test_the_papers_numbers_are_consistent():
+    for name in ("with_background", "without_background"):
+        for row in PAPER[name]["rows"]:
+            assert len(row["miou"]) == len(PAPER[name]["benchmarks"])
+            if row["average"] is not None:
+                assert sum(row["miou"]) / len(row["miou"]) == pytest.approx(row["average"], abs=0.06)
+    by_points, by_levels = (
+        {row[key]: row for row in PAPER[table]} for table, key in (("meta_points", "points"), ("granularity", "granularity"))
+    )
+    for group, table in ((WITH, "with_background"), (WITHOUT, "without_background")):
+        mgca = next(row for row in PAPER[table]["rows"] if row["method"] == "MGCA")
+        assert by_points[36][group] == mgca["average"]
+        assert by_points[3136][group] == by_levels[ALL][group]
