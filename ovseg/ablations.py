@@ -39,6 +39,12 @@ def headlines(seeds):
     return [HEADLINE, *(f"{FOLDER}/headline/seed-{seed}" for seed in seeds)]
 
 
+def of_levels(ablations, seed):
+    """{granularity: name} of the runs of the granularity ablation at that seed."""
+    runs = [run for run in trained(ablations) if run.ablation == "granularity" and run.changes["train.seed"] == seed]
+    return {run.changes["mgca.granularity"]: run.name for run in runs}
+
+
 def result_files(ablations):
     """Every result of the study: baselines, headline, ablations, and the sweep of meta-points. Paths from the project's folder."""
     names = ["clip", "maskclip", HEADLINE, *(run.name for run in trained(ablations))]

@@ -138,9 +138,9 @@ class MeanIoU:
         return {name: (100 * found[i] / union[i]).item() if union[i] else None for i, name in enumerate(self.classes)}
 
 
-def mean(iou, names=None):
-    """Mean over the classes that were there, or over those of `names`; None if none was."""
-    values = [value for name, value in iou.items() if value is not None and (names is None or name in names)]
+def mean(iou):
+    """Mean over the classes that were there; None if none was."""
+    values = [value for value in iou.values() if value is not None]
     return sum(values) / len(values) if values else None
 
 

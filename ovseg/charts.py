@@ -26,9 +26,10 @@ def _beside(rows, paper, key):
 
 def granularity(rows, paper):
     """mIoU of each granularity, ours (with its standard deviation over seeds) beside the paper's Table 3."""
+    order = list(dict.fromkeys([*(row["granularity"] for row in paper), *rows["granularity"]]))
     chart = sns.catplot(
         _beside(rows, paper, "granularity"), kind="bar", x="miou", y="granularity", hue="group", col="source", errorbar="sd",
-        order=[row["granularity"] for row in paper], hue_order=tables.GROUPS, height=3.6, aspect=1.25,
+        order=order, hue_order=tables.GROUPS, height=3.6, aspect=1.25,
     )  # fmt: skip
     chart.set_axis_labels("mIoU (%)", "").set_titles("{col_name}")
     sns.move_legend(chart, "upper center", ncols=2, title=None, bbox_to_anchor=(0.5, 1.1))

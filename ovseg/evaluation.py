@@ -62,12 +62,11 @@ def threshold_of(benchmark, settings, default):
     return settings.thresholds.get(benchmark.name, default) if benchmark.background else None
 
 
-def evaluate(segmenters, encoded, threshold, limit=None):
+def evaluate(segmenters, encoded, threshold):
     """mIoU of segmenters on a benchmark, that share all but decoder and unit.
 
-    segmenters: {name: Segmenter}. encoded: Encoded. threshold: of the background, or None. limit: only the first that
-    many pictures. Returns for each name {"miou", "pictures", "classes": [{"class", "iou"}, ...]}, in percent, None for a
-    class that is nowhere.
+    segmenters: {name: Segmenter}. encoded: Encoded. threshold: of the background, or None. Returns for each name
+    {"miou", "pictures", "classes": [{"class", "iou"}, ...]}, in percent, None for a class that is nowhere.
     """
     count = 0
     ious = {name: benchmarks.MeanIoU(encoded.benchmark.classes) for name in segmenters}
@@ -76,8 +75,6 @@ def evaluate(segmenters, encoded, threshold, limit=None):
         for (name, segmenter), score in zip(segmenters.items(), scores, strict=True):
             ious[name].update(score.labels(segmenter.settings.scale, threshold), labels)
         count += 1
-        if count == limit:
-            break
     found = {name: iou.compute() for name, iou in ious.items()}
     return {
         name: {"miou": benchmarks.mean(by_class), "pictures": count, "classes": [{"class": c, "iou": iou} for c, iou in by_class.items()]}

@@ -34,6 +34,14 @@ class World:
         parts[self.rank] = rows
         return torch.cat(parts)
 
+    def from_first(self, value):
+        """The first process' value of a Python object, for all."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
 
 def joined():
     """The World of the process group that this process has joined, or of one process alone."""

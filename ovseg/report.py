@@ -23,9 +23,10 @@ def write(findings, runs, paper, images):
         "|---|---|---|",
         *(f"| {f.code} | {f.claim} | **{f.verdict}** |" for f in findings),
         "",
-        "Each finding is broken into comparisons, paired by seed. A comparison holds if a one-sided paired t-test over the seeds",
-        "says so at 5%, does not hold if the test says the reverse, and is undecided otherwise. A finding holds if all of its",
-        "comparisons do, and does not if one does not.",
+        "Each finding is broken into comparisons, paired by seed. A comparison holds if a one-sided paired t-test over the n seeds",
+        "says so at 5% (its p is shown), does not hold if the test of the reverse does, and is undecided otherwise. A finding holds",
+        "if all of its comparisons do. It does not hold if one does not, at 5% divided by their number. Otherwise, or where a run",
+        "is missing, it is undecided.",
         "",
     ]
     for f in findings:

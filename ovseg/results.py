@@ -1,10 +1,10 @@
 """One schema for the results of every run, written as JSON; tables.py reads them.
 
-run         name, e.g. "mgca", "alpha/0.2-seed-0", "maskclip"
+run         name, e.g. "mgca", "ablations/alpha/0.2-seed-0", "maskclip"
 seed        of its training; null if nothing was trained
-seconds     {"train": ..., "evaluate": ...}, the only values that differ between two runs of one study
+seconds     {"train": ..., "evaluate": ...}, all that differs between two runs of one study on one machine
 miou        {benchmark: {unit: percent}}: with those above what `dvc metrics show` prints
-parameters  [{"name": "mgca.alpha", "value": 0.4}, ...], all that the run was trained and evaluated with
+parameters  [{"name": "mgca.alpha", "value": 0.4}, ...]: clip, segment and the thresholds; of a trained run, mgca and train
 classes     [{"benchmark", "unit", "class", "iou"}, ...], percent; null where a class is nowhere
 pictures    [{"benchmark", "pictures"}, ...]
 """

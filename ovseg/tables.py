@@ -44,9 +44,14 @@ def read(paths):
 
 
 def averages(runs):
-    """The mean mIoU of each group of benchmarks, as the paper averages: a row for each run, group, unit and number of points."""
+    """The mean mIoU of each group of benchmarks, as the paper averages: a row for each run, group, unit and number of points.
+
+    A run that repeats another's point and seed (a list of ablations that holds the headline's own value) is left out.
+    """
     keys = ["run", "seed", "group", "unit", "points", *POINT]
-    return runs.groupby(keys, dropna=False, sort=False)["miou"].mean().reset_index()
+    means = runs.groupby(keys, dropna=False, sort=False)["miou"].mean().reset_index()
+    trained = means["granularity"] != NONE
+    return means[~(trained & means.duplicated(keys[1:]))]
 
 
 def headline(runs):
@@ -55,9 +60,9 @@ def headline(runs):
 
 
 def at(runs, **values):
-    """The rows where columns hold values. A value of None means that the column holds nothing."""
+    """The rows where columns hold values."""
     for name, value in values.items():
-        runs = runs[runs[name].isna()] if value is None else runs[runs[name] == value]
+        runs = runs[runs[name] == value]
     return runs
 
 

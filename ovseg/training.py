@@ -4,7 +4,8 @@ Every random choice is drawn from (seed, epoch) or (seed, step) rather than from
 checkpoint is just the step, the weights and the optimiser, and a resumed run ends with the very weights that an
 uninterrupted one has. Several processes draw the same numbers, so that each knows the whole batch and encodes its part.
 
-`torchrun ... -m ovseg.training` is the train notebook without its pictures, for more than one machine.
+`torchrun ... -m ovseg.training` trains the headline over several machines; the train notebook then finds the last checkpoint
+of the first and goes on from there: to the pictures.
 """
 
 import collections
@@ -27,9 +28,8 @@ import torch
 import webdataset as wds
 from tqdm import tqdm
 
-from . import alignment, features, mining, parallel, params, shards
+from . import alignment, captions, features, mining, parallel, params, shards
 from . import decoder as decoding
-from .captions import TextBank
 from .images import square
 
 SHUFFLE = 2048  # raw samples that a worker mixes when images are streamed
@@ -237,7 +237,7 @@ def fingerprint(settings, mgca, bank, texts, images):
     digest = hashlib.sha256(
         json.dumps([settings.model_dump(exclude={"checkpoint_steps", "workers", "processes"}), mgca.model_dump()]).encode()
     )
-    for code in (__file__, alignment.__file__, mining.__file__, decoding.__file__):
+    for code in (__file__, alignment.__file__, captions.__file__, decoding.__file__, mining.__file__, parallel.__file__):
         digest.update(Path(code).read_bytes())
     digest.update(np.ascontiguousarray(texts))
     for array in (bank.caption, bank.noun, bank.offset):
@@ -245,7 +245,8 @@ def fingerprint(settings, mgca, bank, texts, images):
     if isinstance(images, CachedImages):  # a sample of rows tells other features apart
         digest.update(np.ascontiguousarray(images.array[:: max(1, len(images.array) // 64)]))
     else:
-        digest.update("\n".join([str(images.size), *images.keys]).encode())
+        order = (images.size, images.workers, parallel.joined().size)  # both change the order of a stream
+        digest.update("\n".join([*map(str, order), *images.keys]).encode())
     return digest.hexdigest()
 
 
@@ -270,14 +271,18 @@ class Checkpoint:
 
     def restore(self, decoder, optimizer):
         """Load the state into decoder and optimizer. Returns (step, history); (0, []) if there is none of this run."""
-        if not self.path.is_file():
-            return 0, []
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        if state["fingerprint"] != self.fingerprint:
+        world, state = parallel.joined(), None
+        if world.rank == 0 and self.path.is_file():  # the others may be machines without it
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if state["fingerprint"] != self.fingerprint:
+                state = None
+        state = world.from_first(state)
+        if state is None:
             return 0, []
         decoder.load_state_dict(state["decoder"])
         optimizer.load_state_dict(state["optimizer"])
-        print(f"resuming at step {state['step']}, from {self.path}")
+        if world.rank == 0:
+            print(f"resuming at step {state['step']}, from {self.path}")
         return state["step"], state["history"]
 
 
@@ -285,7 +290,7 @@ class Pairs(NamedTuple):
     """What training reads: the images, the bank of their texts, the texts' embeddings, the shards."""
 
     images: CachedImages | StreamedImages
-    bank: TextBank
+    bank: captions.TextBank
     texts: np.ndarray
     paths: list
 
@@ -296,7 +301,7 @@ def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/feat
     clip: params.Clip. workers: processes that decode images.
     """
     prepared, cache = Path(prepared), Path(cache)
-    bank = TextBank.load(prepared)
+    bank = captions.TextBank.load(prepared)
     paths = (prepared / "shards.txt").read_text().split("\n")[:-1]
     array = features.read(cache / "pairs.npy")
     if array is not None:
@@ -318,6 +323,10 @@ def run(name, clip, mgca, settings, device):
     """
     if settings.processes == 1:
         return _run(device, name, clip, mgca, settings)
+    if device.type == "cuda" and settings.processes > torch.cuda.device_count():
+        raise params.ParamsError(
+            f"train.processes = {settings.processes}: allowed are 1..{torch.cuda.device_count()}, the GPUs of this machine"
+        )
     parallel.launch(settings.processes, _run, device, name, clip, mgca, settings)
     return checkpoint_of(name)
 
@@ -336,7 +345,7 @@ def _run(device, name, clip, mgca, settings):
         decoder.save(model)
         pd.DataFrame(history).round(6).to_csv(model / "history.csv", index=False)
         seconds = round(time.perf_counter() - started, 1)  # of this process, if a killed one went before
-        parameters = params.flatten({"clip": clip, "mgca": mgca, "train": settings})
+        parameters = params.flatten({"mgca": mgca, "train": settings})
         text = json.dumps({"seed": settings.seed, "seconds": seconds, "parameters": parameters}, indent=1)
         (model / "training.json").write_text(text + "\n")
     return checkpoint
@@ -359,13 +368,13 @@ def explain(decoder, pairs, mgca, count=16):
     return [bank.texts[i] for i in drawn], maps
 
 
-if __name__ == "__main__":  # under torchrun
+if __name__ == "__main__":  # under torchrun: the headline, over all of its processes
     try:
         params.enter_project()
         p = params.load()
-        here = parallel.own_device(params.device(p.device), int(os.environ.get("LOCAL_RANK", 0)))
+        here = parallel.own_device(params.device(p.device), int(os.environ["LOCAL_RANK"]))
         parallel.join(here)
-        _run(here, *sys.argv[1:2] or ["mgca"], p.clip, p.mgca, p.train)
+        _run(here, "mgca", p.clip, p.mgca, p.train.model_copy(update={"processes": parallel.joined().size}))
         parallel.leave()
     except params.ParamsError as error:
         sys.exit(f"{error}")

@@ -68,6 +68,9 @@ def test_a_value_adds_a_run_for_each_of_its_seeds_and_changes_no_other():
         ("beta", [0], "ablations.beta.values: 0: allowed are shares above 0"),
         ("alpha", [0.5, 0.5], "ablations.alpha.values.*each value once"),
         ("granularity", ["objects"], "ablations.granularity.values.0 = 'objects': one or more of object, region, pixel"),
+        ("granularity", ["region+object"], "in this order"),
+        ("granularity", [], "ablations.granularity.values"),
+        ("beta", [5e-5], "ablations.beta.values.0.*: write it without an exponent"),
     ],
 )
 def test_bad_values_are_named(tmp_path, section, values, message):
@@ -79,10 +82,6 @@ def test_bad_values_are_named(tmp_path, section, values, message):
         params.load(path=tmp_path / "params.yaml")
 
 
-def test_the_headlines_own_seed_is_no_repeat(tmp_path):
-    yaml = YAML(typ="safe")
-    content = yaml.load((ROOT / "params.yaml").read_text())
-    content["ablations"]["headline"]["seeds"] = [content["train"]["seed"]]
-    yaml.dump(content, tmp_path / "params.yaml")
-    with pytest.raises(params.ParamsError, match="ablations.headline.seeds"):
-        params.load(path=tmp_path / "params.yaml")
+def test_runs_of_the_granularities_at_a_seed():
+    found = ablations.of_levels(P.ablations, 1)
+    assert found["object"] == "ablations/granularity/object-seed-1" and set(found) == set(P.ablations.granularity.values)

@@ -77,10 +77,34 @@ def test_differences_without_any_spread():
     assert findings.compare(WITH, ("a", "b"), series(1.0, 2.0), series(2.0, 3.0)).verdict == NOT
 
 
+def test_greater_by_the_closed_form():
+    d = pd.Series([1.0, 2.0, 4.0])
+    for than in (-1, 0, 1.5, 3):
+        assert findings.greater(d, than) == pytest.approx(one_sided_p([x - than for x in d]))
+    assert math.isnan(findings.greater(d[:1], 0))
+
+
+def test_within_a_margin_is_two_one_sided_tests():
+    second = series(40.0, 20.0, 30.0)
+    near, far, between = ([0.1, -0.2, 0.15], [4.0, 4.1, 3.8], [0.5, 2.5, -1.0])
+    for differences, verdict in ((near, HOLDS), (far, NOT), ([-d for d in far], NOT), (between, UNDECIDED)):
+        found = findings.compare(WITH, ("a", "b"), second + differences, second, margin=1)
+        assert found.verdict == verdict
+        assert found.p == pytest.approx(max(one_sided_p([d + 1 for d in differences]), one_sided_p([1 - d for d in differences])))
+        assert found.against == pytest.approx(min(one_sided_p([d - 1 for d in differences]), one_sided_p([-d - 1 for d in differences])))
+
+
+def comparison(p):
+    return findings.Comparison(WITH, "a", "b", (1, 2), (0, 0), 3, 1.0, p, 1 - p)
+
+
 def test_conclusion():
-    assert findings.conclude([HOLDS, HOLDS]) == HOLDS
-    assert findings.conclude([HOLDS, UNDECIDED]) == UNDECIDED
-    assert findings.conclude([HOLDS, UNDECIDED, NOT]) == NOT
+    assert findings.conclude([comparison(0.01), comparison(0.04)]) == HOLDS
+    assert findings.conclude([comparison(0.01), comparison(0.3)]) == UNDECIDED
+    assert findings.conclude([comparison(0.01), comparison(0.99)]) == NOT
+    assert findings.conclude([comparison(0.01)] * 5 + [comparison(0.97)]) == UNDECIDED  # one of six by chance
+    assert findings.conclude([comparison(0.01)], ["something"]) == UNDECIDED
+    assert findings.conclude([comparison(0.999)], ["something"]) == NOT
     assert findings.conclude([]) == UNDECIDED
 
 
@@ -106,14 +130,20 @@ def test_the_papers_own_order_makes_f1_f2_and_f3_hold():
         assert {c.group for c in finding.comparisons} == {WITH, WITHOUT}
 
 
+def test_a_level_that_was_not_run_leaves_the_finding_undecided():
+    runs = frame([row for row in granularities() if row["granularity"] != "pixel"])
+    for finding in (findings.f1(runs), findings.f2(runs), findings.f3(runs)):
+        assert finding.verdict == UNDECIDED and any("pixel" in note and "not run" in note for note in finding.notes)
+
+
 def test_one_level_below_the_baseline_undoes_f1():
-    finding = findings.f1(frame(granularities(region=(10, 11, 12.5))))
+    finding = findings.f1(frame(granularities(region=(10, 10.1, 10.2))))
     assert finding.verdict == NOT
     assert {c.first: c.verdict for c in finding.comparisons} == {"object": HOLDS, "region": NOT, "pixel": HOLDS}
 
 
 def test_a_weak_pixel_level_undoes_f2_on_one_group_alone():
-    runs = frame(granularities(), granularities(WITHOUT, pixel=(25, 26, 26.5)))
+    runs = frame(granularities(), granularities(WITHOUT, pixel=(25, 26, 26.9)))
     assert findings.f2(runs).verdict == NOT and findings.f1(runs).verdict == HOLDS
 
 
@@ -140,9 +170,11 @@ def test_f4_holds_with_a_best_count_in_the_middle():
 
 
 def test_f4_does_not_hold_when_the_fewest_are_best_or_pixels_are():
-    finding = findings.f4(sweep(pixel=(30, 31, 32), m64=(31, 32, 33), m36=(33, 34, 35), m9=(36, 37, 38)))
-    assert finding.verdict == NOT and "fewest" in finding.notes[0]
+    finding = findings.f4(sweep(pixel=(30, 31, 32), m64=(31, 32, 33), m36=(33, 34, 35), m9=(36, 37, 38.1)))
+    assert finding.verdict == NOT and [c.verdict for c in finding.comparisons] == [HOLDS, NOT]
     assert findings.f4(sweep(pixel=(40, 41, 42), m64=(31, 32, 33), m36=(33, 34, 35.5), m9=(29, 30, 31))).verdict == NOT
+    close = sweep(pixel=(30, 31, 32), m64=(31, 32, 33), m36=(33, 34, 35), m9=(32, 34, 36.1))
+    assert findings.f4(close).verdict == UNDECIDED  # the fewest are ahead, within noise
 
 
 def test_f4_needs_three_counts():
@@ -166,16 +198,23 @@ def test_f5_compares_the_default_with_both_ends():
     assert findings.f5(ks(own=(40, 41, 42), k0=(37, 38, 39.5)), "meta-point").verdict == UNDECIDED
 
 
-def betas(*changes):
-    own = seeds("mgca", (40, 41, 42), unit="meta-point", points=36)  # a deviation of 1
-    return frame(own, *(seeds(f"beta-{i}", (40 + change,), unit="meta-point", points=36, beta=0.1 + i) for i, change in enumerate(changes)))
+def betas(*changes, **point):
+    """Runs over beta; changes: for each beta, by how much its three seeds differ from the default's."""
+    own = (40, 41, 42)
+    parts = [seeds("mgca", own, unit="meta-point", points=36)]
+    for i, change in enumerate(changes):
+        values = [a + b for a, b in zip(own, change, strict=True)]
+        parts.append(seeds(f"beta-{i}", values, unit="meta-point", points=36, beta=0.1 + i, **point))
+    return frame(*parts)
 
 
-def test_f6_is_judged_by_the_size_of_the_change_at_the_same_seed():
-    assert findings.f6(betas(0.9, -0.9), "meta-point").verdict == HOLDS
-    assert findings.f6(betas(0.9, -2.5), "meta-point").verdict == UNDECIDED  # within a point and twice the seeds' deviation
-    assert findings.f6(betas(0.9, -3.5), "meta-point").verdict == NOT
+def test_f6_holds_when_no_beta_is_further_than_a_point_away():
+    small, large = (0.1, -0.2, 0.15), (4.0, 4.1, 3.8)
+    assert findings.f6(betas(small, small), "meta-point").verdict == HOLDS
+    assert findings.f6(betas(small, large), "meta-point").verdict == NOT
+    assert findings.f6(betas(small, (0.5, 2.5, -1.0)), "meta-point").verdict == UNDECIDED
     assert findings.f6(betas(), "meta-point").verdict == UNDECIDED
+    assert findings.f6(betas(large, granularity="object+region"), "meta-point").verdict == UNDECIDED  # of another granularity
 
 
 def test_all_six_are_judged_in_order():

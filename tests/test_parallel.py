@@ -1,6 +1,8 @@
 """Several gloo processes against one: the same losses, gradients and weights, every sample once, no hang."""
 
 import io
+import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -150,9 +152,45 @@ def test_a_process_that_dies_ends_the_run_with_its_error():
         parallel.launch(2, fail_in_one, CPU)
 
 
-def test_a_batch_that_does_not_divide_is_a_clear_error(tmp_path):
-    with pytest.raises(params.ParamsError, match="train.processes = 5: a divisor of train.batch"):
-        params.load({"train.processes": 5, "train.batch": 48}, Path(__file__).parent.parent / "params.yaml")
+def test_fewer_shards_than_processes_is_a_clear_error(tmp_path, monkeypatch):
+    write_shards(tmp_path, (6,))
+    paths = shards.expand(f"{tmp_path}/s*.tar")
+    images = training.StreamedImages(Colours(), paths, [f"s0/{i}" for i in range(6)], 8, 0)
+    bank = TextBank.build(["a cat"] * 6, ["many {}."])
+    monkeypatch.setattr(parallel, "joined", lambda: World(0, 2))
+    settings = SETTINGS.model_copy(update={"batch": 2})
+    with pytest.raises(ValueError, match="use more shards"):
+        training.train(settings, P.mgca, images, bank, np.zeros((2, 3), np.float16), tmp_path / "run.pt")
+
+
+def resume_and_save(device, folder):
+    """As train_and_save, but only the first process finds a checkpoint."""
+    images, bank, texts = data()
+    rank = parallel.joined().rank
+    decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, f"{folder}/{rank}/run.pt", device)
+    torch.save((decoder.state_dict(), len(history)), f"{folder}/{rank}.pt")
+
+
+def test_all_resume_where_the_first_process_stood(tmp_path):
+    parallel.launch(2, train_and_save, CPU, str(tmp_path))
+    expected, _ = torch.load(tmp_path / "0.pt", weights_only=True)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "run.pt").rename(tmp_path / "0" / "run.pt")
+    parallel.launch(2, resume_and_save, CPU, str(tmp_path))
+    for rank in range(2):
+        weights, steps = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert steps == 5 and all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def kill_one(device):
+    if parallel.joined().rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    torch.distributed.barrier()
+
+
+def test_a_process_that_is_killed_ends_the_run():
+    with pytest.raises(Exception, match="SIGKILL|closed by peer"):
+        parallel.launch(2, kill_one, CPU)
 
 
 def test_shares_are_equal_and_in_order():

@@ -105,11 +105,11 @@ def test_a_template_needs_exactly_one_slot(template, written):
 
 @pytest.mark.parametrize(
     "granularity",
-    ["", "+", "objects", "Object", "object+objects", "object+object", "pixel+region+pixel", "object+", "object region", "object + region"],
+    ["", "+", "objects", "Object", "object+objects", "object+object", "pixel+object", "object+", "object region", "object + region"],
 )
 def test_granularity_is_of_known_levels_each_once(granularity, written):
     line = message(written(having("mgca.granularity", granularity)))
-    assert f"mgca.granularity = {granularity!r}: one or more of object, region, pixel, each once, joined by +" in line
+    assert f"mgca.granularity = {granularity!r}: one or more of object, region, pixel, in this order, joined by +" in line
     assert message(written(VALUES), {"mgca.granularity": granularity}) == line
 
 
@@ -119,7 +119,7 @@ def test_granularity_is_of_known_levels_each_once(granularity, written):
         ("object", ("object",)),
         ("pixel", ("pixel",)),
         ("region+pixel", ("region", "pixel")),
-        ("pixel+object", ("pixel", "object")),
+        ("object+pixel", ("object", "pixel")),
         ("object+region+pixel", ("object", "region", "pixel")),
     ],
 )
@@ -270,3 +270,8 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, written_as, value)
     text = re.sub(r"(?m)^  lr: 0.008", f"  lr: {written_as}", (Path(__file__).parent.parent / "params.yaml").read_text())
     (tmp_path / "params.yaml").write_text(text)
     assert params.load(path=tmp_path / "params.yaml").train.lr == value
+
+
+def test_a_batch_that_does_not_divide_among_processes_is_named():
+    with pytest.raises(params.ParamsError, match="train.processes = 7: a divisor of train.batch"):
+        params.load({"train.processes": 7}, Path(__file__).parent.parent / "params.yaml")

@@ -108,6 +108,11 @@ def test_averages_are_over_the_benchmarks_of_a_group(tmp_path):
     assert means.set_index("group")["miou"].to_dict() == {WITH: 10, WITHOUT: 30}
 
 
+def test_a_run_at_the_headlines_own_value_is_counted_once(study, tmp_path):
+    again = save(tmp_path, "ablations/alpha/0.4-seed-0", 77, alpha=0.4)
+    assert tables.averages(tables.read([*study, again])).equals(tables.averages(tables.read(study)))
+
+
 def test_a_curve_holds_what_differs_from_the_headline_in_its_key_only(study):
     means = tables.averages(tables.read(study))
     found = tables.curve(means, "k", unit="meta-point", group=WITH)
