@@ -1,0 +1,61 @@
+"""The benchmark's plain losses against ours, what it measures of memory, and what becomes of a case that fails."""
+
+import numpy as np
+import pytest
+import torch
+
+from ovseg import alignment, bench, charts
+
+CASE = ("loss over B", "ours, B = 4", bench.loss_case, ("ours", 4, 49))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_plain_losses_have_the_values_and_gradients_of_ours(dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    texts, subjects = torch.randn(12, 32, generator=generator, dtype=dtype), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1])
+    pixels = torch.randn(12, 196, 32, generator=generator, dtype=dtype).requires_grad_()
+    plain, ours = (losses(pixels, texts, subjects, bench.SETTINGS) for losses in (bench.plain_losses, alignment.losses))
+    assert set(plain) == set(ours) == {"object", "region", "pixel"}
+    for level in plain:
+        torch.testing.assert_close(ours[level], plain[level], rtol=tolerance, atol=0)
+        gradients = [torch.autograd.grad(found[level], pixels, retain_graph=True)[0] for found in (plain, ours)]
+        assert (gradients[0] - gradients[1]).norm() <= tolerance * gradients[0].norm() and gradients[0].any()
+
+
+def test_peak_memory_is_that_of_the_run_whatever_was_freed_before():
+    size = 100 << 20
+    np.ones(3 * size, np.uint8)
+    held = np.ones(size, np.uint8)
+    found = bench.peak_memory(lambda: np.ones(size, np.uint8).sum(), "cpu")
+    assert 0.9 * size < found < 1.5 * size and held.all()
+
+
+def broken(device):
+    raise ValueError("this case is broken")
+
+
+def exhausted(device):
+    raise MemoryError
+
+
+def test_measuring_reports_every_case_and_names_those_that_fail(monkeypatch):
+    failing = [("step", "a broken one", broken, ()), ("step", "a large one", exhausted, ())]
+    monkeypatch.setattr(bench, "cases", lambda device: [CASE, *failing])
+    monkeypatch.setattr(bench, "rates", lambda device: {"float32": 1e6, "bfloat16": 2e6, "copy": 1.0})
+    lines = []
+    found = bench.measure("cpu", lines.append)
+    good, bad, large = found["cases"]
+    assert good["floor"] == 4 * 4 * 49 * 512 / 1e6 and good["ratio"] == good["seconds"] / good["floor"] and good["seconds"] > 0
+    assert bad["error"] == "ended with exit code 1" and large["error"] == "out of memory"
+    assert len(lines) == 3 and "MiB" in lines[0] and "exit code 1" in lines[1]
+
+
+def test_growth_is_drawn_for_each_group_that_grows():
+    cases = [{"group": "loss over B", "name": f"{w}, B = {b}", "seconds": b, "memory": b << 20} for b in (1, 2) for w in ("plain", "ours")]
+    cases += [
+        {"group": "step", "name": "16 images", "seconds": 1, "memory": 1},
+        {"group": "loss over B", "name": "plain, B = 9", "error": "x"},
+    ]
+    figure = charts.growth({"cases": cases})
+    assert [axis.get_title() for axis in figure.axes] == ["loss over B", ""]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["B = 1", "B = 2"]
