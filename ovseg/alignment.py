@@ -28,16 +28,6 @@ def paired_similarity(pixels, texts):
     return torch.einsum("ipd,id->ip", pixels, texts)
 
 
-def embed_objects(pixels, paired, alpha):
-    """o_i, the embedding of the object that t_i finds in image i: its top alpha*L pixels, weighted by similarity. Eq. 3-4.
-
-    pixels (B, L, d), paired (B, L), S[i, i]. Returns (B, d). The weights are the softmax over the kept pixels; the
-    paper's, over all pixels and then masked, differ by a factor that the cosine in Eq. 5 and 6 cancels.
-    """
-    kept, index = paired.topk(count(alpha, paired.shape[-1]), dim=-1)  # B, alpha*L
-    return mining.pool(pixels, index[:, None], kept.softmax(-1)[:, None])[:, 0]
-
-
 def object_mask(scores, alpha):
     """M: which pixels form the object. scores (..., L) -> bool (..., L), the top alpha*L true. Eq. 3."""
     index = scores.topk(count(alpha, scores.shape[-1]), dim=-1).indices
@@ -79,24 +69,21 @@ def losses(pixels, texts, subjects, settings, world=parallel.World()):  # noqa: 
     length, width = pixels.shape[1:]
     levels = settings.levels
     share = world.share(len(texts))
+    own = torch.arange(len(texts), device=texts.device)[share]  # b
     negative = negatives(subjects, settings)
-    paired = paired_similarity(pixels, texts[share])  # b, L
-    if "object" in levels or "region" in levels:
-        unit_texts = F.normalize(texts, dim=-1)
-        objects = F.normalize(embed_objects(pixels, paired, settings.alpha), dim=-1)  # b, d
-    if "region" in levels or "pixel" in levels:
-        top = count(settings.beta, length) if "region" in levels else 1
-        peaks, regions = mining.hard_negatives(pixels, texts, top)  # b, B: max_p S[i, j, p] and cos(r_ij, t_j)
+    object_top, rank = count(settings.alpha, length), count(settings.k, length)
+    region_top = count(settings.beta, length) if "region" in levels else int("pixel" in levels)
+    mined = mining.mine(pixels, texts, own, object_top, rank, region_top)
+    objects, unit_texts = F.normalize(mined.objects, dim=-1), F.normalize(texts, dim=-1)
     diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)[share]
     logits = {}  # b, B
     if "object" in levels:
         logits["object"] = objects @ unit_texts.T / settings.tau
     if "region" in levels:
         positive = (objects * unit_texts[share]).sum(-1)
-        logits["region"] = torch.where(diagonal, positive[:, None], regions) / settings.tau
+        logits["region"] = torch.where(diagonal, positive[:, None], mined.region) / settings.tau
     if "pixel" in levels:
-        positive = semi_hard(paired, settings.k)[0]
-        logits["pixel"] = torch.where(diagonal, positive[:, None], peaks) / math.sqrt(width)
+        logits["pixel"] = torch.where(diagonal, mined.positive[:, None], mined.peak) / math.sqrt(width)
     return {level: info_nce(world.gather(rows), negative, settings.direction) for level, rows in logits.items()}
 
 
@@ -107,8 +94,9 @@ def correspondences(pixels, texts, subjects, settings):
     Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, M; positive (B,), the index of the
     semi-hard pixel; negative (B,), the text j != i whose region in image i is most like it; region (B, L) bool.
     """
+    length, everyone = pixels.shape[1], torch.arange(len(texts), device=texts.device)
     paired = paired_similarity(pixels, texts)  # B, L
-    _, hardness = mining.hard_negatives(pixels, texts, count(settings.beta, pixels.shape[1]))
+    hardness = mining.mine(pixels, texts, everyone, 1, 1, count(settings.beta, length)).region  # B, B
     negative = hardness.masked_fill(~negatives(subjects, settings), -torch.inf).argmax(1)
     return {
         "similarity": paired,

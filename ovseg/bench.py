@@ -119,12 +119,12 @@ def loss_case(device, which, batch, length=LENGTH):
     texts = (torch.randn(batch, WIDTH, generator=generator) / 8).to(device)
     subjects = torch.arange(batch, device=device)
     losses = {"plain": plain_losses, "ours": alignment.losses}[which]
-    pixels.grad = torch.zeros_like(pixels)  # inputs and their gradients are not counted
 
     def run():
+        pixels.grad = None
         sum(losses(pixels, texts, subjects, SETTINGS).values()).backward()
 
-    memory = peak_memory(run, device)
+    memory = peak_memory(run, device) - pixels.nbytes  # inputs and their gradients are not counted
     return {"seconds": timed(run, device, 2), "memory": memory, "macs": {"float32": batch * batch * length * WIDTH}}
 
 

@@ -1,32 +1,50 @@
-"""Hard negatives: what every image holds that is most like every text of the batch (MGCA §3.2, Eq. 6 and 7).
+"""Mining a batch: what each text finds in each image, without ever holding all of S (MGCA §3.2, Eq. 2-7).
 
 The bulk of the method's cost: S has B*T*L entries of d multiply-adds each, and the pooled regions are B*T vectors of
-width d. Neither is kept. Images are taken a few at a time, of S only the selected pixels survive (beta*L of a row), and
-gradients flow through these alone. Values and gradients are those of the equations, not an approximation. For an image
-and a text t:
+width d. Neither is kept. Images are taken a few at a time, of S only the selected pixels survive (alpha*L of an image's own
+row, beta*L of the others), and gradients flow through these alone, into one buffer. Values and gradients are those of the
+equations, not an approximation. For an image and a text t that it is contrasted with:
 
     m = max_p S_p                             the hardest pixel
     r = sum_p w_p V_p,  h = cos(r, t)         the hardest region; w the softmax of S over its pixels
     dh/dV_p = w_p u + (dh/dS_p) t             with u = dh/dr = (t/|t| - h r/|r|) / |r|
     dh/dS_p = w_p u.V_p                       the softmax's mean drops out, for u.r = 0
+
+and for its own text, with g the gradient by the object o = sum_p w_p V_p:
+
+    dV_p = w_p g + w_p (g.V_p - g.o) t
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-ENTRIES = 1 << 20  # of S at once: small enough for a CPU's cache, large enough for its threads
+ENTRIES = 1 << 21  # of S or V at once: 8 MiB of float32
 COLUMN = 4  # entries that `largest` looks at as one
 EPSILON = 1e-12  # in place of the norm of a zero vector
 
 
-def hard_negatives(pixels, texts, top):
-    """The most similar pixel and region of every image for every text.
-
-    pixels (B, L, d), texts (T, d): not normalised. top: how many pixels make a region. Returns (peak (B, T),
-    max_p S[i, j, p]; region (B, T), cos(r_ij, t_j)). Differentiable once, in pixels and texts. Ties go to whichever
-    `topk` keeps.
+class Mined(NamedTuple):
+    """What `mine` finds. objects (B, d): o_i, pooled over an image's own text's top pixels. positive (B,): the similarity of
+    the pixel of a rank among them. peak (B, T): max_p S[i, j, p]. region (B, T): cos(r_ij, t_j).
     """
-    return _HardNegatives.apply(pixels, texts, top)
+
+    objects: torch.Tensor
+    positive: torch.Tensor
+    peak: torch.Tensor
+    region: torch.Tensor
+
+
+def mine(pixels, texts, own, object_top, rank, region_top):
+    """Objects, semi-hard positives and hard negatives of a batch.
+
+    pixels (B, L, d), texts (T, d): not normalised. own (B,): which text is an image's own. object_top: pixels of an object;
+    rank: of its positive pixel, 1..object_top, 1 the most similar. region_top: pixels of a region, or 0 to look for no
+    negatives (peak and region are zeros then). Returns Mined, differentiable once, in pixels and texts. Ties go to
+    whichever `topk` keeps.
+    """
+    return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top))
 
 
 def pool(pixels, index, weights):
@@ -35,22 +53,23 @@ def pool(pixels, index, weights):
     return F.embedding_bag(rows.flatten(0, 1), table, per_sample_weights=weights, mode="sum").unflatten(0, index.shape[:2])
 
 
-def spread(terms, index, length):
-    """The transpose of `pool`: for each pixel, the sum of w v over the vectors v that selected it.
+def spread(terms, index, out):
+    """The transpose of `pool`: for each pixel, the sum of w v over the vectors v that selected it. Written into out (b, L, d).
 
-    terms: pairs of vectors (b, T, d), or (1, T, d) if those of all images, and weights (b, T, top), whose sums are added.
-    index (b, T, top): the selected pixels. Returns (b, length, d).
+    terms: two pairs of vectors (b, T, d), or (1, T, d) if those of all images, and weights (b, T, top); both sums are added.
+    index (b, T, top): the selected pixels.
     """
     b, count, top = index.shape
-    rows = _rows(index, length).flatten()
+    rows = _rows(index, out.shape[1]).flatten()
     order = rows.int().argsort()  # by pixel
-    start = F.pad(rows.bincount(minlength=b * length).cumsum(0), (1, 0))[:-1]
-    total = None
-    for vectors, weights in terms:
+    start = F.pad(rows.bincount(minlength=b * out.shape[1]).cumsum(0), (1, 0))[:-1]
+
+    def summed(vectors, weights):
         who = order // top if len(vectors) == b else order // top % count
-        summed = F.embedding_bag(who, vectors.flatten(0, 1), start, per_sample_weights=weights.flatten()[order], mode="sum")
-        total = summed if total is None else total.add_(summed)
-    return total.unflatten(0, (b, length))
+        return F.embedding_bag(who, vectors.flatten(0, 1), start, per_sample_weights=weights.flatten()[order], mode="sum")
+
+    (first, second) = terms
+    torch.add(summed(*first), summed(*second), out=out.flatten(0, 1))
 
 
 def largest(scores, count):
@@ -75,53 +94,77 @@ def _rows(index, length):
 
 
 def _chunks(images, entries):
-    """Slices of so many images that about ENTRIES entries of S are alive, an image having `entries`."""
+    """Slices of so many images that about ENTRIES numbers are alive at once, an image having `entries` in S or in V."""
     size = max(1, ENTRIES // entries)
     return [slice(start, start + size) for start in range(0, images, size)]
 
 
-class _HardNegatives(torch.autograd.Function):
+class _Mine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pixels, texts, top):
-        images, length, _ = pixels.shape
+    def forward(ctx, pixels, texts, own, object_top, rank, region_top):
+        images, length, width = pixels.shape
         count = len(texts)
         text_norm = texts.norm(dim=-1).clamp(min=EPSILON)
-        peak, region, region_norm = (pixels.new_empty(images, count) for _ in range(3))
-        index = torch.empty(images, count, top, dtype=torch.int32, device=pixels.device)
-        kept = pixels.new_empty(images, count, top)
-        for i in _chunks(images, count * length):
-            scores = texts @ pixels[i].transpose(1, 2)  # b, T, L
-            kept[i], selected = largest(scores, top)  # b, T, top
-            weights = kept[i].softmax(-1)
-            region_norm[i] = pool(pixels[i], selected, weights).norm(dim=-1).clamp(min=EPSILON)
-            region[i] = (weights * kept[i]).sum(-1) / (region_norm[i] * text_norm)  # r.t = sum_p w_p S_p
-            index[i], peak[i] = selected, kept[i, :, 0]
-        ctx.save_for_backward(pixels, texts, index, kept, region, region_norm)
-        return peak, region
+        objects, positive = pixels.new_empty(images, width), pixels.new_empty(images)
+        peak, region, region_norm = (pixels.new_zeros(images, count) for _ in range(3))
+        own_index = torch.empty(images, 1, object_top, dtype=torch.int32, device=pixels.device)
+        own_kept = pixels.new_empty(images, 1, object_top)
+        index = torch.empty(images, count, region_top, dtype=torch.int32, device=pixels.device)
+        kept = pixels.new_empty(images, count, region_top)
+        for i in _chunks(images, length * max(count, width)):
+            if region_top:
+                scores = texts @ pixels[i].transpose(1, 2)  # b, T, L
+                paired = scores[torch.arange(len(scores), device=scores.device), own[i]]  # b, L
+                kept[i], selected = largest(scores, region_top)  # b, T, top
+                weights = kept[i].softmax(-1)
+                region_norm[i] = pool(pixels[i], selected, weights).norm(dim=-1).clamp(min=EPSILON)
+                region[i] = (weights * kept[i]).sum(-1) / (region_norm[i] * text_norm)  # r.t = sum_p w_p S_p
+                index[i], peak[i] = selected, kept[i, :, 0]
+            else:
+                paired = (pixels[i] @ texts[own[i]][..., None])[..., 0]
+            own_kept[i], selected = paired[:, None].topk(object_top, dim=-1)  # b, 1, top
+            own_index[i] = selected
+            objects[i] = pool(pixels[i], selected, own_kept[i].softmax(-1))[:, 0]
+            positive[i] = own_kept[i][:, 0, rank - 1]
+        ctx.save_for_backward(pixels, texts, own, objects, own_index, own_kept, index, kept, region, region_norm)
+        ctx.rank = rank
+        return objects, positive, peak, region
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, peak_gradient, region_gradient):
-        pixels, texts, index, kept, region, region_norm = ctx.saved_tensors
+    def backward(ctx, objects_gradient, positive_gradient, peak_gradient, region_gradient):
+        pixels, texts, own, objects, own_index, own_kept, index, kept, region, region_norm = ctx.saved_tensors
         length = pixels.shape[1]
         text_norm = texts.norm(dim=-1, keepdim=True).clamp(min=EPSILON)  # T, 1
         pixels_gradient = torch.empty_like(pixels)
         texts_gradient = torch.zeros_like(texts) if ctx.needs_input_grad[1] else None
-        for i in _chunks(len(pixels), len(texts) * length):
-            selected, weights = index[i].long(), kept[i].softmax(-1)  # b, T, top
-            with torch.enable_grad():
-                variable = weights.detach().requires_grad_()
-                regions = pool(pixels[i], selected, variable)  # b, T, d
-            (along,) = torch.autograd.grad(regions, variable, regions)  # b, T, top: r.V_p
-            regions = regions.detach()
-            h, g = region[i][..., None], region_gradient[i][..., None]  # b, T, 1
-            size = region_norm[i][..., None]
-            pull = g * weights / size
-            by_score = pull * (kept[i] / text_norm - h * along / size)  # of the loss by S
-            by_score[..., 0] += peak_gradient[i]
-            by_text, by_region = by_score + pull / text_norm, -pull * h / size  # dV_p = sum_j by_text t_j + by_region r_j
-            pixels_gradient[i] = spread([(texts[None], by_text), (regions, by_region)], selected, length)
+        for i in _chunks(len(pixels), length * max(texts.shape)):
+            if kept.shape[-1]:
+                selected, weights = index[i].long(), kept[i].softmax(-1)  # b, T, top
+                with torch.enable_grad():
+                    variable = weights.detach().requires_grad_()
+                    regions = pool(pixels[i], selected, variable)  # b, T, d
+                (along,) = torch.autograd.grad(regions, variable, regions)  # b, T, top: r.V_p
+                regions = regions.detach()
+                h, g = region[i][..., None], region_gradient[i][..., None]  # b, T, 1
+                size = region_norm[i][..., None]
+                pull = g * weights / size
+                by_score = pull * (kept[i] / text_norm - h * along / size)  # of the loss by S
+                by_score[..., 0] += peak_gradient[i]
+                by_text, by_region = by_score + pull / text_norm, -pull * h / size  # dV_p = sum_j by_text t_j + by_region r_j
+                spread([(texts[None], by_text), (regions, by_region)], selected, pixels_gradient[i])
+                if texts_gradient is not None:
+                    turn = g * (regions / size - h * texts / text_norm) / text_norm
+                    texts_gradient += (turn + pool(pixels[i], selected, by_score)).sum(0)
+            else:
+                pixels_gradient[i] = 0
+            selected, weights = own_index[i, 0].long(), own_kept[i, 0].softmax(-1)  # b, top
+            rows = torch.arange(len(selected), device=selected.device)[:, None]
+            g, o = objects_gradient[i][..., None], objects[i]  # (b, d, 1), (b, d)
+            found = pixels[i][rows, selected]  # b, top, d
+            by_score = weights * ((found @ g)[..., 0] - (g[..., 0] * o).sum(-1, keepdim=True))
+            by_score[:, ctx.rank - 1] += positive_gradient[i]
+            pixels_gradient[i][rows, selected] += weights[..., None] * g.transpose(1, 2) + by_score[..., None] * texts[own[i]][:, None]
             if texts_gradient is not None:
-                turn = g * (regions / size - h * texts / text_norm) / text_norm
-                texts_gradient += (turn + pool(pixels[i], selected, by_score)).sum(0)
-        return pixels_gradient, texts_gradient, None
+                texts_gradient.index_add_(0, own[i], (by_score[:, None] @ found)[:, 0])
+        return pixels_gradient, texts_gradient, None, None, None, None

@@ -1,4 +1,4 @@
-"""Hard negatives against the equations written with all of S and autograd, at every way of cutting the batch."""
+"""Mining against the equations written with all of S and autograd, at every way of cutting the batch."""
 
 import pytest
 import torch
@@ -7,74 +7,109 @@ import torch.nn.functional as F
 from ovseg import mining
 
 
-def plain(pixels, texts, top):
-    """Eq. 2, 6 and 7 with S (B, T, L) and r (B, T, d) in full."""
+def plain(pixels, texts, own, object_top, rank, region_top):
+    """Eq. 2-7 with S (B, T, L) and r (B, T, d) in full."""
+
+    def pool(scores, top):
+        kept, index = scores.topk(top, dim=-1)
+        return torch.einsum("ijp,ipd->ijd", torch.zeros_like(scores).scatter(-1, index, kept.softmax(-1)), pixels)
+
     scores = torch.einsum("ipd,jd->ijp", pixels, texts)
-    kept, index = scores.topk(top, dim=-1)
-    weights = torch.zeros_like(scores).scatter(-1, index, kept.softmax(-1))
-    regions = torch.einsum("ijp,ipd->ijd", weights, pixels)
-    return scores.amax(-1), F.cosine_similarity(regions, texts[None], dim=-1)
+    paired = scores[torch.arange(len(pixels)), own]
+    regions = pool(scores, region_top)
+    positive = paired.sort(-1, descending=True).values[:, rank - 1]
+    return pool(paired[:, None], object_top)[:, 0], positive, scores.amax(-1), F.cosine_similarity(regions, texts[None], dim=-1)
 
 
 def inputs(images=5, texts=4, length=12, width=7, dtype=torch.float64, seed=0):
+    """Pixels, texts, and which text is each image's own: some have the same, some texts are nobody's."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(images, length, width, generator=generator, dtype=dtype).requires_grad_()
-    return pixels, torch.randn(texts, width, generator=generator, dtype=dtype).requires_grad_()
+    own = torch.randint(texts, (images,), generator=generator)
+    return pixels, torch.randn(texts, width, generator=generator, dtype=dtype).requires_grad_(), own
 
 
-def values_and_gradients(function, pixels, texts, top, seed=1):
-    """Peaks, regions, and the gradients of a random combination of both by pixels and by texts."""
-    peak, region = function(pixels, texts, top)
+def values_and_gradients(function, pixels, texts, own, *tops, seed=1):
+    """What is mined, and the gradients of a random combination of all of it by pixels and by texts."""
+    found = function(pixels, texts, own, *tops)
     generator = torch.Generator().manual_seed(seed)
-    pull = [torch.randn(peak.shape, generator=generator, dtype=torch.float64).to(peak.dtype) for _ in range(2)]
-    return peak, region, *torch.autograd.grad((peak * pull[0] + region * pull[1]).sum(), (pixels, texts))
+    pulls = [torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype) for value in found]
+    total = sum((value * pull).sum() for value, pull in zip(found, pulls, strict=True))
+    return *found, *torch.autograd.grad(total, (pixels, texts))
 
 
-@pytest.mark.parametrize("top", [1, 3, 12])
-@pytest.mark.parametrize("entries", [1, 2 * 4 * 12, 1 << 20])  # an image at a time, two (the last chunk holds one), all
-def test_values_and_gradients_are_those_of_the_equations(monkeypatch, top, entries):
+@pytest.mark.parametrize("tops", [(5, 2, 3), (1, 1, 1), (12, 12, 12), (3, 3, 1)])
+@pytest.mark.parametrize("entries", [1, 2 * 12 * 7, 1 << 20])  # an image at a time, two (the last chunk holds one), all
+def test_values_and_gradients_are_those_of_the_equations(monkeypatch, tops, entries):
     monkeypatch.setattr(mining, "ENTRIES", entries)
-    for actual, expected in zip(*(values_and_gradients(f, *inputs(), top) for f in (mining.hard_negatives, plain)), strict=True):
+    for actual, expected in zip(*(values_and_gradients(f, *inputs(), *tops) for f in (mining.mine, plain)), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_float32_agrees_to_four_digits_at_a_larger_size():
     sizes = dict(images=16, texts=16, length=196, width=64, dtype=torch.float32)
-    for actual, expected in zip(*(values_and_gradients(f, *inputs(**sizes), 10) for f in (mining.hard_negatives, plain)), strict=True):
+    for actual, expected in zip(*(values_and_gradients(f, *inputs(**sizes), 78, 12, 10) for f in (mining.mine, plain)), strict=True):
         assert (actual - expected).norm() <= 1e-4 * expected.norm()
 
 
 def test_gradients_agree_with_finite_differences():
-    assert torch.autograd.gradcheck(lambda v, t: mining.hard_negatives(v, t, 3), inputs(images=2, texts=3, length=6, width=4))
+    pixels, texts, own = inputs(images=2, texts=3, length=6, width=4)
+    assert torch.autograd.gradcheck(lambda v, t: tuple(mining.mine(v, t, own, 4, 2, 3)), (pixels, texts))
 
 
 def test_more_texts_than_images_and_the_reverse():
     for images, texts in ((1, 6), (6, 1)):
-        peak, region = mining.hard_negatives(*inputs(images=images, texts=texts), 3)
-        expected = plain(*inputs(images=images, texts=texts), 3)
-        torch.testing.assert_close((peak, region), expected)
+        sizes = dict(images=images, texts=texts)
+        for actual, expected in zip(mining.mine(*inputs(**sizes), 4, 2, 3), plain(*inputs(**sizes), 4, 2, 3), strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
+def test_without_negatives_objects_and_positives_are_the_same():
+    with_negatives, without = (mining.mine(*inputs(), 5, 2, top) for top in (3, 0))
+    torch.testing.assert_close(without.objects, with_negatives.objects)
+    torch.testing.assert_close(without.positive, with_negatives.positive)
+    assert not without.peak.any() and not without.region.any()
+    gradients = []
+    for top in (3, 0):
+        pixels, texts, own = inputs()
+        found = mining.mine(pixels, texts, own, 5, 2, top)
+        gradients.append(torch.autograd.grad((found.objects * 3).sin().sum() + found.positive.sum(), (pixels, texts)))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_pixel_that_nothing_selects_gets_no_gradient():
-    pixels, texts = inputs()
-    values, index = torch.einsum("ipd,jd->ijp", pixels, texts).topk(2, dim=-1)
-    peak, region = mining.hard_negatives(pixels, texts, 2)
-    (gradient,) = torch.autograd.grad(peak.sum() + region.sum(), pixels)
-    chosen = torch.zeros(pixels.shape[:2], dtype=torch.bool).scatter(1, index.flatten(1), True)
+    pixels, texts, own = inputs()
+    scores = torch.einsum("ipd,jd->ijp", pixels, texts)
+    selected = scores.topk(2, dim=-1).indices.flatten(1), scores[torch.arange(5), own].topk(3, dim=-1).indices
+    found = mining.mine(pixels, texts, own, 3, 1, 2)
+    (gradient,) = torch.autograd.grad(found.peak.sum() + found.region.sum() + found.objects.sum(), pixels)
+    chosen = torch.zeros(pixels.shape[:2], dtype=torch.bool).scatter(1, torch.cat(selected, 1), True)
     assert not chosen.all() and torch.equal(gradient.abs().sum(-1) > 0, chosen)
 
 
 def test_zero_embeddings_give_zero_and_finite_gradients():
     pixels, texts = torch.zeros(2, 4, 3, requires_grad=True), torch.zeros(2, 3, requires_grad=True)
-    peak, region = mining.hard_negatives(pixels, texts, 2)
-    gradients = torch.autograd.grad(peak.sum() + region.sum(), (pixels, texts))
-    assert not peak.any() and not region.any() and all(g.isfinite().all() for g in gradients)
+    found = mining.mine(pixels, texts, torch.arange(2), 2, 1, 2)
+    gradients = torch.autograd.grad(sum(value.sum() for value in found), (pixels, texts))
+    assert not any(value.any() for value in found) and all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("length, count", [(64, 8), (64, 3), (64, 9), (63, 3), (8, 1)])
+def test_largest_is_topk(length, count):
+    scores = torch.randn(3, 5, length, generator=torch.Generator().manual_seed(0))
+    for actual, expected in zip(mining.largest(scores, count), scores.topk(count), strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_spread_is_the_transpose_of_pool():
     generator = torch.Generator().manual_seed(0)
     index = torch.stack([torch.randperm(9, generator=generator)[:3] for _ in range(8)]).view(2, 4, 3)
-    pixels, weights, vectors = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((2, 9, 5), (2, 4, 3), (2, 4, 5)))
-    one_way = (mining.pool(pixels, index, weights) * vectors).sum()
-    other = (pixels * mining.spread([(vectors, weights)], index, 9)).sum()
-    torch.testing.assert_close(one_way, other)
+    shapes = {"pixels": (2, 9, 5), "weights": (2, 4, 3), "vectors": (2, 4, 5), "more": (2, 4, 3), "shared": (1, 4, 5)}
+    v = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    one_way = (mining.pool(v["pixels"], index, v["weights"]) * v["vectors"]).sum() + (
+        mining.pool(v["pixels"], index, v["more"]) * v["shared"]
+    ).sum()
+    out = torch.empty(2, 9, 5, dtype=torch.float64)
+    mining.spread([(v["vectors"], v["weights"]), (v["shared"], v["more"])], index, out)
+    torch.testing.assert_close(one_way, (v["pixels"] * out).sum())
