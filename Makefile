@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint lab lock
+.PHONY: repro test lab bench lock
 repro: $(VENV)/ready
 	dvc repro
 
@@ -13,6 +13,9 @@ test: $(VENV)/ready
 
 lab: $(VENV)/ready
 	jupyter lab notebooks
+
+bench: $(VENV)/ready
+	python -m ovseg.bench --json results/bench.json --figure results/bench.png
 
 lock: # pin what pyproject.toml asks for anew
 	$(PYTHON) -m venv $(VENV)/lock

@@ -231,7 +231,7 @@ def cases(device):
     found = [("loss over B", f"{which}, B = {b}", loss_case, (which, b)) for b in batches for which in ("plain", "ours")]
     length_batch = batches[0]
     found += [("loss over L", f"{w}, L = {n}", loss_case, (w, length_batch, n)) for n in (196, 784, 3136) for w in ("plain", "ours")]
-    images = 256 if large else 16
+    images = 256 if large else 8
     found += [("encode", f"{images} images", encode_case, (images,)), ("step", f"{images} images", step_case, (images,))]
     found += [("segment over classes", f"{w}, {c} classes", segment_case, (w, c)) for c in (21, 150) for w in ("plain", "ours")]
     found += [("segment over image size", f"{w}, 150 classes, 2048x1024", segment_case, (w, 150, 1024, 2048)) for w in ("plain", "ours")]

@@ -389,8 +389,7 @@ def test_fingerprints_of_streams_tell_their_images_apart(streamed, bank, texts):
         other = StreamedImages(**({name: getattr(streamed, name) for name in ("clip", "paths", "keys", "size", "workers")} | values))
         return training.fingerprint(SETTINGS, P.mgca, bank, texts, other)
 
-    assert fingerprint() == fingerprint()
-    assert fingerprint() != fingerprint(workers=3)  # the order of its batches is another
+    assert fingerprint() == fingerprint(workers=3)
     assert fingerprint() != fingerprint(keys=streamed.keys[:-1])
     assert fingerprint() != fingerprint(size=16)
 
