@@ -1,4 +1,4 @@
-"""What the notebooks draw. Every function takes data and returns a matplotlib figure or a table; none computes a result."""
+"""Pictures, masks and curves that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
 
 import matplotlib.pyplot as plt
 import numpy as np
