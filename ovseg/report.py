@@ -5,13 +5,17 @@ import pandas as pd
 from . import tables
 
 PIXEL, PAPER_PIXELS = "pixel", 3136  # every pixel by itself, here and in the paper's Table 4
+SUITES = ("with_background", "without_background")  # of the paper's benchmarks: its Tables 1 and 2, in the order of tables.GROUPS
+NOT_RUN = "not run"
 
 
-def write(findings, runs, paper, images):
+def write(findings, results, unit, paper, images):
     """The report as Markdown.
 
-    findings: of findings.judge. runs: of tables.averages. paper: paper/tables.yaml as a dict. images: {title: path from results/}.
+    findings: of findings.judge. results: of tables.read. unit: the segmenter's own. paper: paper/tables.yaml as a dict.
+    images: {title: path from results/}.
     """
+    runs = tables.averages(results)
     count = runs["run"].nunique()
     lines = [
         "# Do the paper's findings hold here?",
@@ -35,13 +39,18 @@ def write(findings, runs, paper, images):
         if f.comparisons:
             lines += ["| benchmarks | first | mIoU | second | mIoU | difference | n | p | |", "|---|---|---|---|---|---|---|---|---|"]
             lines += [_row(c) for c in f.comparisons] + [""]
+    suites = {group: paper[name] for group, name in zip(tables.GROUPS, SUITES, strict=True)}
+    for number, (group, suite) in enumerate(suites.items(), 1):
+        ours = tables.suite(results, suite["benchmarks"], unit)
+        lines += [f"## Benchmarks {group}, beside the paper's Table {number}", "", beside_methods(ours, unit, suite), ""]
+    averaged = [averages_of(results, group, suite["benchmarks"]) for group, suite in suites.items()]
     rows = tables.curve(runs, "granularity", unit="pixel")
     rows = pd.concat([tables.at(runs, run="maskclip", unit="pixel"), rows])
-    lines += ["## Granularity, beside the paper's Table 3", "", "By pixels.", ""]
+    lines += ["## Granularity, beside the paper's Table 3", "", "By pixels.", *averaged, ""]
     lines += [markdown(tables.beside_paper(rows, "granularity", paper["granularity"])), ""]
     table = tables.beside_paper(meta_points(runs), "points", [row | {"points": named(row["points"])} for row in paper["meta_points"]])
     table = table.loc[sorted(table.index, key=lambda name: -float("inf") if name == PIXEL else -int(name))]
-    lines += ["## Meta-points, beside the paper's Table 4", "", markdown(table), ""]
+    lines += ["## Meta-points, beside the paper's Table 4", "", *averaged, "", markdown(table), ""]
     for title, path in images.items():
         lines += [f"## {title}", "", f"![{title}]({path})", ""]
     return "\n".join(lines)
@@ -59,14 +68,44 @@ def meta_points(runs):
     return rows.assign(points=rows["points"].map(named).where(rows["unit"] == "meta-point", PIXEL))
 
 
+def averages_of(results, group, paper):
+    """A sentence on what our averages of a group are over, and where that is not what the paper's are. results: of tables.read."""
+    ours = list(dict.fromkeys(tables.at(results, group=group)["benchmark"]))
+    start = f"{group.capitalize()}, ours are averages over {listed(ours)}, the paper's over {listed(paper)}"
+    lacking, added = [name for name in paper if name not in ours], [name for name in ours if name not in paper]
+    if not lacking and not added:
+        return f"{start}: the same benchmarks."
+    differences = [f"{listed(lacking)} not run here"] * bool(lacking) + [f"{listed(added)} not the paper's"] * bool(added)
+    what = ", ".join(differences) if len(lacking) < len(paper) else "no benchmark in common"
+    return f"{start}: {what}, so that the two are not comparable."
+
+
+def listed(names):
+    """Names as `a`, `b` and `c`."""
+    names = [f"`{name}`" for name in names] or ["no benchmark"]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def beside_methods(ours, unit, paper):
+    """The paper's Table 1 or 2 with our rows below. ours: of tables.suite. paper: that table of paper/tables.yaml."""
+    columns = [*paper["benchmarks"], "average"]
+    lines = ["| method | pairs | " + " | ".join(columns) + " |", "|" + "---|" * (2 + len(columns))]
+    for row in paper["rows"]:
+        numbers = ["–" if number is None else f"{number:.1f}" for number in (*row["miou"], row["average"])]
+        lines.append(f"| {row['method']} | {row['data']} | " + " | ".join(numbers) + " |")
+    for method, by, pairs in (("MaskCLIP", PIXEL, "none"), ("MGCA", unit, "this study's")):
+        cells = [_cell(*(ours.loc[method, (column, name)] for name in ("mean", "std", "count"))) for column in columns]
+        lines.append(f"| **{method}, ours, by {by}s** | {pairs} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def markdown(table):
     """A table of tables.beside_paper: ours as mean ± deviation (n), the paper's number beside it."""
     lines = [f"| {table.index.name} | " + " | ".join(f"{g}, ours | {g}, paper" for g in tables.GROUPS) + " |", "|" + "---|" * 5]
     for key, row in table.iterrows():
         cells = []
         for group in tables.GROUPS:
-            mean, std, n = (row.get(f"{group}, {name}", float("nan")) for name in ("mean", "std", "count"))
-            cells.append("not run" if not mean == mean else _spread(mean, std) + (f" ({n:.0f})" if n > 1 else ""))
+            cells.append(_cell(*(row.get(f"{group}, {name}", float("nan")) for name in ("mean", "std", "count"))))
             paper = row[f"{group}, paper"]
             cells.append("" if not paper == paper else f"{paper:.1f}")
         lines.append(f"| {key} | " + " | ".join(cells) + " |")
@@ -77,6 +116,11 @@ def _row(c):
     first, second = (_spread(mean, deviation) for mean, deviation in zip(c.means, c.deviations, strict=True))
     p = "" if not c.p == c.p else "< 0.001" if c.p < 0.001 else f"{c.p:.3f}"
     return f"| {c.group} | {c.first} | {first} | {c.second} | {second} | {c.difference:+.2f} | {c.n} | {p} | {c.verdict} |"
+
+
+def _cell(mean, std, n):
+    """Ours as mean ± deviation (n), or that it was not run."""
+    return NOT_RUN if not mean == mean else _spread(mean, std) + (f" ({n:.0f})" if n > 1 else "")
 
 
 def _spread(mean, deviation):

@@ -93,6 +93,24 @@ def results(runs):
     return table
 
 
+def suite(runs, benchmarks, unit):
+    """MaskCLIP by pixels and the headline by `unit` on benchmarks of those names: what stands under the paper's Tables 1 and 2.
+
+    runs: of `read`. unit: the segmenter's own. Returns a DataFrame: rows MaskCLIP and MGCA; columns of two levels, (benchmark or
+    "average", "mean" | "std" | "count"), over the headline's seeds. NaN where a benchmark was not run; the average is over all
+    of them, and NaN if one was not run.
+    """
+    points = runs.loc[runs["run"] == "mgca", "points"].max()
+    own = at(runs, unit=unit, **headline(runs))
+    own = own[own["points"].isna() | (own["points"] == points)].drop_duplicates(["seed", "benchmark"])
+    rows = {}
+    for method, found in {"MaskCLIP": at(runs, run="maskclip", unit="pixel"), "MGCA": own}.items():
+        by_seed = found.pivot(index="run", columns="benchmark", values="miou").reindex(columns=benchmarks)
+        by_seed["average"] = by_seed.mean(axis=1, skipna=False)
+        rows[method] = by_seed.agg(["mean", "std", "count"]).unstack()
+    return pd.DataFrame(rows).T
+
+
 def beside_paper(runs, key, paper):
     """Our mean, standard deviation over seeds and number of seeds beside the paper's number. Returns a DataFrame.
 

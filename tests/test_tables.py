@@ -137,7 +137,8 @@ def test_beside_the_paper(study):
 def test_the_report_says_what_the_results_say(study):
     means = tables.averages(tables.read(study))
     found = findings.judge(means, "meta-point")
-    text = report.write(found, means, PAPER, {"Curves": "figures/curves.png"})
+    runs = tables.read(study)
+    text = report.write(found, runs, "meta-point", PAPER, {"Curves": "figures/curves.png"})
     for finding in found:
         assert f"| {finding.code} | {finding.claim} | **{finding.verdict}** |" in text
     assert f"{found[0].code} | {found[0].claim} | **holds**" in text and "**does not hold**" in text  # F1, and F2 by the numbers above
@@ -151,14 +152,97 @@ def test_the_report_says_what_the_results_say(study):
     )
     assert dict(points)["9"] == "26.0 ± 1.0 (3) |  | 52.0 ± 2.0 (3) | "
     assert "![Curves](figures/curves.png)" in text and "nan" not in text
-    assert text == report.write(found, means, PAPER, {"Curves": "figures/curves.png"})
+    assert text == report.write(found, runs, "meta-point", PAPER, {"Curves": "figures/curves.png"})
 
 
 def test_a_study_without_ablations_still_has_a_report(study):
-    means = tables.averages(tables.read(study[:3]))
-    found = findings.judge(means, "meta-point")
+    runs = tables.read(study[:3])
+    found = findings.judge(tables.averages(runs), "meta-point")
     assert {f.verdict for f in found} == {findings.UNDECIDED}
-    assert "nan" not in report.write(found, means, PAPER, {})
+    assert "nan" not in report.write(found, runs, "meta-point", PAPER, {})
+
+
+# ---- the paper's Tables 1 and 2
+
+LEVELS = {"granularity": ALL, "alpha": 0.4, "beta": 0.05, "k": 0.06}
+UNTRAINED = {"granularity": tables.NONE} | dict.fromkeys(("alpha", "beta", "k"), float("nan"))
+BACKGROUND = ("things", "voc", "context", "coco_object")  # benchmarks with one
+
+
+def frame(**by_run):
+    """A frame as of tables.read. by_run: {run: (seed or None, {benchmark: mIoU by pixels})}; by meta-points it is 1 more."""
+    rows = []
+    for run, (seed, miou) in by_run.items():
+        for benchmark, value in miou.items():
+            group = WITH if benchmark in BACKGROUND else WITHOUT
+            for unit, points, extra in (("pixel", None, 0), ("meta-point", 36, 1)):
+                row = {"run": run.replace("_seed_", "/seed-"), "seed": seed, "benchmark": benchmark, "group": group, "unit": unit}
+                rows.append(row | {"points": points, "miou": value + extra} | (UNTRAINED if seed is None else LEVELS))
+    return pd.DataFrame(rows).astype({"seed": float, "points": float})
+
+
+def lines_of(text, title):
+    """The rows of the table under the first heading that holds title, {first cell: [further cells]}."""
+    table = text[text.index(title) :].split("\n\n")[1]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {first: rest for first, *rest in cells}
+
+
+def written(runs, unit="meta-point"):
+    return report.write([], runs, unit, PAPER, {})
+
+
+def test_the_papers_tables_hold_ours_of_the_same_benchmarks():
+    runs = frame(
+        maskclip=(None, {"voc": 30, "context": 20, "coco_object": 10}),
+        mgca=(0, {"voc": 50, "context": 30, "coco_object": 25}),
+        headline_seed_1=(1, {"voc": 52, "context": 31, "coco_object": 22}),
+    )
+    found = lines_of(written(runs), "Table 1")
+    assert found["method"] == ["pairs", "voc", "context", "coco_object", "average"]
+    assert found["MaskCLIP"] == ["none", "38.8", "23.6", "20.6", "27.7"]  # the paper's
+    assert found["**MaskCLIP, ours, by pixels**"] == ["none", "30.0", "20.0", "10.0", "20.0"]
+    # by meta-points: 51 and 53; 31 and 32; 26 and 23; averages 36 both
+    ours = ["this study's", "52.0 ± 1.4 (2)", "31.5 ± 0.7 (2)", "24.5 ± 2.1 (2)", "36.0 (2)"]
+    assert found["**MGCA, ours, by meta-points**"] == ours
+    assert lines_of(written(runs, "pixel"), "Table 1")["**MGCA, ours, by pixels**"][1] == "51.0 ± 1.4 (2)"
+
+
+def test_a_benchmark_that_was_not_run_is_no_number_and_leaves_no_average():
+    found = lines_of(written(frame(maskclip=(None, {"voc20": 70}), mgca=(0, {"voc20": 80}))), "Table 2")
+    assert found["CoCu"] == ["CC3M&12M+YFCC14M", "–", "–", "14.9", "21.9", "12.0", "–"]  # the paper gives no number
+    assert found["**MaskCLIP, ours, by pixels**"] == ["none", "70.0", *["not run"] * 5]
+    assert found["**MGCA, ours, by meta-points**"] == ["this study's", "81.0", *["not run"] * 5]
+
+
+def test_benchmarks_of_other_names_are_not_the_papers(study):
+    text = written(tables.read(study))
+    for number, count in ((1, 3), (2, 5)):
+        found = lines_of(text, f"Table {number}")
+        assert all(found[row][1:] == ["not run"] * (count + 1) for row in found if "ours" in row)
+
+
+def test_a_run_at_the_headlines_point_counts_once_in_the_papers_tables():
+    runs = frame(maskclip=(None, {"voc": 30}), mgca=(0, {"voc": 50}), alpha_seed_0=(0, {"voc": 90}))
+    fewer = frame(points=(0, {"voc": 10})).assign(points=9.0)  # of the sweep over meta-points
+    found = tables.suite(pd.concat([runs, fewer]), ["voc"], "meta-point")
+    assert found.loc["MGCA", ("voc", "mean")] == 51 and found.loc["MGCA", ("average", "count")] == 1
+
+
+@pytest.mark.parametrize(
+    "ours, said",
+    [
+        (["voc", "context", "coco_object"], "`voc`, `context` and `coco_object`: the same benchmarks."),
+        (["voc"], "`context` and `coco_object` not run here, so that the two are not comparable."),
+        (["voc", "context", "coco_object", "things"], ": `things` not the paper's, so that the two are not comparable."),
+        (["context", "things"], "`voc` and `coco_object` not run here, `things` not the paper's, so that"),
+        (["things"], "ours are averages over `things`, the paper's over `voc`, `context` and `coco_object`: no benchmark in common"),
+    ],
+)
+def test_the_report_says_what_averages_are_over(ours, said):
+    miou = dict.fromkeys([*ours, "scenes"], 10)
+    sentences = [line for line in written(frame(maskclip=(None, miou), mgca=(0, miou))).splitlines() if line.startswith("With background,")]
+    assert len(sentences) == 2 and sentences[0] == sentences[1] and said in sentences[0]  # above Tables 3 and 4
 
 
 def test_the_papers_numbers_are_consistent():
