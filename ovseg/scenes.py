@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from .shards import parallel
 
-TRAIN, BENCHMARK, PRETRAIN = 0, 1, 2  # splits: no two share a picture
+TRAIN, BENCHMARK, PRETRAIN, CALIBRATION = 0, 1, 2, 3  # splits: no two share a picture
 PER_SHARD = 1024
 
 RED, ORANGE, YELLOW, GREEN = (205, 50, 45), (240, 140, 40), (245, 210, 70), (60, 140, 60)
@@ -362,15 +362,20 @@ def _write_shard(job):
 
 
 def write(settings, folder):
-    """Render the scenes world: train-*.tar, benchmark-*.tar, and the class lists things.txt and scenes.txt.
+    """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar, and the class lists things.txt and scenes.txt.
 
-    settings: params.Scenes. The same settings give the same bytes. Label maps are in train shards too, for people
-    to look at; nothing but the benchmarks reads one.
+    settings: params.Scenes. The same settings give the same bytes. Calibration pictures are as many as the benchmark's and made
+    alike: what labels help to choose (calibration.py) is chosen on these. Label maps are in train shards too, for people to look
+    at; nothing reads one there.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
-    for split, name, count in ((TRAIN, "train", settings.pairs), (BENCHMARK, "benchmark", settings.pictures)):
+    for split, name, count in (
+        (TRAIN, "train", settings.pairs),
+        (BENCHMARK, "benchmark", settings.pictures),
+        (CALIBRATION, "calibration", settings.pictures),
+    ):
         for first in range(0, count, PER_SHARD):
             path = folder / f"{name}-{first // PER_SHARD:05d}.tar"
             jobs.append((path, settings.model_dump(), split, first, min(first + PER_SHARD, count)))

@@ -35,7 +35,8 @@ def test_the_same_numbers_give_the_same_scene():
 
 
 def test_other_numbers_give_other_scenes():
-    numbers = [(0, scenes.TRAIN, 0), (1, scenes.TRAIN, 0), (0, scenes.TRAIN, 1), (0, scenes.BENCHMARK, 0), (0, scenes.PRETRAIN, 0)]
+    numbers = [(0, scenes.TRAIN, 0), (1, scenes.TRAIN, 0), (0, scenes.TRAIN, 1), (0, scenes.BENCHMARK, 0)]
+    numbers += [(0, scenes.PRETRAIN, 0), (0, scenes.CALIBRATION, 0)]
     images = {scenes.render(*three, 48, 48).image.tobytes() for three in numbers}
     assert len(images) == len(numbers)
 
@@ -160,13 +161,13 @@ def test_the_same_settings_write_the_same_bytes_in_any_process(settings, written
 
 def test_shards_hold_the_asked_numbers_of_pairs_and_pictures(written):
     names = [path.name for path in sorted(written.glob("*.tar"))]
-    assert names == [f"{split}-{number:05d}.tar" for split in ("benchmark", "train") for number in range(2)]
-    for split in ("train", "benchmark"):
+    assert names == [f"{split}-{number:05d}.tar" for split in ("benchmark", "calibration", "train") for number in range(2)]
+    for split in ("train", "benchmark", "calibration"):
         assert [sample["__key__"] for sample in samples(written, split)] == ["00000000", "00000001", "00000002"]
 
 
 def test_shards_hold_what_is_rendered(written, settings):
-    for split, name in ((scenes.TRAIN, "train"), (scenes.BENCHMARK, "benchmark")):
+    for split, name in ((scenes.TRAIN, "train"), (scenes.BENCHMARK, "benchmark"), (scenes.CALIBRATION, "calibration")):
         for index, sample in enumerate(samples(written, name)):
             image, caption = shards.decode(sample)
             noise = {key: getattr(settings, key) for key in ("max_things", "omit", "omit_stuff", "invent")}
@@ -181,7 +182,19 @@ def test_training_pictures_are_square_and_benchmark_pictures_are_not(written):
         return [shards.decode_image(sample).size for sample in samples(written, name)]
 
     assert sizes("train") == [(32, 32)] * 3
-    assert sorted(set(sizes("benchmark"))) == [(32, 40), (40, 32)]
+    for name in ("benchmark", "calibration"):
+        assert sorted(set(sizes(name))) == [(32, 40), (40, 32)]
+
+
+def test_calibration_pictures_are_none_of_the_others_and_change_none(settings, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "PER_SHARD", 2)
+    monkeypatch.setattr(scenes, "parallel", one_process)
+    monkeypatch.setattr(scenes, "CALIBRATION", 9)
+    scenes.write(settings, tmp_path)
+    for path in written.iterdir():
+        assert (path.read_bytes() == (tmp_path / path.name).read_bytes()) != path.name.startswith("calibration"), path.name
+    images = {name: {sample["jpg"] for sample in samples(written, name)} for name in ("train", "benchmark", "calibration")}
+    assert len(set.union(*images.values())) == sum(map(len, images.values())) == 9
 
 
 def test_both_label_maps_say_the_same(written):
