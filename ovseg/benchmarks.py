@@ -1,13 +1,15 @@
 """Benchmarks: pictures with label maps, class names, palettes, and mIoU.
 
-Two forms. A folder: images/ (jpg, png, webp), labels/ (png of the same name, pixel = index into the classes, 255
-ignored) and classes.txt, a name per line. Or webdataset shards whose samples hold an image and a label map.
+Three forms. A folder: images/ (jpg, png, webp), labels/ (png of the same name, pixel = index into the classes, 255
+ignored) and classes.txt, a name per line. Webdataset shards whose samples hold an image and a label map. Or one of the
+paper's benchmarks as MMSegmentation lays it out (layouts.py).
 A list of classes that begins with "background" makes a benchmark with background: it is label 0, and a picture's
 pixels are background where no class scores high enough.
 """
 
 import colorsys
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,20 @@ import torch
 from PIL import Image
 
 from . import shards
+from .layouts import CLASSES, IGNORED, LAYOUTS
 
 BACKGROUND = "background"
-IGNORED = 255
+
+
+class NotHere(FileNotFoundError):
+    """A benchmark whose folder, or folder of label maps, or shards are not on this machine at all."""
 
 
 class BenchmarkBase:
     """Iterating yields (key, PIL RGB image, (H, W) uint8 label map).
 
     classes: a file of names, in the order of label values. source: what tells its pictures from others'; benchmarks
-    that agree on it hold the same pictures in the same order.
+    that agree on it hold the same pictures in the same order. Subclasses set files: the paths that hold its pictures.
     """
 
     def __init__(self, name, classes, source):
@@ -61,21 +67,21 @@ class FolderBenchmark(BenchmarkBase):
 
     def __init__(self, name, folder):
         self.folder = Path(folder)
-        for part in ("images", "labels", "classes.txt"):
+        for part, missing in {"": NotHere, "labels": NotHere, "images": FileNotFoundError, "classes.txt": FileNotFoundError}.items():
             if not (self.folder / part).exists():
-                raise FileNotFoundError(f"benchmark {name}: {self.folder / part} does not exist; expected images/, labels/ and classes.txt")
+                raise missing(f"benchmark {name}: {self.folder / part} does not exist; expected images/, labels/ and classes.txt")
         super().__init__(name, self.folder / "classes.txt", self.folder)
-        self.images = sorted(path for path in (self.folder / "images").iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
-        missing = [path.stem for path in self.images if not (self.folder / "labels" / f"{path.stem}.png").is_file()]
-        if missing or not self.images:
+        self.files = sorted(path for path in (self.folder / "images").iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
+        missing = [path.stem for path in self.files if not (self.folder / "labels" / f"{path.stem}.png").is_file()]
+        if missing or not self.files:
             what = f"no label map labels/{missing[0]}.png" if missing else "no images in images/"
             raise FileNotFoundError(f"benchmark {name}: {what} ({self.folder})")
 
     def __len__(self):
-        return len(self.images)
+        return len(self.files)
 
     def __iter__(self):
-        for path in self.images:
+        for path in self.files:
             labels = np.asarray(Image.open(self.folder / "labels" / f"{path.stem}.png"))
             yield self._checked(path.stem, Image.open(path).convert("RGB"), labels)
 
@@ -84,17 +90,21 @@ class ShardBenchmark(BenchmarkBase):
     """A benchmark in webdataset shards. label: the extension of a sample's label map, e.g. "seg.png"."""
 
     def __init__(self, name, spec, label, classes):
+        try:
+            self.files = shards.expand(spec)
+        except FileNotFoundError as error:
+            raise NotHere(f"benchmark {name}: {error}") from None
         super().__init__(name, classes, spec)
-        self.paths, self.label = shards.expand(spec), label
+        self.label = label
         self._length = None
 
     def __len__(self):
         if self._length is None:
-            self._length = sum(1 for path in self.paths for _ in shards.read(path))
+            self._length = sum(1 for path in self.files for _ in shards.read(path))
         return self._length
 
     def __iter__(self):
-        for path in self.paths:
+        for path in self.files:
             report = shards.Report()
             for sample in shards.read(path, report):
                 where = f"benchmark {self.name}: sample {sample['__key__']} of {path}"
@@ -110,11 +120,93 @@ class ShardBenchmark(BenchmarkBase):
                 raise ValueError(f"benchmark {self.name}: {path}: {', '.join(report.skipped)}")
 
 
-def open_benchmark(name, settings):
-    """The benchmark that params' `benchmarks` describes under `name`. settings: params.Benchmark."""
-    if settings.folder is not None:
-        return FolderBenchmark(name, settings.folder)
-    return ShardBenchmark(name, settings.shards, settings.label, settings.classes)
+class LayoutBenchmark(BenchmarkBase):
+    """A split of one of the paper's benchmarks in MMSegmentation's layout. layout: a key of LAYOUTS."""
+
+    def __init__(self, name, layout, folder, split):
+        self.layout, folder = LAYOUTS[layout], Path(folder)
+        images, labels, *listing = (folder / part for part in self.layout.parts(split))
+        # What tells the pictures: voc and voc20 agree on their listing, coco_object and coco_stuff on their folder.
+        super().__init__(name, CLASSES / f"{self.layout.classes}.txt", (listing or [images])[0])
+        if self.layout.zero_ignored and self.background:
+            self.classes = self.named
+        for path, missing in {folder: NotHere, labels.parent: NotHere, **dict.fromkeys(listing, FileNotFoundError)}.items():
+            if not path.exists():
+                raise missing(self._not_found(f"{path} does not exist", folder, split))
+        self.keys = self.layout.keys(folder, split)
+        if not self.keys:
+            raise FileNotFoundError(self._not_found(f"no pictures in {(listing or [images])[0]}", folder, split))
+        at = [[folder / part.format(split=split, key=key) for key in self.keys] for part in (self.layout.images, self.layout.labels)]
+        for path in (*at[0], *at[1]):
+            if not path.is_file():
+                raise FileNotFoundError(self._not_found(f"{path} does not exist", folder, split))
+        self.files, self.label_files = at
+
+    def _not_found(self, what, folder, split):
+        expected = ", ".join(self.layout.parts(split))
+        return f"benchmark {self.name}: {what}; expected {expected} in {folder}: {self.layout.source}"
+
+    def __len__(self):
+        return len(self.files)
+
+    def __iter__(self):
+        for key, image, labels in zip(self.keys, self.files, self.label_files, strict=True):
+            truth = self.layout.decoded(np.asarray(Image.open(labels)))
+            yield self._checked(key, Image.open(image).convert("RGB"), truth)
+
+
+def open_benchmark(name, settings, calibration=False):
+    """The benchmark that params' `benchmarks` describes under `name`. settings: params.Benchmark.
+
+    calibration: open instead the pictures that a background threshold may be chosen on, none of which is evaluated: the
+    training split of a layout, settings.calibration of other benchmarks. Raises ValueError if there are none or they are
+    not other ones, NotHere or FileNotFoundError if files are missing.
+    """
+    evaluated = _open(name, settings, settings.folder or settings.shards, "evaluated")
+    if not calibration:
+        return evaluated
+    if not (settings.layout or settings.calibration):
+        raise ValueError(f"benchmark {name}: benchmarks.{name}.calibration names no pictures to choose a threshold on")
+    other = _open(name, settings, settings.calibration or settings.folder, "calibration")
+    if other.classes != evaluated.classes:
+        raise ValueError(f"benchmark {name}: {other.source} and {evaluated.source} hold different classes")
+    seen = {_identity(path) for path in evaluated.files}
+    shared = next((path for path in other.files if _identity(path) in seen), None)
+    if shared is not None:
+        raise ValueError(f"benchmark {name}: {shared} is evaluated: no threshold may be chosen on it")
+    return other
+
+
+def _open(name, settings, where, split):
+    if settings.layout:
+        return LayoutBenchmark(name, settings.layout, where, getattr(LAYOUTS[settings.layout], split))
+    if settings.folder:
+        return FolderBenchmark(name, where)
+    return ShardBenchmark(name, where, settings.label, settings.classes)
+
+
+def _identity(path):
+    """What tells a file from others, whatever links lead to it."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def open_all(settings_by_name):
+    """The benchmarks of params that are on this machine, in order; an optional one that is not is skipped with one printed line.
+
+    Raises NotHere if none is left.
+    """
+    opened = []
+    for name, settings in settings_by_name.items():
+        try:
+            opened.append(open_benchmark(name, settings))
+        except NotHere as missing:
+            if not settings.optional:
+                raise
+            print(f"skipped, because it is optional: {missing}")
+    if not opened:
+        raise NotHere(f"none of the benchmarks is there: {', '.join(settings_by_name)}")
+    return opened
 
 
 class MeanIoU:

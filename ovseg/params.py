@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from .layouts import LAYOUTS
+
 LEVELS = ("object", "region", "pixel")  # of alignment
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -88,21 +90,45 @@ class Data(Section):
 
 
 class Benchmark(Section):
-    """One benchmark: a folder, or shards with label maps (benchmarks.py)."""
+    """One benchmark: a folder, plain or in a layout, or shards with label maps (benchmarks.py, layouts.py)."""
 
     folder: str | None = None
+    layout: Literal[tuple(LAYOUTS)] | None = None
     shards: str | None = None
     label: str | None = None
     classes: str | None = None
+    calibration: str | None = None
+    optional: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self):
         from_shards = (self.shards, self.label, self.classes)
+        if self.layout is not None and (self.folder is None or any(from_shards)):
+            raise ValueError("layout goes with folder, the root of its files, and not with shards, label and classes")
         if self.folder is None and None in from_shards:
             raise ValueError("either folder, or all of shards, label and classes")
         if self.folder is not None and any(from_shards):
             raise ValueError("either folder, or shards, label and classes, not both")
         return self
+
+    @model_validator(mode="after")
+    def _calibrates_on_other_pictures(self):
+        if self.layout is not None and self.calibration is not None:
+            raise ValueError("calibration goes without layout, whose training split is used")
+        if self.calibration is not None and self.calibration == (self.folder or self.shards):
+            raise ValueError("calibration should be other pictures than those evaluated")
+        return self
+
+
+def _layout_of_its_name(benchmarks):
+    for name, benchmark in benchmarks.items():
+        if name in LAYOUTS and benchmark.layout != name:
+            raise ValueError(f"{name} is a benchmark of the paper and needs layout: {name}; give other pictures another name")
+    return benchmarks
+
+
+BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+Benchmarks = Annotated[dict[BenchmarkName, Benchmark], Field(min_length=1), AfterValidator(_layout_of_its_name)]
 
 
 class Clip(Section):
@@ -278,7 +304,7 @@ class Params(Section):
     device: Literal["auto", "cpu", "cuda"]
     scenes: Scenes
     data: Data
-    benchmarks: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")], Benchmark], Field(min_length=1)]
+    benchmarks: Benchmarks
     clip: Clip
     pretrain: Pretrain
     mgca: Mgca
