@@ -293,6 +293,45 @@ def test_a_truncated_shard_is_an_error(in_shards, tmp_path):
         list(ShardBenchmark("mine", in_shards[0], "seg.png", in_shards[1]))
 
 
+# ---- pictures to choose a threshold on
+
+
+def test_a_folder_is_calibrated_on_another_folder(folder, tmp_path):
+    other = tmp_path / "other"
+    for part in ("images", "labels"):
+        (other / part).mkdir(parents=True)
+        (other / part / "q0.png").write_bytes((folder / part / "p0.png").read_bytes())
+    (other / "classes.txt").write_text("cat\nsofa\ntall tree\n")
+    settings = params.Benchmark(folder=str(folder), calibration=str(other))
+    assert [key for key, _, _ in open_benchmark("mine", settings, calibration=True)] == ["q0"]
+    assert len(open_benchmark("mine", settings)) == 3
+    (other / "classes.txt").write_text("sofa\ncat\ntall tree\n")
+    with pytest.raises(ValueError, match="benchmark mine: .* hold different classes"):
+        open_benchmark("mine", settings, calibration=True)
+
+
+def test_shards_are_calibrated_on_other_shards(in_shards, tmp_path):
+    spec, classes = in_shards
+    common = {"label": "seg.png", "classes": str(classes)}
+    settings = params.Benchmark(shards=str(tmp_path / "b-0.tar"), calibration=str(tmp_path / "b-1.tar"), **common)
+    assert [key for key, _, _ in open_benchmark("mine", settings, calibration=True)] == ["p2"]
+    overlapping = params.Benchmark(shards=str(tmp_path / "b-0.tar"), calibration=spec, **common)
+    with pytest.raises(ValueError, match="benchmark mine: .*b-0.tar is evaluated"):
+        open_benchmark("mine", overlapping, calibration=True)
+
+
+def test_a_folder_under_another_name_is_no_other_folder(folder):
+    for name in (f"{folder}/", f"{folder}/images/.."):
+        with pytest.raises(ValueError, match="benchmark mine: .*p0.png is evaluated"):
+            open_benchmark("mine", params.Benchmark(folder=str(folder), calibration=name), calibration=True)
+
+
+def test_a_benchmark_may_have_nothing_to_choose_a_threshold_on(folder):
+    with pytest.raises(ValueError, match="benchmarks.mine.calibration names no pictures") as error:
+        open_benchmark("mine", params.Benchmark(folder=str(folder)), calibration=True)
+    assert len(str(error.value).splitlines()) == 1
+
+
 # ---- evaluation
 
 SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})

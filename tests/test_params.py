@@ -180,6 +180,40 @@ def test_a_benchmark_in_a_folder_is_valid(written):
     assert params.load(path=written(having("benchmarks.mine", {"folder": "a"}))).benchmarks["mine"].folder == "a"
 
 
+@pytest.mark.parametrize("name", ["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"])
+def test_a_benchmark_of_the_paper_has_its_own_layout(name, written):
+    found = params.load(path=written(having(f"benchmarks.{name}", {"layout": name, "folder": "a", "optional": True}))).benchmarks[name]
+    assert found.layout == name and found.optional
+    other = "voc" if name != "voc" else "ade20k"
+    for benchmark in ({"folder": "a"}, {"layout": other, "folder": "a"}, {"shards": "a.tar", "label": "a.png", "classes": "a.txt"}):
+        line = message(written(having(f"benchmarks.{name}", benchmark)))
+        assert f"benchmarks: {name} is a benchmark of the paper and needs layout: {name}" in line
+    assert params.load(path=written(having("benchmarks.mine", {"layout": name, "folder": "a"}))).benchmarks["mine"].layout == name
+
+
+@pytest.mark.parametrize(
+    "benchmark, allowed",
+    [
+        ({"layout": "voc"}, "layout goes with folder"),
+        ({"layout": "voc", "shards": "a.tar", "label": "a.png", "classes": "a.txt"}, "layout goes with folder"),
+        ({"layout": "voc", "folder": "a", "classes": "a.txt"}, "layout goes with folder"),
+        ({"layout": "voc", "folder": "a", "calibration": "b"}, "calibration goes without layout"),
+        ({"layout": "voc21", "folder": "a"}, "'voc', 'voc20', 'context'"),
+        ({"folder": "a", "calibration": "a"}, "other pictures than those evaluated"),
+        ({"shards": "a.tar", "label": "a.png", "classes": "a.txt", "calibration": "a.tar"}, "other pictures than those evaluated"),
+        ({"folder": "a", "optional": "yes"}, "boolean"),
+    ],
+)
+def test_a_benchmark_with_a_wrong_layout_or_calibration(benchmark, allowed, written):
+    line = message(written(having("benchmarks.mine", benchmark)))
+    assert "benchmarks.mine" in line and allowed in line
+
+
+def test_a_benchmark_is_not_optional_unless_it_says_so(written):
+    found = params.load(path=written(having("benchmarks.mine", {"folder": "a", "calibration": "b"}))).benchmarks["mine"]
+    assert not found.optional and found.calibration == "b" and found.layout is None
+
+
 def test_two_mistakes_are_one_line(written):
     values = having("mgca.tau", -1.0)
     values["train"]["batch"] = 0

@@ -1,0 +1,328 @@
+"""The paper's benchmarks on tiny folders in MMSegmentation's layouts, written out here path by path."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg import params
+from ovseg.benchmarks import LayoutBenchmark, MeanIoU, NotHere, mean, open_all, open_benchmark
+from ovseg.layouts import CLASSES, LAYOUTS
+
+# name: listing, then (key, image, label map) of two evaluated pictures in the order expected, then of one for calibration
+FILES = {
+    "voc": (
+        "ImageSets/Segmentation/{}.txt",
+        ("2007_000061", "JPEGImages/2007_000061.jpg", "SegmentationClass/2007_000061.png"),
+        ("2007_000033", "JPEGImages/2007_000033.jpg", "SegmentationClass/2007_000033.png"),
+        ("2007_000032", "JPEGImages/2007_000032.jpg", "SegmentationClass/2007_000032.png"),
+    ),
+    "context": (
+        "ImageSets/SegmentationContext/{}.txt",
+        ("2008_000008", "JPEGImages/2008_000008.jpg", "SegmentationClassContext/2008_000008.png"),
+        ("2008_000003", "JPEGImages/2008_000003.jpg", "SegmentationClassContext/2008_000003.png"),
+        ("2008_000002", "JPEGImages/2008_000002.jpg", "SegmentationClassContext/2008_000002.png"),
+    ),
+    "coco_object": (
+        None,
+        ("000000000139", "images/val2017/000000000139.jpg", "annotations/val2017/000000000139_instanceTrainIds.png"),
+        ("000000000285", "images/val2017/000000000285.jpg", "annotations/val2017/000000000285_instanceTrainIds.png"),
+        ("000000000009", "images/train2017/000000000009.jpg", "annotations/train2017/000000000009_instanceTrainIds.png"),
+    ),
+    "coco_stuff": (
+        None,
+        ("000000000139", "images/val2017/000000000139.jpg", "annotations/val2017/000000000139_labelTrainIds.png"),
+        ("000000000285", "images/val2017/000000000285.jpg", "annotations/val2017/000000000285_labelTrainIds.png"),
+        ("000000000009", "images/train2017/000000000009.jpg", "annotations/train2017/000000000009_labelTrainIds.png"),
+    ),
+    "cityscapes": (
+        None,
+        ("lindau/lindau_1", "leftImg8bit/val/lindau/lindau_1_leftImg8bit.png", "gtFine/val/lindau/lindau_1_gtFine_labelTrainIds.png"),
+        ("munster/munster_0", "leftImg8bit/val/munster/munster_0_leftImg8bit.png", "gtFine/val/munster/munster_0_gtFine_labelTrainIds.png"),
+        ("aachen/aachen_0", "leftImg8bit/train/aachen/aachen_0_leftImg8bit.png", "gtFine/train/aachen/aachen_0_gtFine_labelTrainIds.png"),
+    ),
+    "ade20k": (
+        None,
+        ("ADE_val_00000001", "images/validation/ADE_val_00000001.jpg", "annotations/validation/ADE_val_00000001.png"),
+        ("ADE_val_00000002", "images/validation/ADE_val_00000002.jpg", "annotations/validation/ADE_val_00000002.png"),
+        ("ADE_train_00000001", "images/training/ADE_train_00000001.jpg", "annotations/training/ADE_train_00000001.png"),
+    ),
+}
+FILES |= {"voc20": FILES["voc"], "context59": FILES["context"]}
+COUNTS = {"voc": 21, "voc20": 20, "context": 60, "context59": 59, "coco_object": 81, "coco_stuff": 171, "cityscapes": 19, "ade20k": 150}
+# What lies in the first picture's file and what it means. The last class stands in it, as do 0 and what is ignored.
+STORED = {
+    "voc": ([[0, 1, 20], [15, 255, 0]], [[0, 1, 20], [15, 255, 0]]),
+    "voc20": ([[0, 1, 20], [15, 255, 0]], [[255, 0, 19], [14, 255, 255]]),
+    "context": ([[0, 1, 59], [9, 255, 0]], [[0, 1, 59], [9, 255, 0]]),
+    "context59": ([[0, 1, 59], [9, 255, 0]], [[255, 0, 58], [8, 255, 255]]),
+    "coco_object": ([[0, 1, 80], [7, 0, 0]], [[0, 1, 80], [7, 0, 0]]),
+    "coco_stuff": ([[0, 1, 170], [79, 255, 80]], [[0, 1, 170], [79, 255, 80]]),
+    "cityscapes": ([[0, 1, 18], [13, 255, 0]], [[0, 1, 18], [13, 255, 0]]),
+    "ade20k": ([[0, 1, 150], [13, 255, 0]], [[255, 0, 149], [12, 255, 255]]),
+}
+ALL = list(LAYOUTS)
+
+
+def save(path, array, palette=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.array(array, np.uint8))
+    if palette:
+        image.putpalette(np.random.default_rng(0).permutation(768).astype(np.uint8).tobytes())  # colours that say nothing
+    image.save(path)
+
+
+def write(folder, name):
+    """A benchmark's folder: the first picture as in STORED, the others all label 1."""
+    listing, *pictures = FILES[name]
+    for number, (_, image, labels) in enumerate(pictures):
+        save(folder / image, np.full((2, 3, 3), 40 * number))
+        save(folder / labels, STORED[name][0] if number == 0 else np.ones((2, 3)), palette=name.startswith("voc"))
+    if listing:
+        (folder / listing.format("val")).parent.mkdir(parents=True)
+        (folder / listing.format("val")).write_text(f"{pictures[0][0]}\n{pictures[1][0]}\n")
+        (folder / listing.format("train")).write_text(f"{pictures[2][0]}\n")
+
+
+def settings(name, folder, **others):
+    return params.Benchmark(layout=name, folder=str(folder), **others)
+
+
+@pytest.fixture(params=ALL)
+def there(request, tmp_path):
+    """(name, settings, folder) of each benchmark, its files written."""
+    write(tmp_path / "data", request.param)
+    return request.param, settings(request.param, tmp_path / "data"), tmp_path / "data"
+
+
+def line(error):
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+# ---- classes
+
+
+def test_class_lists_are_those_of_mmsegmentation():
+    classes = {name: LAYOUTS[name].classes for name in ALL}
+    assert set(classes) == set(COUNTS)
+    assert {path.stem for path in CLASSES.iterdir()} == set(classes.values())
+    for path in CLASSES.iterdir():
+        names = path.read_text().splitlines()
+        assert len(set(names)) == len(names) and all(name and name == name.strip() for name in names)
+
+
+@pytest.mark.parametrize(
+    "name, known",
+    {
+        "voc": {0: "background", 1: "aeroplane", 11: "diningtable", 15: "person", 20: "tvmonitor"},
+        "voc20": {0: "aeroplane", 10: "diningtable", 14: "person", 19: "tvmonitor"},
+        "context": {0: "background", 1: "aeroplane", 23: "dog", 37: "person", 59: "wood"},
+        "context59": {0: "aeroplane", 22: "dog", 36: "person", 58: "wood"},
+        "coco_object": {0: "background", 1: "person", 12: "stop sign", 24: "giraffe", 25: "backpack", 80: "toothbrush"},
+        "coco_stuff": {0: "person", 11: "stop sign", 79: "toothbrush", 80: "banner", 143: "sea", 170: "wood"},
+        "cityscapes": {0: "road", 10: "sky", 11: "person", 13: "car", 18: "bicycle"},
+        "ade20k": {0: "wall", 7: "bed", 12: "person", 20: "car", 149: "flag"},
+    }.items(),
+)
+def test_classes_are_counted_and_in_order(name, known, tmp_path):
+    write(tmp_path, name)
+    benchmark = open_benchmark(name, settings(name, tmp_path))
+    assert len(benchmark.classes) == COUNTS[name]
+    assert {index: benchmark.classes[index] for index in known} == known
+    assert benchmark.background == (name in ("voc", "context", "coco_object"))
+    assert len(benchmark.named) == COUNTS[name] - benchmark.background
+
+
+def test_things_of_coco_stuff_are_those_of_coco_object():
+    stuff, things = ((CLASSES / f"coco_{kind}.txt").read_text().splitlines() for kind in ("stuff", "object"))
+    assert things == ["background", *stuff[:80]]
+
+
+# ---- pictures and labels
+
+
+def test_pictures_are_found_in_order_with_their_labels(there):
+    name, spec, _ = there
+    benchmark = open_benchmark(name, spec)
+    assert isinstance(benchmark, LayoutBenchmark) and len(benchmark) == 2
+    for _ in range(2):  # it can be read again
+        found = list(benchmark)
+        assert [key for key, _, _ in found] == [key for key, _, _ in FILES[name][1:3]]
+        for number, (_, image, labels) in enumerate(found):
+            assert image.mode == "RGB" and image.size == (3, 2) and abs(int(np.asarray(image)[0, 0, 0]) - 40 * number) < 5
+            assert labels.dtype == np.uint8 and labels.shape == (2, 3)
+        assert found[0][2].tolist() == STORED[name][1]
+        assert found[1][2].tolist() == [[0 if LAYOUTS[name].zero_ignored else 1] * 3] * 2
+
+
+def test_calibration_pictures_are_the_training_split(there):
+    name, spec, folder = there
+    evaluated, other = open_benchmark(name, spec), open_benchmark(name, spec, calibration=True)
+    assert [key for key, _, _ in other] == [FILES[name][3][0]] and other.classes == evaluated.classes
+    assert not set(other.files) & set(evaluated.files) and other.source != evaluated.source
+    assert all(str(path).startswith(str(folder)) for path in other.files)
+
+
+def test_no_calibration_picture_is_evaluated(tmp_path):
+    write(tmp_path, "voc")
+    key = FILES["voc"][2][0]
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text(f"2007_000032\n{key}\n")
+    with pytest.raises(ValueError, match=f"benchmark voc: .*{key}.jpg is evaluated") as error:
+        open_benchmark("voc", settings("voc", tmp_path), calibration=True)
+    line(error)
+
+
+def test_nor_is_one_that_a_link_leads_to(tmp_path):
+    write(tmp_path, "ade20k")
+    _, picture, labels = FILES["ade20k"][1]
+    os.symlink(tmp_path / picture, tmp_path / "images/training/ADE_train_00000007.jpg")
+    os.symlink(tmp_path / labels, tmp_path / "annotations/training/ADE_train_00000007.png")
+    with pytest.raises(ValueError, match="ADE_train_00000007.jpg is evaluated"):
+        open_benchmark("ade20k", settings("ade20k", tmp_path), calibration=True)
+
+
+def test_benchmarks_over_the_same_pictures_agree_on_their_source(tmp_path):
+    sources = {}
+    for name in ALL:
+        folder = tmp_path / {"voc20": "voc", "context59": "context", "coco_object": "coco", "coco_stuff": "coco"}.get(name, name)
+        if name not in ("voc20", "context59"):
+            write(folder, name)
+        benchmark = open_benchmark(name, settings(name, folder))
+        sources.setdefault(benchmark.source, []).append([name, [key for key, _, _ in benchmark]])
+    groups = [[name for name, _ in group] for group in sources.values()]
+    assert groups == [["voc", "voc20"], ["context", "context59"], ["coco_object", "coco_stuff"], ["cityscapes"], ["ade20k"]]
+    assert all(keys == group[0][1] for group in sources.values() for _, keys in group)
+
+
+def test_a_confusion_matrix_counted_by_hand(there):
+    name, spec, _ = there
+    benchmark = open_benchmark(name, spec)
+    metric = MeanIoU(benchmark.classes)
+    for _, _, labels in benchmark:
+        metric.update(np.ones((2, 3), int), labels)  # all pixels are said to be the second class
+    # the second picture: six pixels of label 1 in its file; the first: STORED, less what is ignored
+    stored = {
+        "voc": {0: 2, 1: 1 + 6, 15: 1, 20: 1},
+        "voc20": {0: 1 + 6, 14: 1, 19: 1},
+        "context": {0: 2, 1: 1 + 6, 9: 1, 59: 1},
+        "context59": {0: 1 + 6, 8: 1, 58: 1},
+        "coco_object": {0: 3, 1: 1 + 6, 7: 1, 80: 1},
+        "coco_stuff": {0: 1, 1: 1 + 6, 79: 1, 80: 1, 170: 1},
+        "cityscapes": {0: 2, 1: 1 + 6, 13: 1, 18: 1},
+        "ade20k": {0: 1 + 6, 12: 1, 149: 1},
+    }[name]
+    expected = np.zeros((COUNTS[name], COUNTS[name]), int)
+    for label, count in stored.items():
+        expected[label, 1] = count
+    assert np.array_equal(metric.matrix, expected)
+    found = metric.compute()
+    right = stored.get(1, 0)  # of the predicted pixels, which all are; with zero ignored none is right
+    assert found[benchmark.classes[1]] == pytest.approx(100 * right / sum(stored.values()))
+    classes = set(stored) | {1}
+    assert mean(found) == pytest.approx(100 * right / sum(stored.values()) / len(classes))
+
+
+@pytest.mark.parametrize("name, value, named", [("voc", 21, 21), ("voc20", 21, 20), ("cityscapes", 19, 19), ("ade20k", 151, 150)])
+def test_a_label_beyond_the_classes_is_named(name, value, named, tmp_path):
+    write(tmp_path, name)
+    save(tmp_path / FILES[name][2][2], np.full((2, 3), value))
+    with pytest.raises(ValueError, match=f"benchmark {name}: label map .* holds {named}; allowed are 0..{COUNTS[name] - 1} and 255"):
+        list(open_benchmark(name, settings(name, tmp_path)))
+
+
+# ---- what is missing
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_missing_folder_is_one_line_with_what_to_do(name, tmp_path):
+    with pytest.raises(NotHere) as error:
+        open_benchmark(name, settings(name, tmp_path / "no"))
+    text = line(error)
+    assert text.startswith(f"benchmark {name}: {tmp_path}/no does not exist; expected ") and "download " in text and "http" in text
+    for part in FILES[name][1][1:]:
+        assert part.split("/")[0] in text
+    converter = {"context": "pascal_context.py", "coco_stuff": "coco_stuff164k.py", "cityscapes": "cityscapes.py"}
+    converter |= {"context59": "pascal_context.py", "coco_object": "python -m ovseg.coco_object"}
+    assert converter.get(name, "") in text
+
+
+def half(name, folder):
+    """The one line on a benchmark that is half there: an error even of an optional one."""
+    with pytest.raises(FileNotFoundError) as error:
+        open_all({name: settings(name, folder, optional=True)})
+    text = line(error)
+    assert not isinstance(error.value, NotHere) and text.startswith(f"benchmark {name}: ") and LAYOUTS[name].source in text
+    return text
+
+
+def test_a_missing_label_map_is_an_error_even_if_the_benchmark_is_optional(there):
+    name, _, folder = there
+    (folder / FILES[name][2][2]).unlink()
+    assert f"{folder / FILES[name][2][2]} does not exist" in half(name, folder)
+
+
+@pytest.mark.parametrize("name", ["voc", "voc20", "context", "context59"])
+def test_so_is_a_missing_listing_or_a_listed_picture(name, tmp_path):
+    write(tmp_path, name)
+    (tmp_path / FILES[name][1][1]).unlink()
+    assert f"{FILES[name][1][1]} does not exist" in half(name, tmp_path)
+    (tmp_path / FILES[name][0].format("val")).unlink()
+    assert f"{FILES[name][0].format('val')} does not exist" in half(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["coco_object", "coco_stuff", "cityscapes", "ade20k"])
+def test_so_is_a_folder_without_pictures(name, tmp_path):
+    write(tmp_path, name)
+    for _, picture, _ in FILES[name][1:3]:
+        (tmp_path / picture).unlink()
+    assert "no pictures in" in half(name, tmp_path)
+
+
+def test_missing_training_pictures_are_named_when_a_threshold_is_to_be_chosen(tmp_path):
+    write(tmp_path, "coco_object")
+    (tmp_path / "annotations/train2017").rename(tmp_path / "away")
+    spec = settings("coco_object", tmp_path)
+    assert len(open_benchmark("coco_object", spec)) == 2
+    with pytest.raises(FileNotFoundError, match="annotations/train2017 does not exist") as error:
+        open_benchmark("coco_object", spec, calibration=True)
+    line(error)
+
+
+def test_an_optional_benchmark_that_is_missing_is_skipped_with_a_line(tmp_path, capsys):
+    write(tmp_path / "voc", "voc")
+    no_maps = tmp_path / "coco"
+    save(no_maps / FILES["coco_object"][1][1], np.zeros((2, 3, 3)))
+    (no_maps / "annotations").mkdir()  # with nothing of the split in it
+    wanted = {
+        "ade20k": settings("ade20k", tmp_path / "ade", optional=True),
+        "voc": settings("voc", tmp_path / "voc"),
+        "coco_object": settings("coco_object", no_maps, optional=True),
+        "plain": params.Benchmark(folder=str(tmp_path / "plain"), optional=True),
+        "tars": params.Benchmark(shards=str(tmp_path / "*.tar"), label="a.png", classes="none.txt", optional=True),
+        "voc20": settings("voc20", tmp_path / "voc", optional=True),
+    }
+    assert [benchmark.name for benchmark in open_all(wanted)] == ["voc", "voc20"]
+    printed = capsys.readouterr().out.splitlines()
+    assert [text.split(": ")[1] for text in printed] == [f"benchmark {name}" for name in ("ade20k", "coco_object", "plain", "tars")]
+
+
+def test_a_benchmark_that_is_missing_and_not_optional_stops(tmp_path):
+    write(tmp_path / "voc", "voc")
+    with pytest.raises(NotHere, match="benchmark ade20k: "):
+        open_all({"voc": settings("voc", tmp_path / "voc"), "ade20k": settings("ade20k", tmp_path / "ade")})
+
+
+def test_no_benchmark_left_is_an_error(tmp_path, capsys):
+    with pytest.raises(NotHere, match="none of the benchmarks is there: voc, ade20k") as error:
+        open_all({name: settings(name, tmp_path / "no", optional=True) for name in ("voc", "ade20k")})
+    line(error)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_an_empty_listing_is_an_error(tmp_path):
+    write(tmp_path, "voc")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("\n")
+    with pytest.raises(FileNotFoundError, match="benchmark voc: no pictures in .*val.txt"):
+        open_benchmark("voc", settings("voc", tmp_path))
