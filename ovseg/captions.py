@@ -6,6 +6,8 @@ holds each distinct text once, so that the frozen text encoder sees each once, h
 
 import functools
 import json
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,17 +31,63 @@ def nouns(caption):
     return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha()))
 
 
+class Lines(Sequence):
+    """The lines of a text file, `count` of them, as a sequence of str: the file is read when one is asked for."""
+
+    def __init__(self, path, count):
+        self.path, self.count = Path(path), count
+
+    @functools.cached_property
+    def _content(self):
+        data = self.path.read_bytes()  # bytes and where lines end take a third of the memory of that many str
+        return data, np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        index = range(self.count)[index]
+        data, ends = self._content
+        return data[ends[index - 1] + 1 if index else 0 : ends[index]].decode()
+
+    @staticmethod
+    def write(path, lines):
+        with open(path, "wb") as file:
+            file.writelines(line.encode() + b"\n" for line in lines)
+
+
+class Texts(Sequence):
+    """Every distinct text of a bank, at its text id: the captions, then for each noun its prompts, made when one is asked for."""
+
+    def __init__(self, bank):
+        self.bank = bank
+
+    def __len__(self):
+        return len(self.bank.captions) + len(self.bank.nouns) * len(self.bank.templates)
+
+    def __getitem__(self, index):
+        """The text of an id, or a list of those of a slice."""
+        ids = range(len(self))[index]
+        if isinstance(ids, range):
+            return [self[i] for i in ids]
+        if ids < len(self.bank.captions):
+            return self.bank.captions[ids]
+        noun, template = divmod(ids - len(self.bank.captions), len(self.bank.templates))
+        return self.bank.templates[template].format(self.bank.nouns[noun])
+
+
 @dataclass
 class TextBank:
     """Distinct captions and noun prompts, and which of them belong to each of N image-text pairs.
 
-    captions: distinct captions. nouns: distinct nouns. templates: prompt templates with one `{}` each.
-    caption: (N,) int64, the pair's index into captions. noun: flat int64 indices into nouns, those of pair n at
-    `noun[offset[n]:offset[n + 1]]`; offset: (N + 1,) int64.
+    captions: distinct captions, of one line each. nouns: distinct nouns. templates: prompt templates with one `{}` each.
+    caption: (N,) int32, the pair's index into captions. noun: flat int32 indices into nouns, those of pair n at
+    `noun[offset[n]:offset[n + 1]]`; offset: (N + 1,) int64. A loaded bank reads its strings only when one is asked for:
+    training needs the indices alone, which take 60 MB for the 2.6 million captions of CC3M.
     """
 
-    captions: list[str]
-    nouns: list[str]
+    captions: Sequence[str]
+    nouns: Sequence[str]
     templates: list[str]
     caption: np.ndarray
     noun: np.ndarray
@@ -48,22 +96,26 @@ class TextBank:
     @classmethod
     def build(cls, captions, templates):
         """Make the bank of N captions, one per pair."""
+        return cls.collect(((caption, nouns(caption)) for caption in captions), templates)
+
+    @classmethod
+    def collect(cls, tagged, templates):
+        """Make the bank of N pairs (caption, its nouns). Line breaks and other runs of blanks in captions become one blank."""
         caption_index, noun_index = {}, {}
-        caption, noun, offset = [], [], [0]
-        for text in captions:
+        caption, noun, offset = array("i"), array("i"), array("q", [0])
+        for text, words in tagged:
+            text = " ".join(text.split())
             caption.append(caption_index.setdefault(text, len(caption_index)))
-            noun += [noun_index.setdefault(word, len(noun_index)) for word in nouns(text)]
+            noun.extend(noun_index.setdefault(word, len(noun_index)) for word in words)
             offset.append(len(noun))
-        as_array = functools.partial(np.array, dtype=np.int64)
-        return cls(list(caption_index), list(noun_index), list(templates), as_array(caption), as_array(noun), as_array(offset))
+        return cls(list(caption_index), list(noun_index), list(templates), *(np.array(indices) for indices in (caption, noun, offset)))
 
     def __len__(self):
         return len(self.caption)
 
-    @functools.cached_property
+    @property
     def texts(self):
-        """Every distinct text: the captions, then for each noun its prompts. Its indices are text ids."""
-        return self.captions + [template.format(noun) for noun in self.nouns for template in self.templates]
+        return Texts(self)
 
     def draw(self, rows, rng, caption_probability):
         """Draw one text for each pair in rows (B,). Returns text ids, (B,) int64.
@@ -85,17 +137,35 @@ class TextBank:
         noun = (text_ids - len(self.captions)) // len(self.templates)
         return np.where(text_ids < len(self.captions), text_ids, len(self.captions) + noun)
 
+    def summary(self):
+        """What there is, in numbers. duplicates: pairs whose caption an earlier one has. words: of a pair's caption, quantiles."""
+        words = np.fromiter((caption.count(" ") + 1 for caption in self.captions), np.int32, len(self.captions))[self.caption]
+        nouns = np.diff(self.offset)
+        return {
+            "captions": len(self.captions),
+            "duplicates": len(self) - len(self.captions),
+            "nouns": len(self.nouns),
+            "texts": len(self.texts),
+            **{f"words_{name}": float(np.quantile(words, q)) for name, q in (("5%", 0.05), ("median", 0.5), ("95%", 0.95))},
+            "nouns_per_caption": round(float(nouns.mean()), 3),
+            "without_nouns": round(float((nouns == 0).mean()), 4),
+        }
+
     def save(self, folder):
-        """Write bank.json (texts) and pairs.npz (indices) into folder."""
+        """Write captions.txt and nouns.txt (a line each), bank.json (templates and counts) and pairs.npz (indices) into folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        texts = {"captions": self.captions, "nouns": self.nouns, "templates": self.templates}
-        (folder / "bank.json").write_text(json.dumps(texts, indent=0, ensure_ascii=False))
+        Lines.write(folder / "captions.txt", self.captions)
+        Lines.write(folder / "nouns.txt", self.nouns)
+        counts = {"captions": len(self.captions), "nouns": len(self.nouns), "templates": self.templates}
+        (folder / "bank.json").write_text(json.dumps(counts, indent=1, ensure_ascii=False))
         np.savez(folder / "pairs.npz", caption=self.caption, noun=self.noun, offset=self.offset)
 
     @classmethod
     def load(cls, folder):
         """Read what `save` wrote."""
-        texts = json.loads((Path(folder) / "bank.json").read_text())
-        with np.load(Path(folder) / "pairs.npz") as pairs:
-            return cls(**texts, **{name: pairs[name] for name in ("caption", "noun", "offset")})
+        folder = Path(folder)
+        counts = json.loads((folder / "bank.json").read_text())
+        captions, nouns = (Lines(folder / f"{name}.txt", counts[name]) for name in ("captions", "nouns"))
+        with np.load(folder / "pairs.npz") as pairs:
+            return cls(captions, nouns, counts["templates"], *(pairs[name] for name in ("caption", "noun", "offset")))

@@ -14,7 +14,7 @@ from .segmenter import cut, layout
 
 
 def encode_texts(clip, texts, folder):
-    """Encode the bank's texts into texts.npy."""
+    """Encode a bank's texts, of which no more than a batch is held, into texts.npy."""
     out = create(Path(folder) / "texts.npy", (len(texts), clip.width))
     step = 4096
     for start in tqdm(range(0, len(texts), step), "encode texts", mininterval=2):

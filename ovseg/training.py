@@ -155,8 +155,9 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
     """Train a decoder. Returns (Decoder on the CPU, history).
 
     settings: params.Train; mgca: params.Mgca. images: CachedImages or StreamedImages of N pairs. bank: TextBank of the
-    same pairs. texts: (T, d) embeddings of bank.texts. checkpoint: path; if a killed run of the same settings, data and
-    code left it, training goes on from there. It is still there at the end: remove it once the weights are saved.
+    same pairs. texts: (T, d) embeddings of bank.texts, a batch of which is read at a time. checkpoint: path; if a killed run
+    of the same settings, data and code left it, training goes on from there. It is still there at the end: remove it once the
+    weights are saved.
     In a process group every process calls this, and gets the same decoder; the first one writes the checkpoints.
     history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates.
     Raises ValueError when the batch is larger than the data, or does not divide among the processes.
@@ -179,7 +180,6 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
     state = Checkpoint(checkpoint, fingerprint(settings, mgca, bank, texts, images))
     step, history = state.restore(decoder, optimizer)
     forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
-    texts = torch.from_numpy(np.array(texts)).to(device).float()
     device_type = torch.device(device).type
     progress = tqdm(total=steps, initial=step, desc="train", mininterval=2, disable=world.rank > 0)
     while step < steps:
@@ -187,7 +187,7 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
         for rows, dense in images.epoch(settings.seed, epoch, settings.batch, skip, device):
             text_ids = bank.draw(rows, np.random.default_rng([settings.seed, 1, step]), settings.caption_probability)
             subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
-            drawn = texts[torch.from_numpy(text_ids).to(device, non_blocking=True)]
+            drawn = features.as_tensor(texts[text_ids], device)  # B, d
             lr = rate(step, steps, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -243,12 +243,12 @@ def fingerprint(settings, mgca, bank, texts, images):
     )
     for code in (__file__, alignment.__file__, captions.__file__, decoding.__file__, mining.__file__, parallel.__file__):
         digest.update(Path(code).read_bytes())
-    digest.update(np.ascontiguousarray(texts))
     for array in (bank.caption, bank.noun, bank.offset):
         digest.update(array)
-    if isinstance(images, CachedImages):  # a sample of rows tells other features apart
-        digest.update(np.ascontiguousarray(images.array[:: max(1, len(images.array) // 64)]))
-    else:
+    for array in (texts, images.array) if isinstance(images, CachedImages) else (texts,):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]))  # a sample of rows tells other features apart
+    if isinstance(images, StreamedImages):
         digest.update("\n".join([str(images.size), *images.keys]).encode())
     return digest.hexdigest()
 

@@ -89,7 +89,7 @@ def test_draws_follow_the_generator(bank):
 
 def test_a_bank_without_any_noun_draws_captions():
     bank = TextBank.build(["running quickly", "!?!", "running quickly"], TEMPLATES)
-    assert bank.texts == ["running quickly", "!?!"]
+    assert list(bank.texts) == ["running quickly", "!?!"]
     drawn = bank.draw(np.array([0, 1, 2, 1]), np.random.default_rng(0), 0.0)
     assert drawn.tolist() == [0, 1, 0, 1]
 
@@ -104,9 +104,55 @@ def test_a_saved_bank_loads_as_it_was(tmp_path):
     bank = TextBank.build([*CAPTIONS, "a naïve café – 日本"], TEMPLATES)
     bank.save(tmp_path / "made" / "here")
     loaded = TextBank.load(tmp_path / "made" / "here")
-    assert loaded.texts == bank.texts and len(loaded) == len(bank)
+    assert list(loaded.texts) == list(bank.texts) and len(loaded) == len(bank)
     rows = np.arange(len(bank))
     assert np.array_equal(*(b.draw(rows, np.random.default_rng(3), 0.5) for b in (bank, loaded)))
+
+
+def test_a_loaded_bank_draws_without_its_strings(bank, tmp_path):
+    bank.save(tmp_path)
+    loaded = TextBank.load(tmp_path)
+    (tmp_path / "captions.txt").unlink()
+    (tmp_path / "nouns.txt").unlink()
+    rows = np.tile(np.arange(len(bank)), 9)
+    drawn = loaded.draw(rows, np.random.default_rng(3), 0.5)
+    assert np.array_equal(drawn, bank.draw(rows, np.random.default_rng(3), 0.5)) and drawn.dtype == np.int64
+    assert np.array_equal(loaded.subjects(drawn), bank.subjects(drawn)) and len(loaded.texts) == len(bank.texts)
+    with pytest.raises(FileNotFoundError):
+        loaded.texts[0]
+
+
+def test_texts_are_the_captions_then_the_prompts_of_each_noun(bank, tmp_path):
+    bank.save(tmp_path)
+    nouns = list(dict.fromkeys(word for words in NOUNS for word in words))
+    expected = list(dict.fromkeys(CAPTIONS)) + [template.format(noun) for noun in nouns for template in TEMPLATES]
+    for texts in (bank.texts, TextBank.load(tmp_path).texts):
+        assert [text for start in range(0, len(texts), 4) for text in texts[start : start + 4]] == expected
+        assert [texts[i] for i in np.arange(len(expected))] == expected and texts[-1] == expected[-1]
+        with pytest.raises(IndexError):
+            texts[len(expected)]
+
+
+@pytest.mark.parametrize("mark", "\n \r \v \f \x1c \x1d \x1e \x85 \u2028 \u2029 \r\n".split(" "))
+def test_a_caption_is_one_line_whatever_breaks_it(tmp_path, mark):
+    TextBank.build([f"a cat{mark}{mark} on{mark}", "a dog"], TEMPLATES).save(tmp_path)
+    loaded = TextBank.load(tmp_path)
+    assert list(loaded.captions) == ["a cat on", "a dog"] and list(loaded.nouns) == ["cat", "dog"]
+    assert (tmp_path / "captions.txt").read_text().splitlines() == ["a cat on", "a dog"]
+
+
+def test_the_summary_by_hand(bank):
+    assert bank.summary() == {
+        "captions": 4,
+        "duplicates": 1,
+        "nouns": 6,
+        "texts": 4 + 6 * 3,
+        "words_5%": 2.0,  # of 2, 2, 7, 8, 8: the lowest fifth lies between the two 2s
+        "words_median": 7.0,
+        "words_95%": 8.0,
+        "nouns_per_caption": 2.0,
+        "without_nouns": 0.2,
+    }
 
 
 def test_prompts_of_one_noun_have_one_subject_and_captions_their_own():

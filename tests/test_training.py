@@ -145,6 +145,17 @@ def test_each_step_draws_texts_of_its_pairs_anew(cached, bank, texts, tmp_path, 
     assert drew_caption.count({True, False}) >= 4
 
 
+def test_texts_on_disk_train_as_texts_in_memory(cached, bank, texts, tmp_path):
+    features.create(tmp_path / "texts.npy", texts.shape)[:] = texts
+    bank.save(tmp_path)
+    (tmp_path / "captions.txt").unlink()  # training needs none of the strings
+    runs = [
+        training.train(SETTINGS, P.mgca, cached, bank, texts.astype(np.float32), tmp_path / "memory.pt"),
+        training.train(SETTINGS, P.mgca, cached, TextBank.load(tmp_path), features.read(tmp_path / "texts.npy"), tmp_path / "disk.pt"),
+    ]
+    assert same(*(weights(decoder) for decoder, _ in runs)) and runs[0][1] == runs[1][1]
+
+
 def test_only_the_wanted_levels_are_trained_on(cached, bank, texts, tmp_path):
     mgca = P.mgca.model_copy(update={"granularity": "pixel"})
     _, history = training.train(SETTINGS, mgca, cached, bank, texts, tmp_path / "run.pt")
@@ -438,7 +449,7 @@ def test_images_are_cached_features_where_there_are_some(tmp_path):
     features.create(tmp_path / "pairs.npy", array.shape)[:] = array
     pairs = training.open_pairs(P.clip, 0, "cpu", tmp_path, tmp_path)
     assert isinstance(pairs.images, CachedImages) and np.array_equal(pairs.images.array, array)
-    assert pairs.paths == ["absent.tar"] and pairs.bank.texts == ["a cat", "many cat."] and pairs.texts.shape == (2, 3)
+    assert pairs.paths == ["absent.tar"] and list(pairs.bank.texts) == ["a cat", "many cat."] and pairs.texts.shape == (2, 3)
 
 
 def test_images_are_streamed_where_none_are_cached(tmp_path, monkeypatch, clip):
