@@ -11,6 +11,7 @@ import itertools
 import multiprocessing
 import os
 import tarfile
+import threading
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -48,15 +49,27 @@ class Report:
         bad = sum(self.skipped.values())
         return bad / max(1, bad + self.pairs)
 
+    @property
+    def samples(self):
+        """Samples that were there, usable or not."""
+        return self.pairs + sum(self.skipped.values()) - self.skipped["truncated tar"]
+
     def as_dict(self):
         return {"pairs": self.pairs, "skipped": dict(self.skipped), "repaired": dict(self.repaired)}
 
+    @classmethod
+    def of(cls, counts):
+        """The report that `as_dict` wrote."""
+        return cls(counts["pairs"], Counter(counts["skipped"]), Counter(counts["repaired"]))
+
 
 def expand(spec):
-    """Paths of shards from a path, a glob ("pairs/*.tar") or a brace range ("{00000..00331}.tar"), sorted.
+    """Paths of shards, sorted: from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder with tars in it.
 
     Raises FileNotFoundError if nothing matches.
     """
+    if spec and Path(spec).is_dir():
+        spec = f"{glob.escape(str(spec))}/*.tar"
     parts = [str(spec)] if Path(spec).is_file() else wds.shardlists.expand_urls(str(spec))
     names = [path for part in parts for path in ([part] if Path(part).is_file() else sorted(glob.glob(part)))]
     if not names:
@@ -164,37 +177,18 @@ def first(paths, count, size):
     return [square(image, size) for image in itertools.islice(found, count)]
 
 
-def _scan_one(path):
-    report = Report()
-    return [(key, caption) for key, _, caption in pairs(path, report)], report
-
-
-def scan(paths, max_bad_fraction):
-    """Read every sample once, in parallel. Returns ([(key, caption)] in the shards' order, Report).
-
-    Raises ValueError when more than max_bad_fraction of the samples cannot be used.
-    """
-    found, report = [], Report()
-    for listing, part in parallel(_scan_one, paths, "scan shards"):
-        found += listing
-        report += part
-    if report.bad_fraction > max_bad_fraction:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped.most_common())
-        raise ValueError(
-            f"{report.bad_fraction:.1%} of the samples cannot be used ({kinds}): data.max_bad_fraction allows {max_bad_fraction:.1%}"
-        )
-    twice = [key for key, times in Counter(key for key, _ in found).items() if times > 1]
-    if twice:
-        raise ValueError(
-            f"{len(twice)} keys come twice, {twice[0]} first: shards need distinct names, and samples distinct keys within one"
-        )
-    if not found:
-        raise ValueError(f"no usable image-text pair in {len(paths)} shards")
-    return found, report
-
-
 def parallel(function, items, label):
     """Map in processes, in order, with a progress bar. Spawned, because forking a process with threads may hang."""
     workers = min(len(items), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         yield from tqdm(pool.map(function, items), label, len(items), mininterval=2)
+
+
+def _end_with_parent():
+    """Make this worker end when the process that started it is killed; it would wait for work for ever."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

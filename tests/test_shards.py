@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ovseg import shards
-from ovseg.shards import BadSample, Report, expand, scan
+from ovseg.shards import BadSample, Report, expand
 
 ORIENTATION = 0x0112  # of EXIF
 
@@ -307,51 +307,18 @@ def test_a_path_may_hold_brackets(tmp_path):
     assert expand(path) == [path]
 
 
-# ---- scanning
+@pytest.mark.parametrize("name", ["cc3m", "cc[3]m"])
+def test_a_folder_stands_for_its_tars(tmp_path, name):
+    (tmp_path / name).mkdir()
+    paths = [write_tar(tmp_path / name / f"{number:05d}.tar", []) for number in (10, 2, 0)]
+    for other in ("00000.parquet", "00000_stats.json", "00000.tar.part"):
+        (tmp_path / name / other).touch()
+    assert expand(str(tmp_path / name)) == expand(f"{tmp_path}/{name}/") == sorted(paths)
 
 
-@pytest.fixture
-def mixed(tmp_path):
-    """Three shards, the later named first, with good and bad samples."""
-    for name, keys in (("z", "ab"), ("m", "cde"), ("k", "f")):
-        samples = [(key, {**GOOD, "txt": f"caption {key}".encode()}) for key in keys]
-        write_tar(tmp_path / f"{name}.tar", [*samples, ("no", SKIPPED["no caption"][0]), ("small", SKIPPED["1x1"][0])])
-    return [str(tmp_path / f"{name}.tar") for name in "zmk"]
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    monkeypatch.setattr(shards, "parallel", lambda function, items, label: map(function, items))
-
-
-FOUND = [(f"{shard}/{key}", f"caption {key}") for shard, keys in (("z", "ab"), ("m", "cde"), ("k", "f")) for key in keys]
-
-
-def test_scan_keeps_the_order_of_shards(mixed):
-    found, report = scan(mixed, 0.5)  # in spawned processes
-    assert found == FOUND
-    assert report.as_dict() == {"pairs": 6, "skipped": {"no caption": 3, "image too small": 3}, "repaired": {}}
-    assert report.bad_fraction == 0.5
-
-
-def test_too_many_bad_samples_are_an_error_that_counts_them(mixed, in_process):
-    with pytest.raises(ValueError) as caught:
-        scan(mixed, 0.49)
-    for part in ("50.0%", "3 no caption", "3 image too small", "max_bad_fraction", "49.0%"):
-        assert part in str(caught.value)
-
-
-def test_scan_counts_repairs_of_all_shards(tmp_path, in_process):
-    extension, data, kind, _ = REPAIRED["greyscale jpeg"]
-    paths = [write_tar(tmp_path / f"{n}.tar", [("a", {extension: data, "txt": b"x"}), ("b", GOOD)]) for n in range(3)]
-    assert scan(paths, 0.0)[1].as_dict() == {"pairs": 6, "skipped": {}, "repaired": {kind: 3}}
-
-
-def test_scan_without_any_pair_is_an_error(tmp_path, in_process):
-    with pytest.raises(ValueError, match="no usable image-text pair in 1 shards"):
-        scan([write_tar(tmp_path / "s.tar", [("a", SKIPPED["no caption"][0])])], 1.0)
-    with pytest.raises(ValueError, match="no usable image-text pair in 1 shards"):
-        scan([write_tar(tmp_path / "s.tar", [])], 0.1)
+def test_a_folder_without_tars_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected webdataset tars"):
+        expand(str(tmp_path))
 
 
 # ---- squares
@@ -379,7 +346,9 @@ def test_square_resizes_the_shorter_side(height, width):
     assert abs(found[:, :8].astype(int) - 50).max() < 60 and (found[:, 16:, 0] > 195).all()
 
 
-def test_first_takes_usable_images_in_order(mixed):
-    found = shards.first(mixed, 4, 16)
+def test_first_takes_usable_images_in_order(tmp_path):
+    bad = SKIPPED["1x1"][0]
+    paths = [write_tar(tmp_path / f"{n}.tar", [("a", GOOD), ("bad", bad), ("b", GOOD)]) for n in range(3)]
+    found = shards.first(paths, 4, 16)
     assert len(found) == 4 and all(image.shape == (16, 16, 3) for image in found)
-    assert len(shards.first(mixed, 100, 16)) == len(FOUND)
+    assert len(shards.first(paths, 100, 16)) == 6
