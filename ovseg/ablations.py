@@ -34,6 +34,11 @@ def trained(ablations):
     return [Run(f"{FOLDER}/{ablation}/{name}", ablation, changes | {"train.seed": seed}) for ablation, name, changes, seed in found]
 
 
+def untrained(ablations):
+    """{way: name} of the runs that train nothing, by how they read dense features (dense.WAYS)."""
+    return {way: f"{FOLDER}/dense/{way}" for way in ablations.dense}
+
+
 def headlines(seeds):
     """The names of the headline and its repeats: one point, several seeds. seeds: of params' ablations.headline."""
     return [HEADLINE, *(f"{FOLDER}/headline/seed-{seed}" for seed in seeds)]
@@ -47,7 +52,7 @@ def of_levels(ablations, seed):
 
 def result_files(ablations):
     """Every result of the study: baselines, headline, ablations, and the sweep of meta-points. Paths from the project's folder."""
-    names = ["clip", "maskclip", HEADLINE, *(run.name for run in trained(ablations))]
+    names = [*untrained(ablations).values(), HEADLINE, *(run.name for run in trained(ablations))]
     names += [
         f"{FOLDER}/meta-points/{count}/{Path(name).name}" for count in ablations.meta_points for name in headlines(ablations.headline.seeds)
     ]

@@ -73,7 +73,7 @@ def losses(pixels, texts, subjects, settings, world=parallel.World()):  # noqa: 
     negative = negatives(subjects, settings)
     object_top, rank = count(settings.alpha, length), count(settings.k, length)
     region_top = count(settings.beta, length) if "region" in levels else int("pixel" in levels)
-    mined = mining.mine(pixels, texts, own, object_top, rank, region_top)
+    mined = mining.mine(pixels, texts, own, object_top, rank, region_top, settings.selection)
     objects, unit_texts = F.normalize(mined.objects, dim=-1), F.normalize(texts, dim=-1)
     diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)[share]
     logits = {}  # b, B

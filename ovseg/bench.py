@@ -23,7 +23,7 @@ from . import alignment, params
 
 LENGTH, WIDTH = 784, 512
 SETTINGS = params.Mgca(
-    granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both", mask_equal_texts=True
+    granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both", mask_equal_texts=True, selection="float32"
 )  # fmt: skip
 SEGMENT = {
     "unit": "meta-point", "meta_points": 36, "groups": 8, "affinity": "cosine", "short_side": 448, "window": 448, "stride": 224,
@@ -189,7 +189,7 @@ def segment_case(device, which, classes=150, height=480, width=640):
 
     from . import units
     from .decoder import Decoder
-    from .segmenter import Segmenter, cut, to_labels
+    from .segmenter import Segmenter, cut, stitch, to_labels
 
     clip, settings = vit(device), params.Segment(**SEGMENT)
     segmenter = Segmenter(clip, Decoder(WIDTH).to(device), settings)
@@ -215,8 +215,8 @@ def segment_case(device, which, classes=150, height=480, width=640):
     def ours():
         windows, where = cut(image, settings)
         batches = (windows[start : start + settings.batch] for start in range(0, len(windows), settings.batch))
-        features = torch.cat([clip.encode_dense(batch) for batch in batches])
-        return segmenter.score(segmenter.embed(features), where, names, (height, width)).labels()
+        parts = [segmenter.classify(segmenter.embed(clip.encode_dense(batch)), names) for batch in batches]
+        return stitch(torch.cat(parts), where, settings.window, (height, width)).labels()
 
     run = {"plain": plain, "ours": ours}[which]
     memory = peak_memory(run, device)

@@ -1,11 +1,4 @@
-"""The frozen CLIP: dense image features and text embeddings of any open_clip model with a ViT image tower.
-
-Two ways to read dense features off the same tower (`dense`):
-    clip      the patch tokens of the unchanged last block: CLIP as it is
-    maskclip  attention of the last block replaced by the identity, so that a patch is described by its own value
-              vector (Zhou et al. 2022, and MGCA §4.1 after it); residual and MLP stay
-Either way `ln_post` and the projection into the joint space follow, and the class token is dropped.
-"""
+"""The frozen CLIP: dense image features and text embeddings of any open_clip model with a ViT image tower (dense.py)."""
 
 import numpy as np
 import open_clip
@@ -13,28 +6,38 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-DENSE = ("clip", "maskclip")
+from . import dense
 
 
 class FrozenCLIP(nn.Module):
     """A CLIP that is never trained.
 
-    Attributes: width (d, of the joint space), patch (pixels), image_size (pixels, square, of its pretraining).
+    Attributes: width (d, of the joint space), patch (pixels), image_size (pixels, square, of its pretraining), dense (of
+    dense.WAYS: how a patch is described if nothing else is asked for).
     """
 
-    def __init__(self, clip, tokenizer, precision="float32"):
-        """clip: an open_clip model, weights loaded; tokenizer: its tokenizer."""
+    def __init__(self, clip, tokenizer, precision="float32", way="maskclip"):
+        """clip: an open_clip model, weights loaded; it is changed: to be run faster, and its weights to `precision`.
+
+        tokenizer: its tokenizer. precision: float32 or bfloat16. way: the attribute `dense`. Raises ValueError if dense.py
+        cannot read its image tower.
+        """
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
-        self.visual = clip.visual
-        self.tokenizer = tokenizer
-        self.device = self.visual.proj.device
-        self.precision = precision
-        self.patch = self.visual.patch_size[0]
-        self.image_size = self.visual.image_size[0]
-        self.width = self.visual.output_dim
-        self.mean = getattr(self.visual, "image_mean", open_clip.OPENAI_DATASET_MEAN)
-        self.std = getattr(self.visual, "image_std", open_clip.OPENAI_DATASET_STD)
+        self.tower = dense.tower(clip.visual)
+        if self.tower is None:
+            raise ValueError("allowed are models whose image tower is open_clip's plain ViT with a class token, or SigLIP's")
+        dense.replace_attention(clip)
+        if precision == "bfloat16":  # norms and embeddings stay in float32; open_clip's own conversion fails on SigLIP's texts
+            for module in clip.modules():
+                if isinstance(module, (nn.Linear, nn.Conv2d, dense.SelfAttention)):
+                    for parameter in module.parameters(recurse=False):
+                        parameter.data = parameter.data.bfloat16()
+        self.tokenizer, self.precision, self.dense = tokenizer, precision, way
+        self.device = next(clip.parameters()).device
+        self.patch, self.image_size, self.width = self.tower.patch, self.tower.image_size, self.tower.width
+        self.mean = getattr(clip.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+        self.std = getattr(clip.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
 
     @classmethod
     def open(cls, settings, device="cpu"):
@@ -42,16 +45,13 @@ class FrozenCLIP(nn.Module):
 
         settings.model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER" with
         open_clip_config.json and weights. settings.pretrained: open_clip's tag ("openai") or the path of a checkpoint;
-        None with local-dir. Raises ValueError when its image tower is no ViT with a class token.
+        None with local-dir. Raises ValueError when dense.py cannot read its image tower.
         """
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
-        tower, layers = clip.visual, open_clip.transformer
-        plain = isinstance(tower, layers.VisionTransformer) and tower.attn_pool is None and len(set(tower.patch_size)) == 1
-        if not plain or not all(type(block) is layers.ResidualAttentionBlock for block in tower.transformer.resblocks):
-            raise ValueError(
-                f"clip.model = {settings.model!r}: allowed are models whose image tower is open_clip's plain ViT with a class token"
-            )
-        return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision)
+        try:
+            return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision, settings.dense)
+        except ValueError as error:
+            raise ValueError(f"clip.model = {settings.model!r}: {error}") from None
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
@@ -63,61 +63,25 @@ class FrozenCLIP(nn.Module):
         return (x - mean) / std
 
     @torch.no_grad()
-    def encode_dense(self, images, dense="maskclip"):
+    def encode_dense(self, images, way=None):
         """Dense features in the joint space, not normalised.
 
-        images: (n, H, W, 3) uint8, H and W multiples of the patch. Returns (n, d, H/patch, W/patch) float32.
+        images: (n, H, W, 3) uint8, H and W multiples of the patch. way: of dense.WAYS; None: the CLIP's own. Returns
+        (n, d, H/patch, W/patch) float32.
         """
-        return self._dense(self.normalise(images), (dense,))[dense]
+        way = way or self.dense
+        return self.encode_ways(images, (way,))[way]
 
     @torch.no_grad()
-    def encode_both(self, images):
-        """`encode_dense` in both ways of `DENSE`, the blocks they share run once. Returns {way: (n, d, h, w)}."""
-        return self._dense(self.normalise(images), DENSE)
-
-    def _dense(self, x, ways):
-        if not set(ways) <= set(DENSE):
-            raise ValueError(f"dense = {ways}: allowed are {', '.join(DENSE)}")
-        if x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(f"images of {x.shape[3]}x{x.shape[2]}: allowed are multiples of CLIP's patch, {self.patch}")
+    def encode_ways(self, images, ways):
+        """`encode_dense` in several ways, the blocks they share run once. Returns {way: (n, d, H/patch, W/patch) float32}."""
+        if not set(ways) <= set(dense.WAYS):
+            raise ValueError(f"dense = {', '.join(ways)}: allowed are {', '.join(dense.WAYS)}")
+        height, width = images.shape[1:3]
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"images of {width}x{height}: allowed are multiples of CLIP's patch, {self.patch}")
         with self._autocast():
-            rows, columns = x.shape[2] // self.patch, x.shape[3] // self.patch
-            x = self._embed(x)  # n, 1 + h*w, width of the tower
-            *blocks, last = self.visual.transformer.resblocks
-            for block in blocks:
-                x = block(x)
-            out = {}
-            for way in ways:
-                y = last(x) if way == "clip" else self._identity_attention(last, x)
-                y = self.visual.ln_post(y[:, 1:]) @ self.visual.proj  # n, h*w, d
-                out[way] = y.float().transpose(1, 2).unflatten(2, (rows, columns))  # n, d, h, w
-        return out
-
-    def _embed(self, x):
-        """Patch tokens behind the class token, with positions: the tower up to its first block."""
-        v = self.visual
-        grid = v.conv1(x)  # n, width, h, w
-        tokens = grid.flatten(2).transpose(1, 2)
-        tokens = torch.cat([v.class_embedding.to(tokens.dtype).expand(len(x), 1, -1), tokens], 1)
-        return v.ln_pre(tokens + self._positions(grid.shape[2:]).to(tokens.dtype))
-
-    def _positions(self, grid):
-        """Positional embeddings for another grid than the pretraining's: bicubic, the class token's as it is."""
-        position = self.visual.positional_embedding
-        if tuple(grid) == tuple(self.visual.grid_size):
-            return position
-        spatial = position[1:].float().unflatten(0, self.visual.grid_size).permute(2, 0, 1)[None]
-        spatial = F.interpolate(spatial, tuple(grid), mode="bicubic", align_corners=False)
-        return torch.cat([position[:1].float(), spatial[0].flatten(1).T])
-
-    @staticmethod
-    def _identity_attention(block, x):
-        """The last block when each token attends to itself only: its value goes straight to the output projection."""
-        attention = block.attn
-        width = attention.embed_dim
-        value = F.linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-        x = x + block.ls_1(attention.out_proj(value))
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
+            return dense.read(self.tower, self.normalise(images), ways)
 
     @torch.no_grad()
     def encode_image(self, images):

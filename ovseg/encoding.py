@@ -7,7 +7,6 @@ import numpy as np
 from tqdm import tqdm
 
 from . import shards
-from .clip import DENSE
 from .features import create
 from .images import square
 from .segmenter import cut, layout
@@ -41,36 +40,37 @@ def encode_pairs(clip, paths, keys, settings, folder):
     out.flush()
 
 
-def encode_benchmarks(clip, benchmarks, segment, folder, images=True):
-    """Encode of each benchmark the class names and, if asked, the windows in both ways of clip.DENSE. segment: params.Segment.
+def encode_benchmarks(clip, benchmarks, segment, folder, ways):
+    """Encode of each benchmark the class names, and the windows in each of some ways to read dense features (dense.WAYS).
 
-    Benchmarks over the same pictures (things and scenes; VOC 21 and VOC20) are encoded once and share their files.
+    segment: params.Segment. ways: none if windows are not to be cached. Benchmarks over the same pictures (things and
+    scenes; VOC 21 and VOC20) are encoded once and share their files.
     """
     done = {}
     for benchmark in benchmarks:
         here = Path(folder) / benchmark.name
         here.mkdir(parents=True, exist_ok=True)
         np.save(here / "classes.npy", clip.embed_classes(benchmark.named, segment.templates).cpu().numpy())
-        if images and benchmark.source in done:
-            for way in DENSE:
+        if benchmark.source in done:
+            for way in ways:
                 (here / f"{way}.npy").unlink(missing_ok=True)
                 os.link(done[benchmark.source] / f"{way}.npy", here / f"{way}.npy")
-        elif images:
-            encode_windows(clip, benchmark, segment, here)
+        elif ways:
+            encode_windows(clip, benchmark, segment, here, ways)
             done[benchmark.source] = here
 
 
-def encode_windows(clip, benchmark, segment, folder):
-    """Encode the windows of a benchmark's pictures, in order, into clip.npy and maskclip.npy."""
+def encode_windows(clip, benchmark, segment, folder, ways):
+    """Encode the windows of a benchmark's pictures, in order, into an array for each of the ways: clip.npy, maskclip.npy, ..."""
     total = sum(len(layout(image.height, image.width, segment).positions) for _, image, _ in benchmark)
     side = segment.window // clip.patch
-    out = {way: create(Path(folder) / f"{way}.npy", (total, clip.width, side, side)) for way in DENSE}
+    out = {way: create(Path(folder) / f"{way}.npy", (total, clip.width, side, side)) for way in ways}
     row, batch = 0, []
     for _, image, _ in tqdm(benchmark, f"encode {benchmark.name}", mininterval=2):
         batch += list(cut(image, segment)[0])
         while len(batch) >= segment.batch or (batch and row + len(batch) == total):
-            features = clip.encode_both(np.stack(batch[: segment.batch]))
-            for way in DENSE:
+            features = clip.encode_ways(np.stack(batch[: segment.batch]), ways)
+            for way in ways:
                 out[way][row : row + len(features[way])] = features[way].cpu().numpy()
             row, batch = row + len(batch[: segment.batch]), batch[segment.batch :]
     for array in out.values():

@@ -20,7 +20,7 @@ class Encoded:
 
     @classmethod
     def open(cls, benchmark, folder, dense):
-        """What encoding.encode_benchmarks cached in folder. dense: see clip.py."""
+        """What encoding.encode_benchmarks cached in folder. dense: of dense.WAYS."""
         classes = torch.from_numpy(np.load(f"{folder}/{benchmark.name}/classes.npy"))
         return cls(benchmark, classes, features.read(f"{folder}/{benchmark.name}/{dense}.npy"))
 
@@ -37,7 +37,7 @@ class Encoded:
             if self.windows is None:
                 windows, where = cut(image, first.settings)
                 batch = first.settings.batch
-                parts = [first.clip.encode_dense(windows[i : i + batch], first.dense) for i in range(0, len(windows), batch)]
+                parts = [first.clip.encode_dense(windows[i : i + batch]) for i in range(0, len(windows), batch)]
                 dense = torch.cat(parts)
             else:
                 where = layout(image.height, image.width, first.settings)
@@ -98,7 +98,7 @@ def first_window(segmenter, encoded):
     windows, _ = cut(image, segmenter.settings)
     device = next(segmenter.decoder.parameters()).device
     if encoded.windows is None:
-        dense = segmenter.clip.encode_dense(windows[:1], segmenter.dense)
+        dense = segmenter.clip.encode_dense(windows[:1])
     else:
         dense = features.as_tensor(encoded.windows[:1], device)
     return windows[0], segmenter.embed(dense)

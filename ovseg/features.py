@@ -3,7 +3,7 @@
     train/texts.npy                         (T, d)        every text of the bank
     train/pairs.npy                         (N, d, h, w)  dense features of the training images, if they are cached
     benchmarks/NAME/classes.npy             (C, d)        class embeddings of benchmark NAME (float32, unit length)
-    benchmarks/NAME/clip.npy, maskclip.npy  (W, d, h, w)  dense features of the windows of its pictures, in order
+    benchmarks/NAME/maskclip.npy, ...       (W, d, h, w)  dense features of the windows of its pictures, in order, by dense.WAYS
 
 Embeddings of texts and dense features are not normalised. encoding.py fills it.
 """

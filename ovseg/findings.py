@@ -101,9 +101,9 @@ def judge(runs, unit):
 
 
 def _granularities(runs):
-    """{group: {granularity: mIoU by seed}} by pixels, as the paper's Table 3; MaskCLIP is NONE."""
+    """{group: {granularity: mIoU by seed}} by pixels, as the paper's Table 3; the baseline is NONE."""
     rows = tables.curve(runs, "granularity", unit="pixel")
-    rows = pd.concat([tables.at(runs, run="maskclip", unit="pixel"), rows])
+    rows = pd.concat([tables.baseline(runs, unit="pixel"), rows])
     return {g: {name: by_seed(r) for name, r in rows[rows["group"] == g].groupby("granularity")} for g in dict.fromkeys(rows["group"])}
 
 

@@ -3,7 +3,8 @@
 The bulk of the method's cost: S has B*T*L entries of d multiply-adds each, and the pooled regions are B*T vectors of
 width d. Neither is kept. Images are taken a few at a time, of S only the selected pixels survive (alpha*L of an image's own
 row, beta*L of the others), and gradients flow through these alone, into one buffer. Values and gradients are those of the
-equations, not an approximation. For an image and a text t that it is contrasted with:
+equations. Only a lower precision for selection approximates: which pixels a text finds in the images of others is decided
+on S in bfloat16 then, and what was selected is computed again in full. For an image and a text t that it is contrasted with:
 
     m = max_p S_p                             the hardest pixel
     r = sum_p w_p V_p,  h = cos(r, t)         the hardest region; w the softmax of S over its pixels
@@ -36,15 +37,15 @@ class Mined(NamedTuple):
     region: torch.Tensor
 
 
-def mine(pixels, texts, own, object_top, rank, region_top):
+def mine(pixels, texts, own, object_top, rank, region_top, selection="float32"):
     """Objects, semi-hard positives and hard negatives of a batch.
 
     pixels (B, L, d), texts (T, d): not normalised. own (B,): which text is an image's own. object_top: pixels of an object;
     rank: of its positive pixel, 1..object_top, 1 the most similar. region_top: pixels of a region, or 0 to look for no
-    negatives (peak and region are zeros then). Returns Mined, differentiable once, in pixels and texts. Ties go to
-    whichever `topk` keeps.
+    negatives (peak and region are zeros then). selection: float32, or bfloat16 to select
+    negatives approximately. Returns Mined, differentiable once, in pixels and texts. Ties go to whichever `topk` keeps.
     """
-    return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top))
+    return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top, selection))
 
 
 def pool(pixels, index, weights):
@@ -53,23 +54,32 @@ def pool(pixels, index, weights):
     return F.embedding_bag(rows.flatten(0, 1), table, per_sample_weights=weights, mode="sum").unflatten(0, index.shape[:2])
 
 
-def spread(terms, index, out):
+def dots(pixels, index, weights, vectors=None):
+    """Regions as of `pool`, and the dot product of each selected pixel with its vector: (b, T, d), (b, T, top).
+
+    vectors (b, T, d); None: the regions themselves.
+    """
+    with torch.enable_grad():  # the gradient of `pool` by its weights is just that, without a copy of what was selected
+        variable = weights.detach().requires_grad_()
+        regions = pool(pixels.detach(), index, variable)
+    (found,) = torch.autograd.grad(regions, variable, regions.detach() if vectors is None else vectors)
+    return regions.detach(), found
+
+
+def spread(vectors, weights, index, out):
     """The transpose of `pool`: for each pixel, the sum of w v over the vectors v that selected it. Written into out (b, L, d).
 
-    terms: two pairs of vectors (b, T, d), or (1, T, d) if those of all images, and weights (b, T, top); both sums are added.
-    index (b, T, top): the selected pixels.
+    vectors: (b, T, n, d), n of them for each image and text; weights (b, T, n, top): theirs; index (b, T, top): the selected
+    pixels.
     """
-    b, count, top = index.shape
+    n, top = weights.shape[-2:]
     rows = _rows(index, out.shape[1]).flatten()
     order = rows.int().argsort()  # by pixel
-    start = F.pad(rows.bincount(minlength=b * out.shape[1]).cumsum(0), (1, 0))[:-1]
-
-    def summed(vectors, weights):
-        who = order // top if len(vectors) == b else order // top % count
-        return F.embedding_bag(who, vectors.flatten(0, 1), start, per_sample_weights=weights.flatten()[order], mode="sum")
-
-    (first, second) = terms
-    torch.add(summed(*first), summed(*second), out=out.flatten(0, 1))
+    start = F.pad(rows.bincount(minlength=len(out) * out.shape[1]).cumsum(0), (1, 0))[:-1]
+    who = (order // top)[:, None] * n + torch.arange(n, device=order.device)  # entries, n
+    what = weights.transpose(-2, -1).reshape(-1, n)[order]  # entries, n
+    found = F.embedding_bag(who.flatten(), vectors.flatten(0, 2), start * n, per_sample_weights=what.flatten(), mode="sum")
+    out.copy_(found.view_as(out))
 
 
 def largest(scores, count):
@@ -99,9 +109,20 @@ def _chunks(images, entries):
     return [slice(start, start + size) for start in range(0, images, size)]
 
 
+def _select(pixels, texts, top, precision):
+    """The top pixels of each image for each text: similarities in descending order and indices, (b, T, top)."""
+    if precision == "float32":
+        return largest(texts @ pixels.transpose(1, 2), top)  # of S: b, T, L
+    low = getattr(torch, precision)
+    _, index = largest(texts.to(low) @ pixels.to(low).transpose(1, 2), top)
+    _, exact = dots(pixels, index, torch.zeros(index.shape, dtype=pixels.dtype, device=pixels.device), texts.expand(len(pixels), -1, -1))
+    kept, order = exact.sort(descending=True)
+    return kept, index.gather(-1, order)
+
+
 class _Mine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pixels, texts, own, object_top, rank, region_top):
+    def forward(ctx, pixels, texts, own, object_top, rank, region_top, selection):
         images, length, width = pixels.shape
         count = len(texts)
         text_norm = texts.norm(dim=-1).clamp(min=EPSILON)
@@ -113,15 +134,12 @@ class _Mine(torch.autograd.Function):
         kept = pixels.new_empty(images, count, region_top)
         for i in _chunks(images, length * max(count, width)):
             if region_top:
-                scores = texts @ pixels[i].transpose(1, 2)  # b, T, L
-                paired = scores[torch.arange(len(scores), device=scores.device), own[i]]  # b, L
-                kept[i], selected = largest(scores, region_top)  # b, T, top
+                kept[i], selected = _select(pixels[i], texts, region_top, selection)  # b, T, top
                 weights = kept[i].softmax(-1)
                 region_norm[i] = pool(pixels[i], selected, weights).norm(dim=-1).clamp(min=EPSILON)
                 region[i] = (weights * kept[i]).sum(-1) / (region_norm[i] * text_norm)  # r.t = sum_p w_p S_p
                 index[i], peak[i] = selected, kept[i, :, 0]
-            else:
-                paired = (pixels[i] @ texts[own[i]][..., None])[..., 0]
+            paired = (pixels[i] @ texts[own[i]][..., None])[..., 0]  # b, L
             own_kept[i], selected = paired[:, None].topk(object_top, dim=-1)  # b, 1, top
             own_index[i] = selected
             objects[i] = pool(pixels[i], selected, own_kept[i].softmax(-1))[:, 0]
@@ -141,30 +159,28 @@ class _Mine(torch.autograd.Function):
         for i in _chunks(len(pixels), length * max(texts.shape)):
             if kept.shape[-1]:
                 selected, weights = index[i].long(), kept[i].softmax(-1)  # b, T, top
-                with torch.enable_grad():
-                    variable = weights.detach().requires_grad_()
-                    regions = pool(pixels[i], selected, variable)  # b, T, d
-                (along,) = torch.autograd.grad(regions, variable, regions)  # b, T, top: r.V_p
-                regions = regions.detach()
+                regions, along = dots(pixels[i], selected, weights)  # along (b, T, top): r.V_p
                 h, g = region[i][..., None], region_gradient[i][..., None]  # b, T, 1
                 size = region_norm[i][..., None]
                 pull = g * weights / size
                 by_score = pull * (kept[i] / text_norm - h * along / size)  # of the loss by S
                 by_score[..., 0] += peak_gradient[i]
                 by_text, by_region = by_score + pull / text_norm, -pull * h / size  # dV_p = sum_j by_text t_j + by_region r_j
-                spread([(texts[None], by_text), (regions, by_region)], selected, pixels_gradient[i])
+                both = torch.stack([texts.expand_as(regions), regions], 2)  # b, T, 2, d
+                spread(both, torch.stack([by_text, by_region], 2), selected, pixels_gradient[i])
                 if texts_gradient is not None:
                     turn = g * (regions / size - h * texts / text_norm) / text_norm
                     texts_gradient += (turn + pool(pixels[i], selected, by_score)).sum(0)
             else:
                 pixels_gradient[i] = 0
             selected, weights = own_index[i, 0].long(), own_kept[i, 0].softmax(-1)  # b, top
-            rows = torch.arange(len(selected), device=selected.device)[:, None]
-            g, o = objects_gradient[i][..., None], objects[i]  # (b, d, 1), (b, d)
-            found = pixels[i][rows, selected]  # b, top, d
-            by_score = weights * ((found @ g)[..., 0] - (g[..., 0] * o).sum(-1, keepdim=True))
+            g, o = objects_gradient[i], objects[i]  # b, d
+            along = (pixels[i] @ g[..., None])[..., 0].gather(1, selected)  # b, top: g.V_p
+            by_score = weights * (along - (g * o).sum(-1, keepdim=True))
             by_score[:, ctx.rank - 1] += positive_gradient[i]
-            pixels_gradient[i][rows, selected] += weights[..., None] * g.transpose(1, 2) + by_score[..., None] * texts[own[i]][:, None]
+            share = pixels.new_zeros(len(g), length, 2)  # dV_p = w_p g + by_score_p t; 0 where a pixel is not selected
+            share.scatter_(1, selected[..., None].expand(-1, -1, 2), torch.stack([weights, by_score], -1))
+            pixels_gradient[i].baddbmm_(share, torch.stack([g, texts[own[i]]], 1))
             if texts_gradient is not None:
-                texts_gradient.index_add_(0, own[i], (by_score[:, None] @ found)[:, 0])
-        return pixels_gradient, texts_gradient, None, None, None, None
+                texts_gradient.index_add_(0, own[i], (share[:, None, :, 1] @ pixels[i])[:, 0])
+        return pixels_gradient, texts_gradient, None, None, None, None, None

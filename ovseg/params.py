@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 from .layouts import LAYOUTS
 
 LEVELS = ("object", "region", "pixel")  # of alignment
+Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.WAYS, which takes seconds to import
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -136,6 +137,7 @@ class Clip(Section):
 
     model: str
     pretrained: str | None
+    dense: Dense
     precision: Literal["float32", "bfloat16"]
     image_size: Annotated[int, Field(ge=16, le=2048)]
     batch: Count
@@ -178,6 +180,7 @@ class Mgca(Section):
     tau: Positive
     direction: Literal["image-to-text", "text-to-image", "both"]
     mask_equal_texts: bool
+    selection: Literal["float32", "bfloat16"]
 
     @property
     def levels(self):
@@ -283,6 +286,7 @@ class BetaAblation(ShareAblation):
 class Ablations(Section):
     """What else is trained and evaluated (ablations.py)."""
 
+    dense: Annotated[list[Dense], AfterValidator(_distinct)]
     headline: HeadlineSeeds
     granularity: GranularityAblation
     alpha: ShareAblation
@@ -371,6 +375,8 @@ def _check_ablations(p, path):
     ]
     rules += [("k", v, v <= p.mgca.alpha, f"0 to mgca.alpha, {p.mgca.alpha}: a positive pixel lies in the object") for v in lists.k.values]
     rules += [("beta", v, v > 0, "shares above 0") for v in lists.beta.values]
+    if p.clip.dense not in lists.dense:
+        raise ParamsError(f"{path}: ablations.dense = {lists.dense}: must hold clip.dense, {p.clip.dense}: untrained, it is the baseline")
     for name, value, holds, allowed in rules:
         if not holds:
             raise ParamsError(f"{path}: ablations.{name}.values: {value}: allowed are {allowed}")

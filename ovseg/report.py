@@ -45,7 +45,7 @@ def write(findings, results, unit, paper, images):
         lines += [f"## Benchmarks {group}, beside the paper's Table {number}", "", beside_methods(ours, unit, suite), ""]
     averaged = [averages_of(results, group, suite["benchmarks"]) for group, suite in suites.items()]
     rows = tables.curve(runs, "granularity", unit="pixel")
-    rows = pd.concat([tables.at(runs, run="maskclip", unit="pixel"), rows])
+    rows = pd.concat([tables.baseline(runs, unit="pixel"), rows])
     lines += ["## Granularity, beside the paper's Table 3", "", "By pixels.", *averaged, ""]
     lines += [markdown(tables.beside_paper(rows, "granularity", paper["granularity"])), ""]
     table = tables.beside_paper(meta_points(runs), "points", [row | {"points": named(row["points"])} for row in paper["meta_points"]])
@@ -93,7 +93,7 @@ def beside_methods(ours, unit, paper):
     for row in paper["rows"]:
         numbers = ["–" if number is None else f"{number:.1f}" for number in (*row["miou"], row["average"])]
         lines.append(f"| {row['method']} | {row['data']} | " + " | ".join(numbers) + " |")
-    for method, by, pairs in (("MaskCLIP", PIXEL, "none"), ("MGCA", unit, "this study's")):
+    for method, by, pairs in zip(ours.index, (PIXEL, unit), ("none", "this study's"), strict=True):
         cells = [_cell(*(ours.loc[method, (column, name)] for name in ("mean", "std", "count"))) for column in columns]
         lines.append(f"| **{method}, ours, by {by}s** | {pairs} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

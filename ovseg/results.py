@@ -1,6 +1,6 @@
 """One schema for the results of every run, written as JSON; tables.py reads them.
 
-run         name, e.g. "mgca", "ablations/alpha/0.2-seed-0", "maskclip"
+run         name, e.g. "mgca", "ablations/alpha/0.2-seed-0", "ablations/dense/maskclip"
 seed        of its training; null if nothing was trained
 seconds     {"train": ..., "evaluate": ...}, all that differs between two runs of one study on one machine
 miou        {benchmark: {unit: percent}}: with those above what `dvc metrics show` prints

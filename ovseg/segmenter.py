@@ -155,14 +155,14 @@ class Segmentation:
 class Segmenter:
     """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the way from embeddings to labels.
 
-    clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one makes this
-    MaskCLIP. settings: params.Segment. dense: how features are read off CLIP, see clip.py.
+    clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's
+    dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: params.Segment.
     """
 
-    def __init__(self, clip, decoder, settings, dense="maskclip"):
+    def __init__(self, clip, decoder, settings):
         if clip is not None and settings.window % clip.patch:
             raise ValueError(f"segment.window = {settings.window}: allowed are multiples of CLIP's patch, {clip.patch}")
-        self.clip, self.decoder, self.settings, self.dense = clip, decoder.eval(), settings, dense
+        self.clip, self.decoder, self.settings = clip, decoder.eval(), settings
 
     @classmethod
     def load(cls, folder, device="auto"):
@@ -182,14 +182,14 @@ class Segmenter:
         device = params.device(device)
         clip = FrozenCLIP.open(params.Clip.model_validate(config["clip"]), device)
         decoder = Decoder.load(folder).to(device)
-        return cls(clip, decoder, params.Segment.model_validate(config["segment"]), config["dense"])
+        return cls(clip, decoder, params.Segment.model_validate(config["segment"]))
 
     def save_settings(self, folder, clip_settings):
         """Write segmenter.json beside decoder.safetensors. clip_settings: params.Clip, which CLIP `load` is to open."""
         clip = clip_settings.model_dump()
         if clip["model"].startswith(LOCAL):  # relative to the folder, so that it loads from any working directory
             clip["model"] = LOCAL + os.path.relpath(clip["model"].removeprefix(LOCAL), folder)
-        config = {"clip": clip, "dense": self.dense, "segment": self.settings.model_dump()}
+        config = {"clip": clip, "segment": self.settings.model_dump()}
         (Path(folder) / "segmenter.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def segment(self, image, names, background=False, threshold=None):
@@ -215,14 +215,10 @@ class Segmenter:
         image = as_image(image)
         classes = self.clip.embed_classes(names, self.settings.templates)
         windows, where = cut(image, self.settings)
-        features = torch.cat(
-            [
-                self.clip.encode_dense(windows[start : start + self.settings.batch], self.dense)
-                for start in range(0, len(windows), self.settings.batch)
-            ]
-        )
+        batches = (windows[start : start + self.settings.batch] for start in range(0, len(windows), self.settings.batch))
+        parts = [self.classify(self.embed(self.clip.encode_dense(batch)), classes) for batch in batches]
+        scores = stitch(torch.cat(parts), where, self.settings.window, (image.height, image.width))
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
-        scores = self.score(self.embed(features), where, classes, (image.height, image.width))
         labels = scores.labels(self.settings.scale, threshold)
         names = (BACKGROUND, *names) if background else tuple(names)
         return Segmentation(labels.cpu().numpy(), names, scores)
@@ -234,21 +230,23 @@ class Segmenter:
             return torch.cat([self.decoder(batch).float() for batch in features.split(self.settings.batch)])
 
     @torch.no_grad()
-    def score(self, embeddings, where, classes, size):
-        """Class scores of an image from the pixel embeddings of its windows.
+    def classify(self, embeddings, classes):
+        """Class scores of windows from their pixel embeddings: the cosine of each pixel's unit and each class.
 
-        embeddings (n, d, h, w), of the windows of where (Layout). classes (C, d), unit length. size: (H, W) to return
-        scores at. Returns Scores, cosines.
+        embeddings (n, d, h, w), classes (C, d), unit length. Returns (n, C, h, w).
         """
         s = self.settings
         recognised, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity)
-        scores = torch.einsum("ndhw,cd->nchw", F.normalize(recognised, dim=1), classes)
-        return stitch(scores, where, s.window, size)
+        return torch.einsum("ndhw,cd->nchw", F.normalize(recognised, dim=1), classes)
+
+    def score(self, embeddings, where, classes, size):
+        """Class scores of an image: `classify` of all its windows, of where (Layout), stitched. size: (H, W). Returns Scores."""
+        return stitch(self.classify(embeddings, classes), where, self.settings.window, size)
 
     def with_unit(self, unit, meta_points=None):
         """This segmenter with another semantic unit; CLIP and decoder are shared."""
         settings = self.settings.model_dump() | {"unit": unit} | ({} if meta_points is None else {"meta_points": meta_points})
-        return Segmenter(self.clip, self.decoder, params.Segment.model_validate(settings), self.dense)
+        return Segmenter(self.clip, self.decoder, params.Segment.model_validate(settings))
 
 
 def as_image(image):

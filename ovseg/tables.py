@@ -13,14 +13,15 @@ from . import scenes
 GROUPS = ("with background", "without background")
 POINT = ["granularity", "alpha", "beta", "k"]  # what a trained run is told apart by, besides its seed
 NONE = "none"  # the granularity of a run that trained nothing
+METHODS = {"clip": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "clearclip": "ClearCLIP"}  # by dense.WAYS
 
 
 def read(paths):
     """Read results into one DataFrame: a row for each run, benchmark and unit.
 
     Columns: run, seed (NaN if nothing was trained), benchmark, group (of GROUPS), unit, points (meta-points a window, NaN
-    for other units), miou, things and stuff (means over those classes of the rendered world, NaN elsewhere), and POINT,
-    granularity being NONE if nothing was trained. mIoU in percent.
+    for other units), dense (how CLIP's features are read), miou, things and stuff (means over those classes of the
+    rendered world, NaN elsewhere), and POINT, granularity being NONE if nothing was trained. mIoU in percent.
     Raises FileNotFoundError that names the first result that is missing.
     """
     rows = []
@@ -35,11 +36,11 @@ def read(paths):
             row = {"run": result["run"], "seed": result["seed"], "benchmark": benchmark, "unit": unit}
             row["group"] = GROUPS[0] if "background" in iou.index else GROUPS[1]
             row["points"] = value["segment.meta_points"] if unit == "meta-point" else None
-            row["miou"] = result["miou"][benchmark][unit]
+            row["dense"], row["miou"] = value["clip.dense"], result["miou"][benchmark][unit]
             if set(scenes.CLASSES) <= set(iou.index):
                 row |= {"things": iou[list(scenes.THINGS)].mean(), "stuff": iou[list(scenes.STUFF)].mean()}
             rows.append(row | point)
-    columns = ["run", "seed", "benchmark", "group", "unit", "points", "miou", "things", "stuff", *POINT]
+    columns = ["run", "seed", "benchmark", "group", "unit", "points", "dense", "miou", "things", "stuff", *POINT]
     return pd.DataFrame(rows, columns=columns).astype({name: float for name in ("seed", "points", "things", "stuff", *POINT[1:])})
 
 
@@ -48,7 +49,7 @@ def averages(runs):
 
     A run that repeats another's point and seed (a list of ablations that holds the headline's own value) is left out.
     """
-    keys = ["run", "seed", "group", "unit", "points", *POINT]
+    keys = ["run", "seed", "group", "unit", "points", "dense", *POINT]
     means = runs.groupby(keys, dropna=False, sort=False)["miou"].mean().reset_index()
     trained = means["granularity"] != NONE
     return means[~(trained & means.duplicated(keys[1:]))]
@@ -57,6 +58,11 @@ def averages(runs):
 def headline(runs):
     """The value of each of POINT in the headline's run."""
     return runs.loc[runs["run"] == "mgca", POINT].iloc[0].to_dict()
+
+
+def baseline(runs, **values):
+    """What the headline is compared with: the untrained run that reads dense features as it does; `values` is as of `at`."""
+    return at(runs, granularity=NONE, dense=runs.loc[runs["run"] == "mgca", "dense"].iloc[0], **values)
 
 
 def at(runs, **values):
@@ -77,14 +83,14 @@ def curve(runs, key, **fixed):
 
 
 def results(runs):
-    """The table of methods: a row for each of CLIP, MaskCLIP and the headline, and each unit; a column for each benchmark.
+    """The table of methods: a row for each untrained run (by METHODS) and the headline, and each unit; a column for each benchmark.
 
     Benchmarks of things and stuff get a column of each besides. runs: of `read`.
     """
     rows = {}
-    own = runs[runs["run"].isin(["clip", "maskclip", "mgca"])].drop_duplicates(["run", "benchmark", "unit"])
+    own = runs[(runs["granularity"] == NONE) | (runs["run"] == "mgca")].drop_duplicates(["run", "benchmark", "unit"])
     for row in own.itertuples():
-        cells = rows.setdefault((row.run, row.unit), {})
+        cells = rows.setdefault(("MGCA" if row.run == "mgca" else METHODS[row.dense], row.unit), {})
         cells[row.benchmark] = row.miou
         if not pd.isna(row.things):
             cells |= {f"{row.benchmark}: things": row.things, f"{row.benchmark}: stuff": row.stuff}
@@ -94,17 +100,17 @@ def results(runs):
 
 
 def suite(runs, benchmarks, unit):
-    """MaskCLIP by pixels and the headline by `unit` on benchmarks of those names: what stands under the paper's Tables 1 and 2.
+    """The baseline by pixels and the headline by `unit` on benchmarks of those names: what stands under the paper's Tables 1 and 2.
 
-    runs: of `read`. unit: the segmenter's own. Returns a DataFrame: rows MaskCLIP and MGCA; columns of two levels, (benchmark or
-    "average", "mean" | "std" | "count"), over the headline's seeds. NaN where a benchmark was not run; the average is over all
-    of them, and NaN if one was not run.
+    runs: of `read`. unit: the segmenter's own. Returns a DataFrame: rows the baseline (by METHODS) and MGCA; columns of two
+    levels, (benchmark or "average", "mean" | "std" | "count"), over the headline's seeds. NaN where a benchmark was not run;
+    the average is over all of them, and NaN if one was not run.
     """
     points = runs.loc[runs["run"] == "mgca", "points"].max()
     own = at(runs, unit=unit, **headline(runs))
     own = own[own["points"].isna() | (own["points"] == points)].drop_duplicates(["seed", "benchmark"])
-    rows = {}
-    for method, found in {"MaskCLIP": at(runs, run="maskclip", unit="pixel"), "MGCA": own}.items():
+    rows, untrained = {}, baseline(runs, unit="pixel")
+    for method, found in {METHODS[untrained["dense"].iloc[0]]: untrained, "MGCA": own}.items():
         by_seed = found.pivot(index="run", columns="benchmark", values="miou").reindex(columns=benchmarks)
         by_seed["average"] = by_seed.mean(axis=1, skipna=False)
         rows[method] = by_seed.agg(["mean", "std", "count"]).unstack()

@@ -249,7 +249,7 @@ def fingerprint(settings, mgca, bank, texts, images):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]))  # a sample of rows tells other features apart
     if isinstance(images, StreamedImages):
-        digest.update("\n".join([str(images.size), *images.keys]).encode())
+        digest.update("\n".join([str(images.size), images.clip.dense, *images.keys]).encode())
     return digest.hexdigest()
 
 

@@ -14,7 +14,9 @@ TEXT_IDS = (0, 1, 0, 2, 2)  # images 0 and 2 drew one text, images 3 and 4 anoth
 
 
 def mgca(**changes):
-    values = dict(granularity="+".join(LEVELS), alpha=0.4, beta=0.3, k=0.25, tau=0.07, direction="both", mask_equal_texts=True)
+    values = dict(
+        granularity="+".join(LEVELS), alpha=0.4, beta=0.3, k=0.25, tau=0.07, direction="both", mask_equal_texts=True, selection="float32"
+    )
     return params.Mgca(**{**values, **changes})
 
 

@@ -14,7 +14,7 @@ DEFAULT = {"granularity": ALL, "alpha": 0.4, "beta": 0.05, "k": 0.06}
 
 
 def row(run, miou, seed=0, group=WITH, unit="pixel", points=None, **point):
-    return {"run": run, "seed": seed, "group": group, "unit": unit, "points": points, "miou": miou} | DEFAULT | point
+    return {"run": run, "seed": seed, "group": group, "unit": unit, "points": points, "dense": "maskclip", "miou": miou} | DEFAULT | point
 
 
 def seeds(run, values, **point):
@@ -24,7 +24,7 @@ def seeds(run, values, **point):
 
 def baseline(miou, group=WITH):
     nothing = dict.fromkeys(DEFAULT) | {"granularity": tables.NONE}
-    return [row("maskclip", miou, seed=None, group=group, **nothing)]
+    return [row("ablations/dense/maskclip", miou, seed=None, group=group, **nothing)]
 
 
 def frame(*parts):

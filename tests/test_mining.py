@@ -105,11 +105,40 @@ def test_largest_is_topk(length, count):
 def test_spread_is_the_transpose_of_pool():
     generator = torch.Generator().manual_seed(0)
     index = torch.stack([torch.randperm(9, generator=generator)[:3] for _ in range(8)]).view(2, 4, 3)
-    shapes = {"pixels": (2, 9, 5), "weights": (2, 4, 3), "vectors": (2, 4, 5), "more": (2, 4, 3), "shared": (1, 4, 5)}
+    shapes = {"pixels": (2, 9, 5), "weights": (2, 4, 2, 3), "vectors": (2, 4, 2, 5)}
     v = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
-    one_way = (mining.pool(v["pixels"], index, v["weights"]) * v["vectors"]).sum() + (
-        mining.pool(v["pixels"], index, v["more"]) * v["shared"]
-    ).sum()
+    one_way = sum((mining.pool(v["pixels"], index, v["weights"][:, :, n]) * v["vectors"][:, :, n]).sum() for n in range(2))
     out = torch.empty(2, 9, 5, dtype=torch.float64)
-    mining.spread([(v["vectors"], v["weights"]), (v["shared"], v["more"])], index, out)
+    mining.spread(v["vectors"], v["weights"], index, out)
     torch.testing.assert_close(one_way, (v["pixels"] * out).sum())
+
+
+def test_dots_are_those_of_the_selected_pixels():
+    generator = torch.Generator().manual_seed(0)
+    pixels, vectors = torch.randn(2, 9, 5, generator=generator), torch.randn(2, 4, 5, generator=generator)
+    index, weights = torch.randint(9, (2, 4, 3), generator=generator), torch.rand(2, 4, 3, generator=generator)
+    regions, found = mining.dots(pixels, index, weights, vectors)
+    selected = torch.stack([image[rows] for image, rows in zip(pixels, index, strict=True)])  # 2, 4, 3, 5
+    torch.testing.assert_close(found, torch.einsum("itpd,itd->itp", selected, vectors))
+    torch.testing.assert_close(mining.dots(pixels, index, weights)[1], torch.einsum("itpd,itd->itp", selected, regions))
+
+
+def test_selection_in_bfloat16_finds_what_is_clear_and_computes_it_in_full():
+    """Pixels far apart in similarity: what bfloat16 selects is right, so all that follows equals the equations'."""
+    generator = torch.Generator().manual_seed(0)
+    directions, _ = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64))
+    strength = torch.stack([1.5 ** torch.randperm(12, generator=generator).double() for _ in range(5 * 3)]).view(5, 3, 12)
+    pixels = (strength.transpose(1, 2) @ directions[:3] / 40).requires_grad_()  # 5, 12, 12
+    texts, own = directions[:3].clone().requires_grad_(), torch.tensor([0, 1, 2, 0, 1])
+    actual = values_and_gradients(lambda *args: mining.mine(*args, selection="bfloat16"), pixels, texts, own, 5, 2, 3)
+    for found, expected in zip(actual, values_and_gradients(plain, pixels, texts, own, 5, 2, 3), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_selection_in_bfloat16_is_close_on_random_pixels_and_not_the_same():
+    sizes = dict(images=16, texts=16, length=196, width=64, dtype=torch.float32)
+    exact, low = (mining.mine(*inputs(**sizes), 78, 12, 10, selection=s) for s in ("float32", "bfloat16"))
+    assert torch.equal(exact.objects, low.objects) and torch.equal(exact.positive, low.positive)  # an image's own text: always in full
+    for name in ("peak", "region"):
+        full, found = getattr(exact, name), getattr(low, name)
+        assert (full - found).abs().max() < 0.02 * full.abs().max() and not torch.equal(full, found)

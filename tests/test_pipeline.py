@@ -109,6 +109,7 @@ def tiny(params):
     params["train"] |= {"epochs": 2, "warmup_epochs": 0.5, "batch": 16, "checkpoint_steps": 2}
     params["segment"] |= {"short_side": 128, "window": 128, "stride": 64}
     params["ablations"] = {
+        "dense": ["clip", "maskclip"],
         "headline": {"seeds": [1]},
         "granularity": {"values": ["object"], "seeds": [0]},
         "alpha": {"values": [], "seeds": [0]},
@@ -173,7 +174,7 @@ def rerun(folder):
 
 def test_pipeline_leaves_results_figures_and_executed_notebooks(project):
     runs = ("ablations/headline/seed-1", "ablations/granularity/object-seed-0", "ablations/k/0-seed-0")
-    for name in ("clip", "maskclip", "mgca", *runs):
+    for name in ("ablations/dense/clip", "ablations/dense/maskclip", "mgca", *runs):
         result = json.loads((project / f"results/{name}.json").read_text())
         assert result["run"] == name and set(result["miou"]) == {"things", "scenes"}
         for by_unit in result["miou"].values():
@@ -193,7 +194,7 @@ def test_pipeline_leaves_results_figures_and_executed_notebooks(project):
         "alignment",
     ):
         assert (project / f"results/figures/{figure}.png").stat().st_size > 5000
-    executed = ["prepare", "encode", "train", "evaluate-clip", "evaluate-maskclip", "evaluate-mgca", "figures", "ablations/meta-points/9"]
+    executed = ["prepare", "encode", "train", "ablations/dense/maskclip-evaluate", "evaluate-mgca", "figures", "ablations/meta-points/9"]
     executed += [f"{name}-{step}" for name in runs for step in ("train", "evaluate")]
     for notebook in executed:
         cells = nbformat.read(project / f"runs/{notebook}.ipynb", as_version=4).cells
@@ -255,7 +256,7 @@ def test_changing_k_retrains_but_does_not_encode_again(project):
 def test_changing_meta_points_trains_nothing(project):
     with changed(project, "segment", meta_points=25):
         evaluations = {"evaluate", "evaluate-headline@1", "evaluate-granularity@object-0", "evaluate-k@0-0"}
-        assert rerun(project) == evaluations | {"baseline@clip", "baseline@maskclip", "meta-points@9", "figures"}
+        assert rerun(project) == evaluations | {"evaluate-dense@clip", "evaluate-dense@maskclip", "meta-points@9", "figures"}
 
 
 @pytest.mark.parametrize(

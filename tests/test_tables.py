@@ -15,6 +15,7 @@ P = params.load(path=ROOT / "params.yaml")
 PAPER = YAML(typ="safe").load((ROOT / "paper/tables.yaml").read_text())
 WITH, WITHOUT = tables.GROUPS
 ALL = "object+region+pixel"
+CLIP = params.flatten({"clip": P.clip})
 
 
 def evaluated(*units, **miou):
@@ -32,11 +33,12 @@ def evaluated(*units, **miou):
 def save(folder, run, miou, seed=0, units=("pixel", "meta-point"), points=36, **mgca):
     """Write a result and return its path. miou: a number, of the benchmark `things` by pixels; `scenes` has twice that."""
     training = None
-    if run not in ("clip", "maskclip"):
+    clip = P.clip.model_copy(update={"dense": Path(run).name}) if run.startswith("ablations/dense/") else P.clip
+    if not run.startswith("ablations/dense/"):
         settings = {"mgca": P.mgca.model_copy(update=mgca), "train": P.train.model_copy(update={"seed": seed})}
         training = {"seed": seed, "seconds": 12.5, "parameters": params.flatten(settings)}
     segment = {"segment": P.segment.model_copy(update={"meta_points": points})}
-    result = results.make(run, training, evaluated(*units, things=miou, scenes=2 * miou), params.flatten(segment), 3.5)
+    result = results.make(run, training, evaluated(*units, things=miou, scenes=2 * miou), params.flatten({"clip": clip} | segment), 3.5)
     path = folder / f"{run}.json"
     results.write(result, path)
     return path
@@ -45,7 +47,7 @@ def save(folder, run, miou, seed=0, units=("pixel", "meta-point"), points=36, **
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    paths = [save(folder, "clip", 5), save(folder, "maskclip", 10), save(folder, "mgca", 30)]
+    paths = [save(folder, "ablations/dense/clip", 5), save(folder, "ablations/dense/maskclip", 10), save(folder, "mgca", 30)]
     paths += [save(folder, f"ablations/headline/seed-{seed}", 30 + seed, seed) for seed in (1, 2)]
     for start, levels in ((20, "object"), (19, "region"), (15, "pixel"), (25, "object+region")):
         paths += [
@@ -82,7 +84,7 @@ def test_reading_gives_a_row_for_each_run_benchmark_and_unit(study):
     (row,) = tables.at(runs, run="ablations/granularity/region-seed-2", benchmark="scenes", unit="meta-point").to_dict("records")
     assert row["miou"] == pytest.approx(2 * 21.4 + 1) and row["group"] == WITHOUT and row["points"] == 36 and row["seed"] == 2
     assert row["granularity"] == "region" and (row["alpha"], row["beta"], row["k"]) == (0.4, 0.05, 0.06)
-    baseline = tables.at(runs, run="maskclip")
+    baseline = tables.at(runs, run="ablations/dense/maskclip")
     assert set(baseline["granularity"]) == {tables.NONE} and baseline["seed"].isna().all() and baseline["alpha"].isna().all()
     assert tables.at(runs, unit="pixel")["points"].isna().all()
 
@@ -96,13 +98,13 @@ def test_things_and_stuff_are_means_over_those_classes(tmp_path):
     iou = {name: 10.0 if name in scenes.THINGS else 50.0 for name in scenes.CLASSES}
     iou["car"] = None  # nowhere: left out of the mean
     found = {"miou": 20.0, "pictures": 1, "classes": [{"class": name, "iou": value} for name, value in iou.items()]}
-    results.write(results.make("clip", None, {"world": {"pixel": found}}, [], 0.0), tmp_path / "clip.json")
+    results.write(results.make("clip", None, {"world": {"pixel": found}}, CLIP, 0.0), tmp_path / "clip.json")
     (row,) = tables.read([tmp_path / "clip.json"]).to_dict("records")
     assert row["things"] == 10 and row["stuff"] == 50 and row["group"] == WITHOUT
 
 
 def test_averages_are_over_the_benchmarks_of_a_group(tmp_path):
-    result = results.make("clip", None, evaluated("pixel", things=10, scenes=20, more=40), [], 0.0)
+    result = results.make("clip", None, evaluated("pixel", things=10, scenes=20, more=40), CLIP, 0.0)
     results.write(result, tmp_path / "clip.json")
     means = tables.averages(tables.read([tmp_path / "clip.json"]))
     assert means.set_index("group")["miou"].to_dict() == {WITH: 10, WITHOUT: 30}
@@ -122,8 +124,8 @@ def test_a_curve_holds_what_differs_from_the_headline_in_its_key_only(study):
 
 def test_the_table_of_methods_holds_the_headline_alone(study):
     table = tables.results(tables.read(study))
-    assert list(table.index) == [(m, u) for m in ("clip", "maskclip", "mgca") for u in ("pixel", "meta-point")]
-    assert table.loc[("mgca", "meta-point")].to_dict() == {"things": 31, "scenes": 61}
+    assert list(table.index) == [(m, u) for m in ("CLIP", "MaskCLIP", "MGCA") for u in ("pixel", "meta-point")]
+    assert table.loc[("MGCA", "meta-point")].to_dict() == {"things": 31, "scenes": 61}
 
 
 def test_beside_the_paper(study):
@@ -177,7 +179,7 @@ def frame(**by_run):
             group = WITH if benchmark in BACKGROUND else WITHOUT
             for unit, points, extra in (("pixel", None, 0), ("meta-point", 36, 1)):
                 row = {"run": run.replace("_seed_", "/seed-"), "seed": seed, "benchmark": benchmark, "group": group, "unit": unit}
-                rows.append(row | {"points": points, "miou": value + extra} | (UNTRAINED if seed is None else LEVELS))
+                rows.append(row | {"points": points, "dense": "maskclip", "miou": value + extra} | (UNTRAINED if seed is None else LEVELS))
     return pd.DataFrame(rows).astype({"seed": float, "points": float})
 
 
@@ -258,3 +260,11 @@ def test_the_papers_numbers_are_consistent():
         mgca = next(row for row in PAPER[table]["rows"] if row["method"] == "MGCA")
         assert by_points[36][group] == mgca["average"]
         assert by_points[3136][group] == by_levels[ALL][group]
+
+
+def test_the_baseline_reads_dense_features_as_the_headline_does():
+    runs = frame(maskclip=(None, {"voc": 30}), sclip=(None, {"voc": 35}), mgca=(0, {"voc": 50}))
+    runs.loc[runs["run"] == "sclip", "dense"] = "sclip"
+    assert tables.suite(runs, ["voc"], "pixel").loc["MaskCLIP", ("voc", "mean")] == 30
+    runs.loc[runs["run"] == "mgca", "dense"] = "sclip"
+    assert tables.suite(runs, ["voc"], "pixel").loc["SCLIP", ("voc", "mean")] == 35

@@ -1,0 +1,173 @@
+"""Dense features: what an image tower that was trained to describe whole pictures says of each patch.
+
+Four ways to read them, all free of training. They differ in the attention of the last block, q, k, v being its projections:
+
+    clip       softmax(q k) v                  the block as it is
+    maskclip   v                               each patch is described by its own value (Zhou et al. 2022; MGCA §4.1)
+    sclip      (softmax(q q) + softmax(k k)) v  correlative self-attention (Wang et al. 2023)
+    clearclip  softmax(q q) v                  and neither the residual connection nor the MLP (Lan et al. 2024)
+
+The tower's last norm and its projection into the joint space follow, token by token; the class token is dropped.
+"""
+
+import torch
+import torch.nn.functional as F
+from open_clip import transformer as layers
+from open_clip.timm_model import TimmModel
+from torch import nn
+
+attend = F.scaled_dot_product_attention  # (q, k, v), each (n, heads, tokens, width of a head); divides by its root
+WAYS = {
+    "clip": lambda q, k, v: attend(q, k, v),
+    "maskclip": lambda q, k, v: v,
+    "sclip": lambda q, k, v: attend(q, q, v) + attend(k, k, v),
+    "clearclip": lambda q, k, v: attend(q, q, v),
+}
+
+
+class SelfAttention(nn.Module):
+    """nn.MultiheadAttention of a sequence with itself, its weights under the same names.
+
+    PyTorch's own hands `linear` a transposed tensor, which on a CPU in bfloat16 takes 15 times as long.
+    """
+
+    def __init__(self, heads, weight, bias, out_proj):
+        """weight (3 * width, width) and bias (3 * width), of queries, keys and values; out_proj: nn.Linear."""
+        super().__init__()
+        self.heads, self.in_proj_weight, self.in_proj_bias, self.out_proj = heads, weight, bias, out_proj
+
+    def forward(self, x, *_, way="clip", attn_mask=None, need_weights=False):
+        """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. way: of WAYS. attn_mask: of "clip", additive."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # n, tokens, 3 * width
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each n, heads, tokens, width / heads
+        found = WAYS[way](q, k, v) if attn_mask is None else attend(q, k, v, attn_mask.to(q.dtype))
+        return self.out_proj(found.transpose(1, 2).flatten(2)), None
+
+
+def replace_attention(model):
+    """Give every plain block of an open_clip model the SelfAttention of its weights. Again: changes nothing."""
+    for block in model.modules():
+        if type(block) is layers.ResidualAttentionBlock and not isinstance(block.attn, SelfAttention):
+            old = block.attn
+            block.attn = SelfAttention(old.num_heads, old.in_proj_weight, old.in_proj_bias, old.out_proj)
+
+
+def last_block(block, x, way):
+    """The last block, its attention in one of WAYS. x (n, tokens, width) -> the same shape."""
+    attended = block.ls_1(block.attn(block.ln_1(x), way=way)[0])
+    if way == "clearclip":
+        return attended
+    x = x + attended
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def resized(positions, before, grid):
+    """Positional embeddings (h*w, width) of the grid `before`, for another one: bicubic."""
+    if tuple(grid) == tuple(before):
+        return positions
+    spatial = positions.float().unflatten(0, tuple(before)).permute(2, 0, 1)[None]
+    return F.interpolate(spatial, tuple(grid), mode="bicubic", align_corners=False)[0].flatten(1).T
+
+
+class ClassTokenTower:
+    """open_clip's plain ViT with a class token: OpenAI's, LAION's, DataComp's, DFN's, MetaCLIP's."""
+
+    def __init__(self, visual):
+        self.visual = visual
+        self.patch, self.image_size, self.width = visual.patch_size[0], visual.image_size[0], visual.output_dim
+        *self.blocks, self.last = visual.transformer.resblocks
+
+    @staticmethod
+    def fits(visual):
+        plain = isinstance(visual, layers.VisionTransformer) and visual.attn_pool is None and len(set(visual.patch_size)) == 1
+        return plain and all(type(block) is layers.ResidualAttentionBlock for block in visual.transformer.resblocks)
+
+    def embed(self, x):
+        """Patch tokens behind the class token, with positions: (n, 3, H, W) -> (n, 1 + h*w, width)."""
+        v = self.visual
+        grid = v.conv1(x)  # n, width, h, w
+        tokens = grid.flatten(2).transpose(1, 2)
+        tokens = torch.cat([v.class_embedding.to(tokens.dtype).expand(len(x), 1, -1), tokens], 1)
+        return v.ln_pre(tokens + self.positions(grid.shape[2:]).to(tokens.dtype))
+
+    def positions(self, grid):
+        """Positional embeddings (1 + h*w, width) for a grid of patches; the class token's is as it is."""
+        own = self.visual.positional_embedding
+        return torch.cat([own[:1], resized(own[1:], self.visual.grid_size, grid).to(own.dtype)])
+
+    def joint(self, x):
+        """Into the joint space: (n, 1 + h*w, width) -> (n, h*w, d)."""
+        return self.visual.ln_post(x[:, 1:]) @ self.visual.proj
+
+
+class PoolingTower:
+    """SigLIP's ViT: no class token, and an attention that pools all patches into the joint space.
+
+    What it makes of a single patch is that patch in the joint space: its attention is the identity then, the value
+    passes on, whichever way the last block is read.
+    """
+
+    def __init__(self, visual):
+        self.visual, trunk = visual, visual.trunk
+        self.patch, self.image_size = trunk.patch_embed.patch_size[0], visual.image_size[0]
+        self.width = trunk.attn_pool.out_features
+        *self.blocks, last = trunk.blocks
+        attention = last.attn  # the same parts under other names
+        self.last = nn.Module()
+        self.last.ln_1, self.last.ls_1, self.last.ln_2, self.last.mlp, self.last.ls_2 = last.norm1, last.ls1, last.norm2, last.mlp, last.ls2
+        self.last.attn = SelfAttention(attention.num_heads, attention.qkv.weight, attention.qkv.bias, attention.proj)
+
+    @staticmethod
+    def fits(visual):
+        if not isinstance(visual, TimmModel):
+            return False
+        import timm
+
+        trunk, vit = visual.trunk, timm.models.vision_transformer
+        if type(trunk) is not vit.VisionTransformer or not isinstance(trunk.attn_pool, timm.layers.AttentionPoolLatent):
+            return False
+        attention = [block.attn for block in trunk.blocks if type(block) is vit.Block and type(block.attn) is timm.layers.Attention]
+        if len(attention) < len(trunk.blocks) or any(part.gate is not None for part in attention):
+            return False
+        if type(trunk.patch_embed) is not timm.layers.PatchEmbed or len(set(trunk.patch_embed.patch_size)) > 1:
+            return False
+        if trunk.num_prefix_tokens or trunk.pos_embed is None or trunk.attn_pool.pos_embed is not None:
+            return False
+        identity = [visual.head, trunk.patch_embed.norm, trunk.norm_pre, trunk.fc_norm, trunk.head, trunk.attn_pool.k_norm]
+        identity += [norm for part in attention for norm in (part.q_norm, part.k_norm, part.norm)]
+        return all(isinstance(part, (nn.Identity, nn.Sequential)) and not list(part.children()) for part in identity)
+
+    def embed(self, x):
+        """As ClassTokenTower.embed, without a class token: (n, h*w, width)."""
+        grid = self.visual.trunk.patch_embed.proj(x)  # n, width, h, w
+        return grid.flatten(2).transpose(1, 2) + self.positions(grid.shape[2:]).to(grid.dtype)
+
+    def positions(self, grid):
+        """As ClassTokenTower.positions: (h*w, width)."""
+        return resized(self.visual.trunk.pos_embed[0], self.visual.trunk.patch_embed.grid_size, grid)
+
+    def joint(self, x):
+        """As ClassTokenTower.joint: (n, h*w, width) -> (n, h*w, d)."""
+        trunk = self.visual.trunk
+        pool, width = trunk.attn_pool, x.shape[-1]
+        value = F.linear(trunk.norm(x), pool.kv.weight[width:], pool.kv.bias[width:])
+        x = pool.proj(value)
+        return x + pool.mlp(pool.norm(x))
+
+
+def tower(visual):
+    """The tower of an open_clip model's `visual`, or None if its dense features cannot be read."""
+    return next((kind(visual) for kind in (ClassTokenTower, PoolingTower) if kind.fits(visual)), None)
+
+
+def read(tower, x, ways):
+    """Dense features in each of some ways, the blocks they share run once.
+
+    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. Returns {way: (n, d, H/patch, W/patch) float32}.
+    """
+    rows, columns = x.shape[2] // tower.patch, x.shape[3] // tower.patch
+    x = tower.embed(x)
+    for block in tower.blocks:
+        x = block(x)
+    found = {way: tower.joint(last_block(tower.last, x, way)) for way in ways}  # n, h*w, d
+    return {way: y.float().transpose(1, 2).unflatten(2, (rows, columns)) for way, y in found.items()}
