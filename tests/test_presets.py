@@ -1,0 +1,73 @@
+"""Presets are whole params.yaml files: in step with it, valid, and the paper's where they say so."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from ovseg import ablations, params, report, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+FREE = ("benchmarks", "evaluate.thresholds")  # whose keys each file chooses
+
+
+def read(path):
+    return YAML(typ="safe").load(path.read_text())
+
+
+VALUES, PAPER = read(ROOT / "params.yaml"), read(ROOT / "paper/tables.yaml")
+
+
+def keys(values, above=""):
+    """All keys of nested mappings in their order, as a.b.c, but those inside FREE."""
+    found = []
+    for name, value in values.items():
+        key = f"{above}{name}"
+        found += [key] + (keys(value, f"{key}.") if isinstance(value, dict) and key not in FREE else [])
+    return found
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_has_the_keys_of_params_in_their_order_and_is_valid(path):
+    assert keys(read(path)) == keys(VALUES)
+    p = params.load(path=path)
+    with_background = [name for name in p.benchmarks if name in PAPER["with_background"]["benchmarks"]]
+    assert sorted(p.evaluate.thresholds) == sorted(with_background)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("section", ["scenes", "pretrain"])
+def test_what_a_preset_does_not_use_stays_as_it_is(path, section):
+    assert read(path)[section] == VALUES[section]  # a change of `pretrain` would retrain the compact CLIP
+
+
+def test_both_presets_are_there():
+    assert [path.stem for path in PRESETS] == ["paper", "small"]
+
+
+def test_the_papers_preset_holds_its_benchmarks_and_ablations():
+    p = params.load(path=ROOT / "presets/paper.yaml")
+    assert list(p.benchmarks) == PAPER["with_background"]["benchmarks"] + PAPER["without_background"]["benchmarks"]
+    assert all(benchmark.layout == name and not benchmark.optional for name, benchmark in p.benchmarks.items())
+    points = [row["points"] for row in PAPER["meta_points"] if row["points"] not in (report.PAPER_PIXELS, p.segment.meta_points)]
+    assert p.ablations.meta_points == points
+    levels = [row["granularity"] for row in PAPER["granularity"] if row["granularity"] not in (tables.NONE, p.mgca.granularity)]
+    assert p.ablations.granularity.values == levels
+    assert {0, p.mgca.alpha} <= set(p.ablations.k.values)  # the ends that the paper names
+
+
+def test_the_papers_preset_holds_its_recipe():
+    p = params.load(path=ROOT / "presets/paper.yaml")
+    assert (p.mgca.levels, p.mgca.alpha, p.mgca.beta, p.mgca.k, p.mgca.tau) == (params.LEVELS, 0.4, 0.05, 0.06, 0.07)
+    assert (p.train.epochs, p.train.warmup_epochs, p.train.batch, p.train.lr, p.train.weight_decay) == (15, 2, 1024, 1e-4, 0.05)
+    assert (p.train.optimizer, p.train.processes) == ("adam", 4)
+    assert (p.clip.model, p.clip.pretrained, p.clip.dense, p.clip.image_size) == ("ViT-B-16-quickgelu", "openai", "maskclip", 224)
+    s = p.segment
+    assert (s.unit, s.meta_points, s.short_side, s.window, s.stride, len(s.templates)) == ("meta-point", 36, 448, 448, 224, 9)
+    assert s.scale == pytest.approx(1 / p.mgca.tau)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_says_how_much_is_trained(path):
+    assert f"{1 + len(ablations.trained(params.load(path=path).ablations))} trainings" in path.read_text()
