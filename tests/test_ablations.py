@@ -33,7 +33,9 @@ def test_each_run_has_a_training_stage_with_its_name_and_changes(commands):
 
 def test_each_run_has_an_evaluation_stage(commands):
     runs = set(re.findall(r"-p run (\S+) runs/sources/evaluate.ipynb", "\n".join(commands.values())))
-    assert runs == {"clip", "maskclip", "mgca"} | {run.name for run in ablations.trained(P.ablations)}
+    untrained = {f"ablations/dense/{way}" for way in P.ablations.dense}
+    assert runs == untrained | {"mgca"} | {run.name for run in ablations.trained(P.ablations)}
+    assert set(ablations.untrained(P.ablations).values()) == untrained
 
 
 def test_each_result_is_an_output_of_a_stage(commands):
@@ -43,6 +45,13 @@ def test_each_result_is_an_output_of_a_stage(commands):
         outs = {out.def_path for stage in repo.index.stages for out in stage.outs}
     for path in ablations.result_files(P.ablations):
         assert path in outs or str(Path(path).parent) in outs, path
+
+
+def test_runs_that_train_nothing_are_named_by_their_way():
+    changed = P.ablations.model_copy(update={"dense": ["sclip", "maskclip"]})
+    assert ablations.untrained(changed) == {"sclip": "ablations/dense/sclip", "maskclip": "ablations/dense/maskclip"}
+    dense = [path for path in ablations.result_files(changed) if "/dense/" in path]
+    assert dense == [f"results/ablations/dense/{way}.json" for way in ("sclip", "maskclip")]
 
 
 def test_each_run_is_valid_and_named_once():

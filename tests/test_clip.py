@@ -1,7 +1,7 @@
 """The frozen CLIP against open_clip's own modules, on random weights: nothing is downloaded."""
 
+import copy
 import json
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,33 +10,35 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from test_dense import plain_clip, randomise, siglip_clip
 
-from ovseg.clip import DENSE, FrozenCLIP
-from ovseg.shards import square
+from ovseg import dense
+from ovseg.clip import FrozenCLIP
+from ovseg.images import square
 
-NAME = "ViT-B-16-quickgelu"
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
 
 
-def randomise(model, seed):
-    """Biases and norms too: open_clip starts them at 0 and 1, where some errors would not show."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model.eval()
+def tokenizer(texts):
+    """Stands in for a tokenizer: a number for each letter, then the end, which is the highest."""
+    tokens = torch.zeros(len(texts), 77, dtype=torch.long)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = torch.tensor([ord(letter) for letter in text])
+        tokens[row, len(text)] = 49407
+    return tokens
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return randomise(open_clip.create_model(NAME, pretrained=None), 0)
+@pytest.fixture(scope="module", params=["class token", "SigLIP"])
+def model(request):
+    """A model of either architecture, untouched."""
+    return plain_clip() if request.param == "class token" else siglip_clip()
 
 
 @pytest.fixture(scope="module")
 def clip(model):
-    return FrozenCLIP(model, open_clip.get_tokenizer(NAME))
+    return FrozenCLIP(copy.deepcopy(model), tokenizer)  # a copy, because it is changed
 
 
 TINY = {
@@ -50,12 +52,12 @@ def local_dir(folder, weights=True, **vision):
     """A small model as an open_clip folder. Returns the model and the settings that open it."""
     config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], **vision}}
     torch.manual_seed(0)
-    model = randomise(open_clip.model.CLIP(**config), 0)
+    model = randomise(open_clip.model.CLIP(**config))
     preprocess = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     if weights:
         save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return model, SimpleNamespace(model=f"local-dir:{folder}", pretrained=None, precision="float32")
+    return model, SimpleNamespace(model=f"local-dir:{folder}", pretrained=None, precision="float32", dense="maskclip")
 
 
 @pytest.fixture(scope="module")
@@ -72,65 +74,69 @@ def normalised(images, mean=MEAN, std=STD):
     return ((torch.tensor(images) / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
 
 
-def bicubic(before, after):
-    """The matrix (after, before) of bicubic interpolation in one dimension, a = -0.75, edges repeated."""
-    matrix = torch.zeros(after, before)
-    for row in range(after):
-        place = (row + 0.5) * before / after - 0.5
-        for tap in range(math.floor(place) - 1, math.floor(place) + 3):
-            x = abs(place - tap)
-            weight = 1.25 * x**3 - 2.25 * x**2 + 1 if x <= 1 else -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
-            matrix[row, min(max(tap, 0), before - 1)] += weight
-    return matrix
-
-
-@torch.no_grad()
-def dense_reference(visual, images):
-    """open_clip's own modules; for MaskCLIP a mask lets each token of the last block attend to itself only."""
-    x = visual.conv1(normalised(images))
-    n, width, rows, columns = x.shape
-    grid = visual.positional_embedding[1:].unflatten(0, visual.grid_size)
-    if (rows, columns) != visual.grid_size:
-        vertical, horizontal = bicubic(visual.grid_size[0], rows), bicubic(visual.grid_size[1], columns)
-        grid = torch.einsum("yh,xw,hwc->yxc", vertical, horizontal, grid)
-    patches = x.permute(0, 2, 3, 1).reshape(n, rows * columns, width) + grid.reshape(1, rows * columns, width)
-    first = (visual.class_embedding + visual.positional_embedding[0]).expand(n, 1, width)
-    x = visual.ln_pre(torch.cat([first, patches], 1))
-    *blocks, last = visual.transformer.resblocks
-    for block in blocks:
-        x = block(x)
-    itself = torch.full((x.shape[1], x.shape[1]), -torch.inf).fill_diagonal_(0)
-    joint = {way: visual.ln_post(last(x, attn_mask=mask)) @ visual.proj for way, mask in [("clip", None), ("maskclip", itself)]}
-    return {way: y[:, 1:].reshape(n, rows, columns, -1).permute(0, 3, 1, 2) for way, y in joint.items()}
-
-
-@pytest.mark.parametrize("shape", [(2, 32, 64), (1, 224, 224)], ids=str)
-def test_dense_features_are_those_of_open_clips_modules(clip, model, shape):
-    images = pictures(*shape)
-    both, expected = clip.encode_both(images), dense_reference(model.visual, images)
-    assert both.keys() == expected.keys() == set(DENSE)
-    for way in DENSE:
-        assert both[way].shape == (shape[0], 512, shape[1] // 16, shape[2] // 16) and both[way].dtype == torch.float32
-        torch.testing.assert_close(both[way], expected[way], rtol=1e-4, atol=1e-4)
-    # the two would pass for each other otherwise
-    assert (both["clip"] - both["maskclip"]).norm() > 0.01 * both["clip"].norm()
-
-
-def test_encoding_both_ways_at_once_gives_what_each_gives_alone(tiny):
-    _, clip = tiny
+def test_encoding_some_ways_at_once_gives_what_each_gives_alone(clip):
     images = pictures(2, 64, 32)
-    both = clip.encode_both(images)
-    torch.testing.assert_close(both["maskclip"], clip.encode_dense(images))  # the default
-    torch.testing.assert_close(both["clip"], clip.encode_dense(images, "clip"))
+    found = clip.encode_ways(images, dense.WAYS)
+    assert found.keys() == dense.WAYS.keys()
+    for way in dense.WAYS:
+        assert found[way].shape == (2, clip.width, 4, 2) and found[way].dtype == torch.float32
+        torch.testing.assert_close(found[way], clip.encode_dense(images, way))
+    assert clip.encode_ways(images, ["sclip"]).keys() == {"sclip"}
+
+
+def test_dense_features_are_those_of_the_tower_from_normalised_images(model, clip):
+    visual = copy.deepcopy(model.visual)
+    dense.replace_attention(visual)
+    images = pictures(2, 32, 64)
+    with torch.no_grad():
+        expected = dense.read(dense.tower(visual), normalised(images), dense.WAYS)
+    for way, features in clip.encode_ways(images, dense.WAYS).items():
+        torch.testing.assert_close(features, expected[way], rtol=1e-4, atol=1e-4)
+
+
+def test_a_clip_has_a_way_of_its_own(model):
+    images = pictures(1, 32, 32)
+    for way in dense.WAYS:
+        clip = FrozenCLIP(copy.deepcopy(model), tokenizer, way=way)
+        assert clip.dense == way and torch.equal(clip.encode_dense(images), clip.encode_dense(images, way))
+    assert FrozenCLIP(copy.deepcopy(model), tokenizer).dense == "maskclip"
+
+
+def test_an_unknown_way_and_a_part_of_a_patch_are_named(clip):
+    with pytest.raises(ValueError, match="dense = clip, proxy: allowed are clip, maskclip, sclip, clearclip"):
+        clip.encode_ways(pictures(1, 32, 32), ["clip", "proxy"])
+    with pytest.raises(ValueError, match="images of 33x32: .*multiples of CLIP's patch, 16"):
+        clip.encode_dense(pictures(1, 32, 33))
+
+
+def test_whole_images_and_texts_are_encoded_as_the_untouched_model_does(model, clip):
+    images, texts = pictures(3, 64, 64), ["a cat", "a photo of a very large dog on grass", "sky"]
+    with torch.no_grad():
+        image, text = model.encode_image(normalised(images)), model.encode_text(tokenizer(texts))
+    torch.testing.assert_close(clip.encode_image(images), image, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(clip.encode_text(texts, batch=2), text, rtol=1e-4, atol=1e-4)
+    for found in (image, text):
+        assert (found[0] - found[1]).norm() > 0.01 * found[0].norm()
 
 
 def test_bfloat16_is_close_to_float32(clip, model):
-    images = pictures(1, 64, 64)
-    coarse = FrozenCLIP(model, clip.tokenizer, "bfloat16").encode_both(images)
-    for way, exact in clip.encode_both(images).items():
-        assert coarse[way].dtype == torch.float32
-        difference = (coarse[way] - exact).norm() / exact.norm()
-        assert 1e-5 < difference < 0.03  # equal would mean that it never left float32
+    images, texts = pictures(2, 64, 64), ["a cat", "the sky"]
+    coarse = FrozenCLIP(copy.deepcopy(model), tokenizer, "bfloat16")
+    weights = {parameter.dtype for parameter in coarse.parameters() if parameter.ndim > 1}
+    assert torch.bfloat16 in weights  # half the memory traffic
+    found, exact = coarse.encode_ways(images, dense.WAYS), clip.encode_ways(images, dense.WAYS)
+    found |= {"image": coarse.encode_image(images), "text": coarse.encode_text(texts)}
+    exact |= {"image": clip.encode_image(images), "text": clip.encode_text(texts)}
+    for what in exact:
+        assert found[what].dtype == torch.float32
+        difference = (found[what] - exact[what]).norm() / exact[what].norm()
+        assert 1e-5 < difference < 0.03, what  # equal would mean that it never left float32
+
+
+def test_a_model_may_be_frozen_again(model, clip):
+    images, copied = pictures(1, 32, 32), copy.deepcopy(model)
+    for _ in range(2):
+        assert torch.equal(FrozenCLIP(copied, tokenizer).encode_dense(images), clip.encode_dense(images))
 
 
 def test_it_is_never_trained(clip):
@@ -139,7 +145,7 @@ def test_it_is_never_trained(clip):
 
 
 def test_it_knows_its_sizes(clip, tiny):
-    assert (clip.width, clip.patch, clip.image_size) == (512, 16, 224)
+    assert (clip.width, clip.patch, clip.image_size) == (clip.encode_text(["a"]).shape[1], 16, 64)
     assert (tiny[1].width, tiny[1].patch, tiny[1].image_size) == (8, 16, 32)
 
 
@@ -151,29 +157,6 @@ def test_images_are_normalised_channel_by_channel(clip):
     black = [-0.48145466 / 0.26862954, -0.4578275 / 0.26130258, -0.40821073 / 0.27577711]
     assert x[0, :, 0, 0].tolist() == pytest.approx(black)
     assert x[0, :, 1, 2].tolist() == pytest.approx([black[0] + 1 / 0.26862954, black[1] + 0.2 / 0.26130258, black[2]])
-
-
-def test_positions_are_unchanged_on_the_grid_of_the_pretraining(clip, model):
-    assert torch.equal(clip._positions((14, 14)), model.visual.positional_embedding)
-
-
-@pytest.mark.parametrize("grid", [(28, 28), (4, 6), (14, 7)], ids=str)
-def test_positions_on_another_grid_are_bicubic_behind_the_class_tokens_own(clip, model, grid):
-    position = model.visual.positional_embedding
-    actual = clip._positions(grid)
-    assert torch.equal(actual[0], position[0])
-    expected = torch.einsum("yh,xw,hwc->yxc", bicubic(14, grid[0]), bicubic(14, grid[1]), position[1:].unflatten(0, (14, 14)))
-    torch.testing.assert_close(actual[1:], expected.flatten(0, 1), rtol=1e-4, atol=1e-5)
-
-
-def test_constant_positions_stay_constant_on_another_grid(tmp_path):
-    clip = FrozenCLIP.open(local_dir(tmp_path)[1])
-    position = clip.visual.positional_embedding  # 1 + 2*2, 64
-    position[0] = -1
-    position[1:] = torch.arange(64.0)
-    actual = clip._positions((5, 9))
-    assert actual.shape == (46, 64) and torch.equal(actual[0], position[0])
-    torch.testing.assert_close(actual[1:], torch.arange(64.0).expand(45, -1), rtol=1e-5, atol=1e-5)
 
 
 def test_whole_images_are_encoded_as_open_clip_does(tiny):
@@ -210,12 +193,12 @@ def test_a_class_is_the_normalised_mean_of_its_normalised_prompts(tiny):
 
 def test_a_checkpoint_file_opens_as_the_model_it_was_saved_from(tmp_path):
     name = "ViT-S-32-alt"  # open_clip's smallest
-    model = randomise(open_clip.create_model(name, pretrained=None), 0)
+    model = randomise(open_clip.create_model(name, pretrained=None))
     images = pictures(1, 64, 96)
-    expected = FrozenCLIP(model, None).encode_dense(images)
+    expected = FrozenCLIP(copy.deepcopy(model), None, way="sclip").encode_dense(images)
     for save, path in [(torch.save, tmp_path / "weights.pt"), (save_file, tmp_path / "weights.safetensors")]:
         save(model.state_dict(), path)
-        opened = FrozenCLIP.open(SimpleNamespace(model=name, pretrained=str(path), precision="float32"))
+        opened = FrozenCLIP.open(SimpleNamespace(model=name, pretrained=str(path), precision="float32", dense="sclip"))
         path.unlink()  # pytest would keep its 170 MB
         assert torch.equal(opened.encode_dense(images), expected)
         assert not any(parameter.requires_grad for parameter in opened.parameters())
@@ -234,14 +217,19 @@ def test_random_weights_are_never_used_for_want_of_others(tmp_path):
         FrozenCLIP.open(settings)
 
 
-RESNET = dict(layers=[1, 1, 1, 1], width=16, head_width=32)
+RESNET = {"layers": [1, 1, 1, 1], "width": 16, "head_width": 32}
+PERCEPTION = {"timm_model_name": "vit_pe_core_tiny_patch16_384", "timm_pool": "map", "timm_proj": None, "image_size": 384}
 
 
-@pytest.mark.parametrize("vision", [RESNET, dict(attentional_pool=True)], ids=["resnet", "attention pool"])
-def test_a_tower_without_class_token_is_refused_by_name(tmp_path, vision):
+@pytest.mark.parametrize("vision", [RESNET, {"attentional_pool": True}, PERCEPTION], ids=["resnet", "attention pool", "PE-Core"])
+def test_a_tower_that_is_not_read_is_refused_in_a_line_with_what_is_allowed(tmp_path, vision):
     _, settings = local_dir(tmp_path, **vision)
-    with pytest.raises(ValueError, match="clip.model = 'local-dir:"):
+    with pytest.raises(ValueError) as caught:
         FrozenCLIP.open(settings)
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    assert str(caught.value) == (
+        f"clip.model = {settings.model!r}: allowed are models whose image tower is open_clip's plain ViT with a class token, or SigLIP's"
+    )
 
 
 def test_a_square_image_of_the_right_size_is_returned_unchanged():

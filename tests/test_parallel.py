@@ -90,7 +90,7 @@ def test_two_processes_have_the_weights_of_one_after_five_steps(tmp_path):
 class Colours:
     """Stands in for a CLIP: the dense features of an image are its colours, averaged over 4x4 pixels."""
 
-    width = 3
+    width, dense = 3, "maskclip"
 
     def encode_dense(self, images):
         return torch.nn.functional.avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2).float(), 4)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -62,6 +63,7 @@ def test_the_projects_own_values_are_valid():
         ("data.max_bad_fraction", 1.5, "less than or equal to 1"),
         ("data.shards", 3, "string"),
         ("clip.precision", "float16", "'float32' or 'bfloat16'"),
+        ("clip.dense", "proxyclip", "'clip', 'maskclip', 'sclip' or 'clearclip'"),
         ("clip.cache_images", "sometimes", "boolean"),
         ("clip.batch", True, "integer"),
         ("pretrain.vision_width", 100, "multiple of 64"),
@@ -95,6 +97,33 @@ def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed, written)
     assert key in line and allowed in line
     assert value == {} or f"= {value!r}" in line
     assert message(written(VALUES), {key: value}) == line  # a change is held to the same rules
+
+
+def test_the_ways_to_read_dense_features_are_those_that_can_be_read():
+    from ovseg import dense
+
+    assert get_args(params.Dense) == tuple(dense.WAYS)
+
+
+@pytest.mark.parametrize(
+    "ways, allowed",
+    [
+        (["clip", "sclip"], "must hold clip.dense, maskclip"),
+        ([], "must hold clip.dense, maskclip"),
+        (["maskclip", "clip", "maskclip"], "each value once"),
+        (["maskclip", "proxyclip"], "'clip', 'maskclip', 'sclip' or 'clearclip'"),
+    ],
+)
+def test_ways_that_are_compared_hold_the_one_in_use_each_once(ways, allowed, written):
+    values = having("ablations.dense", ways)
+    values["clip"]["dense"] = "maskclip"
+    line = message(written(values))
+    assert "ablations.dense" in line and allowed in line
+
+
+def test_a_way_in_use_and_alone_compared_is_valid(written):
+    values = having("ablations.dense", ["sclip"])
+    assert params.load({"clip.dense": "sclip"}, written(values)).ablations.dense == ["sclip"]
 
 
 @pytest.mark.parametrize("template", ["a photo", "a {} and a {}", "a {name}", "", "a {} in {place}", "{} {!r}", "{} {", "{} }"])

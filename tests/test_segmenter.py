@@ -1,3 +1,4 @@
+import copy
 import itertools
 import json
 import math
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 import webdataset as wds
 from PIL import Image
 
-from ovseg import benchmarks, encoding, evaluation, features, params, pretraining, segmenter, units
+from ovseg import benchmarks, dense, encoding, evaluation, features, params, pretraining, segmenter, units
 from ovseg.clip import FrozenCLIP
 from ovseg.decoder import Decoder
 from ovseg.segmenter import Layout, Segmenter, cut, interpolation, layout, stitch, to_labels, window_starts
@@ -42,6 +43,13 @@ def clip():
     for parameter in model.parameters():  # the file that `save` writes is float16
         parameter.data = parameter.data.half().float()
     return FrozenCLIP(model, open_clip.SimpleTokenizer(context_length=pretraining.CONTEXT))
+
+
+def reading(clip, way):
+    """The same CLIP that reads dense features in another way."""
+    other = copy.copy(clip)
+    other.dense = way
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -251,11 +259,11 @@ def test_a_score_at_the_threshold_is_no_background():
 
 
 @pytest.mark.parametrize("unit", ["pixel", "meta-point", "group"])
-@pytest.mark.parametrize("dense", ["clip", "maskclip"])
-def test_one_window_is_no_window(clip, decoder, unit, dense):
+@pytest.mark.parametrize("way", ["clip", "maskclip"])
+def test_one_window_is_no_window(clip, decoder, unit, way):
     pixels = picture(32, 32)
     with torch.no_grad():
-        embeddings = decoder(clip.encode_dense(pixels[None], dense))
+        embeddings = decoder(clip.encode_dense(pixels[None], way))
         embeddings = units.form(embeddings, unit, 4, SETTINGS.groups)[0][0].double().numpy()  # d, 8, 8
     expected = []
     for name in NAMES:
@@ -263,7 +271,7 @@ def test_one_window_is_no_window(clip, decoder, unit, dense):
         text = sum(prompt / np.linalg.norm(prompt) for prompt in prompts)
         cosine = np.einsum("dhw,d->hw", embeddings, text) / np.linalg.norm(embeddings, axis=0) / np.linalg.norm(text)
         expected.append(bilinear(cosine, 32, 32))
-    result = Segmenter(clip, decoder, changed(unit=unit), dense).segment(pixels, NAMES)
+    result = Segmenter(reading(clip, way), decoder, changed(unit=unit)).segment(pixels, NAMES)
     np.testing.assert_allclose(result.scores, expected, atol=1e-4)
     best, second = np.sort(expected, axis=0)[-1], np.sort(expected, axis=0)[-2]
     clear = best - second > 1e-3
@@ -309,24 +317,27 @@ def test_scores_are_cosines_of_units_stitched(clip, decoder, unit):
     recognised = [units.form(window[None], unit, 4, SETTINGS.groups)[0][0] for window in embeddings]
     cosines = torch.stack([torch.stack([F.cosine_similarity(window, c[:, None, None], dim=0) for c in classes]) for window in recognised])
     expected = F.interpolate(torch.from_numpy(averaged(cosines, where, 32))[None], (40, 70), mode="bilinear", align_corners=False)[0]
-    scores = Segmenter(clip, decoder, changed(unit=unit)).score(embeddings, where, classes, (40, 70)).rows()
+    segmenter = Segmenter(clip, decoder, changed(unit=unit))
+    torch.testing.assert_close(segmenter.classify(embeddings, classes), cosines, rtol=1e-4, atol=1e-5)
+    scores = segmenter.score(embeddings, where, classes, (40, 70)).rows()
     np.testing.assert_allclose(scores.numpy(), expected.numpy(), atol=1e-5)
 
 
 def test_another_unit_is_another_segmenter_of_the_same_clip_and_decoder(clip, decoder):
-    one = Segmenter(clip, decoder, changed(unit="group"), "clip")
+    clip = reading(clip, "clip")
+    one = Segmenter(clip, decoder, changed(unit="group"))
     pixel, four, nine = one.with_unit("pixel"), one.with_unit("meta-point"), one.with_unit("meta-point", 9)
     assert [s.settings for s in (pixel, four, nine)] == [
         changed(unit="pixel"),
         changed(unit="meta-point", meta_points=4),
         changed(unit="meta-point", meta_points=9),
     ]
-    assert all(s.clip is clip and s.decoder is decoder and s.dense == "clip" for s in (pixel, four, nine))
+    assert all(s.clip is clip and s.decoder is decoder for s in (pixel, four, nine))
     assert one.settings == changed(unit="group")
     image = picture(40, 50)
     scores = [s.segment(image, NAMES).scores for s in (one, pixel, four, nine)]
     for found, settings in zip(scores, (one.settings, pixel.settings, four.settings, nine.settings), strict=True):
-        assert np.array_equal(found, Segmenter(clip, decoder, settings, "clip").segment(image, NAMES).scores)
+        assert np.array_equal(found, Segmenter(clip, decoder, settings).segment(image, NAMES).scores)
     assert all(np.abs(a - b).max() > 1e-4 for a, b in itertools.combinations(scores, 2))
 
 
@@ -482,21 +493,22 @@ def saved(clip, decoder, tmp_path, monkeypatch):
     monkeypatch.chdir(project)
     pretraining.save(clip.clip, TINY, "models/clip")
     decoder.save("models/mgca")
-    clip_settings = P.clip.model_copy(update={"model": "local-dir:models/clip", "pretrained": None, "precision": "float32"})
-    Segmenter(clip, decoder, changed(unit="meta-point"), "clip").save_settings("models/mgca", clip_settings)
+    own = {"model": "local-dir:models/clip", "pretrained": None, "precision": "float32", "dense": "clip"}
+    clip_settings = P.clip.model_copy(update=own)
+    Segmenter(reading(clip, "clip"), decoder, changed(unit="meta-point")).save_settings("models/mgca", clip_settings)
     return project
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_saved_segmenter_gives_the_same_labels_elsewhere(saved, clip, decoder, tmp_path, monkeypatch, moved):
-    expected = Segmenter(clip, decoder, changed(unit="meta-point"), "clip").segment(picture(33, 50), NAMES)
+    expected = Segmenter(reading(clip, "clip"), decoder, changed(unit="meta-point")).segment(picture(33, 50), NAMES)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     if moved:  # the models folder, as a whole
         shutil.move(saved / "models", tmp_path / "elsewhere" / "models")
     folder = "models/mgca" if moved else saved / "models" / "mgca"
     loaded = Segmenter.load(folder, device="cpu")
-    assert loaded.dense == "clip" and loaded.settings == changed(unit="meta-point")
+    assert loaded.clip.dense == "clip" and loaded.settings == changed(unit="meta-point")
     result = loaded.segment(picture(33, 50), NAMES)
     np.testing.assert_allclose(result.scores, expected.scores, atol=1e-5)
     assert (result.labels == expected.labels).mean() > 0.99
@@ -519,6 +531,7 @@ def test_a_model_that_lost_a_part_is_a_clear_error(saved, gone):
 def test_settings_name_the_clip_relative_to_the_model(saved):
     written = json.loads((saved / "models" / "mgca" / "segmenter.json").read_text())
     assert written["clip"]["model"] == "local-dir:../clip"
+    assert written["clip"]["dense"] == "clip" and written.keys() == {"clip", "segment"}  # the way is CLIP's, once
 
 
 # ---- cached features
@@ -538,11 +551,11 @@ def benchmark(tmp_path):
     return benchmarks.FolderBenchmark("mine", folder)
 
 
-@pytest.mark.parametrize("dense", ["clip", "maskclip"])
-def test_cached_features_score_as_direct_encoding(clip, decoder, benchmark, tmp_path, dense):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache")
-    one = Segmenter(clip, decoder, SETTINGS, dense)  # single pixels: float16 may move one from a meta-point to the next
-    cached = evaluation.Encoded.open(benchmark, tmp_path / "cache", dense)
+@pytest.mark.parametrize("way", dense.WAYS)
+def test_cached_features_score_as_direct_encoding(clip, decoder, benchmark, tmp_path, way):
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", dense.WAYS)
+    one = Segmenter(reading(clip, way), decoder, SETTINGS)  # single pixels: float16 may move one from a meta-point to the next
+    cached = evaluation.Encoded.open(benchmark, tmp_path / "cache", way)
     assert cached.windows.dtype == np.float16
     direct = evaluation.Encoded(benchmark, cached.classes, None)
     pictures = list(zip(cached.pictures([one]), direct.pictures([one]), benchmark, strict=True))
@@ -554,7 +567,7 @@ def test_cached_features_score_as_direct_encoding(clip, decoder, benchmark, tmp_
 
 
 def test_a_segmenter_without_clip_evaluates_cached_features(clip, decoder, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache")
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"])
     encoded = evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
     with_clip, without = (evaluation.evaluate({"one": Segmenter(c, decoder, SETTINGS)}, encoded, 0.4)["one"] for c in (clip, None))
     assert with_clip == without and without["pictures"] == 3
@@ -573,7 +586,7 @@ def several(clip, decoder):
 
 @pytest.fixture(params=["cached", "direct"])
 def encoded(request, clip, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", images=request.param == "cached")
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"] if request.param == "cached" else [])
     return evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
 
 
@@ -642,12 +655,12 @@ def sharing(tmp_path):
     ]
 
 
-ARRAYS = ("classes.npy", "clip.npy", "maskclip.npy")
+ARRAYS = ("classes.npy", "clip.npy", "maskclip.npy", "sclip.npy", "clearclip.npy")
 
 
 def check_encoded_as_alone(clip, suite, together, alone):
     for benchmark in suite:
-        encoding.encode_benchmarks(clip, [benchmark], SETTINGS, alone / benchmark.name)
+        encoding.encode_benchmarks(clip, [benchmark], SETTINGS, alone / benchmark.name, dense.WAYS)
         for name in ARRAYS:
             expected = np.load(alone / benchmark.name / benchmark.name / name)
             assert expected.std() > 0 and np.array_equal(np.load(together / benchmark.name / name), expected)
@@ -655,9 +668,11 @@ def check_encoded_as_alone(clip, suite, together, alone):
 
 def test_benchmarks_over_the_same_pictures_share_their_features(clip, sharing, tmp_path):
     few, apart, many = (tmp_path / "cache" / benchmark.name for benchmark in sharing)
-    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache")
+    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", dense.WAYS)
     for name in ARRAYS[1:]:
         assert os.path.samefile(few / name, many / name) and not os.path.samefile(few / name, apart / name)
+    assert {path.name for folder in (few, apart, many) for path in folder.iterdir()} == set(ARRAYS)
+    assert len({(many / name).read_bytes() for name in ARRAYS}) == len(ARRAYS)  # no way stands in for another
     check_encoded_as_alone(clip, sharing, tmp_path / "cache", tmp_path / "alone")
     scores = [
         list(evaluation.Encoded.open(benchmark, tmp_path / "cache", "clip").pictures([Segmenter(None, Decoder(clip.width), SETTINGS)]))
@@ -676,9 +691,9 @@ def test_benchmarks_over_the_same_pictures_share_their_features(clip, sharing, t
 def test_benchmarks_are_encoded_anew_over_an_earlier_run(clip, sharing, tmp_path, order):
     torch.manual_seed(5)
     earlier = FrozenCLIP(open_clip.model.CLIP(**pretraining.model_config(TINY)), clip.tokenizer)
-    encoding.encode_benchmarks(earlier, sharing, SETTINGS, tmp_path / "cache")
+    encoding.encode_benchmarks(earlier, sharing, SETTINGS, tmp_path / "cache", dense.WAYS)
     before = np.load(tmp_path / "cache" / "many" / "clip.npy")
-    encoding.encode_benchmarks(clip, sharing[order], SETTINGS, tmp_path / "cache")
+    encoding.encode_benchmarks(clip, sharing[order], SETTINGS, tmp_path / "cache", dense.WAYS)
     assert not np.array_equal(np.load(tmp_path / "cache" / "many" / "clip.npy"), before)
     check_encoded_as_alone(clip, sharing, tmp_path / "cache", tmp_path / "alone")
 
@@ -690,8 +705,16 @@ def test_pictures_are_told_apart_by_where_they_are(sharing, benchmark):
     assert again.source == benchmark.source and benchmark.source not in (few.source, apart.source)
 
 
-def test_text_alone_may_be_cached(clip, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", images=False)
+def test_only_the_ways_asked_for_are_cached(clip, sharing, tmp_path):
+    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", ("clearclip",))
+    for benchmark in sharing:
+        assert {path.name for path in (tmp_path / "cache" / benchmark.name).iterdir()} == {"classes.npy", "clearclip.npy"}
+
+
+def test_text_alone_may_be_cached(clip, benchmark, sharing, tmp_path):
+    encoding.encode_benchmarks(clip, [benchmark, *sharing], SETTINGS, tmp_path / "cache", ())
+    assert {path.name for path in (tmp_path / "cache").glob("*/*")} == {"classes.npy"}
+    assert {path.parent.name for path in (tmp_path / "cache").glob("*/*")} == {"mine", "few", "apart", "many"}
     encoded = evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
     assert encoded.windows is None
     torch.testing.assert_close(encoded.classes, clip.embed_classes(["cat", "sofa"], SETTINGS.templates))
@@ -699,7 +722,7 @@ def test_text_alone_may_be_cached(clip, benchmark, tmp_path):
 
 
 def test_the_first_window_is_that_of_the_first_picture(clip, decoder, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache")
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"])
     one = Segmenter(clip, decoder, SETTINGS)
     window, embeddings = evaluation.first_window(one, evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip"))
     assert np.array_equal(window, picture(32, 32, 0))

@@ -311,7 +311,7 @@ def epoch_of(images, seed=0, epoch=0, batch=6, skip=0):
 class Colours:
     """Stands in for a CLIP: the dense features of an image are its colours, averaged over 2x2 pixels."""
 
-    width = 3
+    width, dense = 3, "maskclip"
 
     def encode_dense(self, images):
         assert images.dtype == np.uint8 and images.shape[1:] == (8, 8, 3)

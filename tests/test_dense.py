@@ -1,0 +1,411 @@
+"""Dense features against open_clip's and timm's own, untouched modules and plain matrix products, on random weights."""
+
+import copy
+import math
+
+import open_clip
+import pytest
+import timm
+import torch
+
+from ovseg import dense
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WAYS = ["clip", "maskclip", "sclip", "clearclip"]
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+VISION = {"image_size": 64, "layers": 3, "width": 64, "head_width": 16, "patch_size": 16}
+
+
+def randomise(model, seed=0):
+    """Biases, norms and small parts too: they start at 0, 1 or nearly so, where some errors would not show."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            elif parameter.ndim and parameter.std() < 0.03:  # some of timm's: attention would be as good as uniform
+                parameter.add_(torch.randn(parameter.shape, generator=generator) / math.sqrt(parameter.shape[-1]))
+    return model.eval()
+
+
+def plain_clip(**vision):
+    """A small CLIP whose image tower is open_clip's plain ViT."""
+    torch.manual_seed(0)
+    return randomise(open_clip.model.CLIP(8, {**VISION, **vision}, TEXT))
+
+
+def siglip_vision(pool="map", proj="none", **kwargs):
+    """A TimmModel as SigLIP's, but small. kwargs: of timm's VisionTransformer."""
+    torch.manual_seed(0)
+    small = {"embed_dim": 48, "depth": 3, "num_heads": 3, "img_size": 64, **kwargs}
+    real = timm.create_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", lambda name, **more: real(name, **{**more, **small}))
+        return open_clip.timm_model.TimmModel("vit_base_patch16_siglip_224", 48, 64, pool=pool, proj=proj)
+
+
+def siglip_clip(**kwargs):
+    """A small CLIP of SigLIP's architecture, text tower included."""
+    vision = open_clip.get_model_config("ViT-B-16-SigLIP")["vision_cfg"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip.model, "TimmModel", lambda *_, **__: siglip_vision(**kwargs))
+        text = {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+        return randomise(open_clip.model.CustomTextCLIP(48, vision, text, init_logit_bias=-10))
+
+
+def opened(model):
+    """The tower of a copy of the model, ready to be read."""
+    visual = copy.deepcopy(model.visual)
+    dense.replace_attention(visual)
+    return dense.tower(visual)
+
+
+def noise(n, height, width, seed=1):
+    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def vit_b():
+    """The image tower of ViT-B-16-quickgelu, with a small text tower."""
+    torch.manual_seed(0)
+    return randomise(open_clip.model.CLIP(512, open_clip.get_model_config("ViT-B-16-quickgelu")["vision_cfg"], TEXT, quick_gelu=True))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return plain_clip()
+
+
+@pytest.fixture(scope="module")
+def siglip():
+    return siglip_clip()
+
+
+# ---- what is expected
+
+
+def bicubic(before, after):
+    """The matrix (after, before) of bicubic interpolation in one dimension, a = -0.75, edges repeated."""
+    matrix = torch.zeros(after, before)
+    for row in range(after):
+        place = (row + 0.5) * before / after - 0.5
+        for tap in range(math.floor(place) - 1, math.floor(place) + 3):
+            x = abs(place - tap)
+            weight = 1.25 * x**3 - 2.25 * x**2 + 1 if x <= 1 else -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+            matrix[row, min(max(tap, 0), before - 1)] += weight
+    return matrix
+
+
+def on_grid(positions, before, grid):
+    """Positions (h*w, width) on another grid."""
+    if tuple(before) == tuple(grid):
+        return positions
+    vertical, horizontal = bicubic(before[0], grid[0]), bicubic(before[1], grid[1])
+    return torch.einsum("yh,xw,hwc->yxc", vertical, horizontal, positions.unflatten(0, tuple(before))).flatten(0, 1)
+
+
+def attention(x, heads, weight, bias, way):
+    """The heads' outputs, side by side, from the projections of x (n, tokens, width), one head at a time."""
+    q, k, v = (x @ w.T + b for w, b in zip(weight.chunk(3), bias.chunk(3), strict=True))
+    side = x.shape[-1] // heads
+
+    def alike(one, other):
+        return torch.softmax(one @ other.transpose(1, 2) / math.sqrt(side), -1)
+
+    shares = {
+        "clip": lambda q, k: alike(q, k),
+        "maskclip": lambda q, k: torch.eye(q.shape[1]),
+        "sclip": lambda q, k: alike(q, q) + alike(k, k),
+        "clearclip": lambda q, k: alike(q, q),
+    }
+    out = [shares[way](q[..., i : i + side], k[..., i : i + side]) @ v[..., i : i + side] for i in range(0, x.shape[-1], side)]
+    return torch.cat(out, -1)
+
+
+@torch.no_grad()
+def expected_plain(v, images):
+    """open_clip's VisionTransformer, whose class token takes part as any other. Returns {way: features}."""
+    x = v.conv1(images)
+    n, _, *grid = x.shape
+    first = (v.class_embedding + v.positional_embedding[0]).expand(n, 1, -1)
+    patches = x.flatten(2).transpose(1, 2) + on_grid(v.positional_embedding[1:], v.grid_size, grid)
+    x = v.ln_pre(torch.cat([first, patches], 1))
+    *blocks, last = v.transformer.resblocks
+    for block in blocks:
+        x = block(x)
+    out = {}
+    for way in WAYS:
+        found = attention(last.ln_1(x), last.attn.num_heads, last.attn.in_proj_weight, last.attn.in_proj_bias, way)
+        found = last.ls_1(last.attn.out_proj(found))
+        if way != "clearclip":
+            between = x + found
+            found = between + last.ls_2(last.mlp(last.ln_2(between)))
+        out[way] = (v.ln_post(found) @ v.proj)[:, 1:].transpose(1, 2).unflatten(2, grid)
+    return out
+
+
+@torch.no_grad()
+def expected_siglip(v, images):
+    """timm's VisionTransformer, its head given one patch at a time. Returns {way: features}."""
+    trunk = v.trunk
+    x = trunk.patch_embed.proj(images)
+    n, _, *grid = x.shape
+    x = x.flatten(2).transpose(1, 2) + on_grid(trunk.pos_embed[0], trunk.patch_embed.grid_size, grid)
+    *blocks, last = trunk.blocks
+    for block in blocks:
+        x = block(x)
+    out = {}
+    for way in WAYS:
+        found = attention(last.norm1(x), last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, way)
+        found = last.ls1(last.attn.proj(found))
+        if way != "clearclip":
+            between = x + found
+            found = between + last.ls2(last.mlp(last.norm2(between)))
+        alone = trunk.norm(found).flatten(0, 1)[:, None]  # each patch a sequence of its own
+        out[way] = v.head(trunk.forward_head(alone)).unflatten(0, (n, -1)).transpose(1, 2).unflatten(2, grid)
+    return out
+
+
+def check(model, reference, shape):
+    images = noise(*shape)
+    with torch.no_grad():
+        found = dense.read(opened(model), images, WAYS)
+    expected = reference(model.visual, images)
+    assert list(found) == WAYS
+    for way in WAYS:
+        assert found[way].shape[2:] == (shape[1] // 16, shape[2] // 16) and found[way].dtype == torch.float32
+        torch.testing.assert_close(found[way], expected[way], rtol=1e-4, atol=1e-4)
+    for one in WAYS:  # they would pass for each other otherwise
+        for other in WAYS[: WAYS.index(one)]:
+            assert (found[one] - found[other]).norm() > 0.01 * found[one].norm()
+
+
+SHAPES = pytest.mark.parametrize("shape", [(2, 64, 64), (1, 32, 80), (1, 144, 96)], ids=["own", "smaller", "larger"])
+
+
+# ---- the four ways
+
+
+def test_the_ways_are_these():
+    assert list(dense.WAYS) == WAYS
+
+
+@pytest.mark.parametrize("shape", [(1, 224, 224), (2, 32, 64), (1, 256, 240)], ids=["own", "smaller", "larger"])
+def test_a_full_sized_tower(vit_b, shape):
+    check(vit_b, expected_plain, shape)
+
+
+@SHAPES
+def test_a_small_tower(small, shape):
+    check(small, expected_plain, shape)
+
+
+VARIANTS = {
+    "CLIPA": {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
+    "sines": {"pos_embed_type": "sin_cos_2d"},
+    "patch dropout": {"patch_dropout": 0.5},
+    "layer scale": {"ls_init_value": 0.5},
+    "one block": {"layers": 1},
+}
+
+
+@pytest.mark.parametrize("vision", VARIANTS.values(), ids=VARIANTS)
+def test_a_variant_of_the_plain_tower(vision):
+    check(plain_clip(**vision), expected_plain, (1, 64, 48))
+
+
+@SHAPES
+def test_siglips_tower(siglip, shape):
+    check(siglip, expected_siglip, shape)
+
+
+def test_siglips_tower_with_layer_scale():
+    check(siglip_clip(init_values=0.5), expected_siglip, (1, 64, 48))
+
+
+def test_one_way_alone_is_as_among_all(small):
+    tower, images = opened(small), noise(2, 64, 32)
+    with torch.no_grad():
+        together = dense.read(tower, images, WAYS)
+        for way in WAYS:
+            assert torch.equal(dense.read(tower, images, [way])[way], together[way])
+
+
+# ---- the models' own outputs
+
+
+def test_clip_is_what_open_clip_calls_tokens(small):
+    """In the pretraining's grid, open_clip hands out the patches' tokens by itself, short of the projection."""
+    images, untouched = noise(2, 64, 64), copy.deepcopy(small.visual)
+    untouched.output_tokens = True
+    with torch.no_grad():
+        _, tokens = untouched(images)
+        found = dense.read(opened(small), images, ["clip"])["clip"]
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), tokens @ small.visual.proj, rtol=1e-4, atol=1e-4)
+
+
+def test_clip_is_timms_tokens_through_the_pools_formula(siglip):
+    images, trunk = noise(2, 64, 64), siglip.visual.trunk
+    with torch.no_grad():
+        tokens = trunk.forward_features(images)  # final norm included
+        pool = trunk.attn_pool
+        value = tokens @ pool.kv.weight[48:].T + pool.kv.bias[48:]  # the second half; a softmax over one patch is 1
+        joint = value @ pool.proj.weight.T + pool.proj.bias
+        joint = joint + pool.mlp(pool.norm(joint))
+        found = dense.read(opened(siglip), images, ["clip"])["clip"]
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), joint, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["clip", "maskclip"])  # sclip takes the value twice, clearclip leaves parts out
+def test_where_all_patches_are_equal_siglips_whole_image_is_each_patch(way):
+    model = siglip_clip()
+    with torch.no_grad():
+        model.visual.trunk.pos_embed[:] = model.visual.trunk.pos_embed[:, :1].clone()
+        images = noise(2, 1, 1).expand(2, 3, 64, 64)
+        found = dense.read(opened(model), images, [way])[way]
+        whole = model.encode_image(images)
+    assert (whole[0] - whole[1]).norm() > 0.01 * whole.norm()
+    torch.testing.assert_close(found, whole[:, :, None, None].expand_as(found), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["norm before pool", "norm after pool"])
+def test_where_all_patches_are_equal_an_averaged_whole_image_is_each_patch(after):
+    model = plain_clip(pool_type="avg", final_ln_after_pool=after)
+    with torch.no_grad():
+        model.visual.positional_embedding[1:] = model.visual.positional_embedding[1].clone()
+        images = noise(2, 1, 1).expand(2, 3, 64, 64)
+        found = dense.read(opened(model), images, ["clip"])["clip"]
+        whole = model.encode_image(images)
+    torch.testing.assert_close(found, whole[:, :, None, None].expand_as(found), rtol=1e-4, atol=1e-4)
+
+
+# ---- positions
+
+
+@pytest.mark.parametrize("kind", ["small", "siglip"])
+def test_positions_are_unchanged_on_the_grid_of_the_pretraining(kind, request):
+    visual = request.getfixturevalue(kind).visual
+    own = visual.positional_embedding if kind == "small" else visual.trunk.pos_embed[0]
+    assert torch.equal(dense.tower(visual).positions((4, 4)), own)
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (3, 6), (4, 2)], ids=str)
+def test_positions_on_another_grid_are_bicubic_behind_the_class_tokens_own(small, grid):
+    own, actual = small.visual.positional_embedding, dense.tower(small.visual).positions(grid)
+    assert torch.equal(actual[0], own[0])
+    torch.testing.assert_close(actual[1:], on_grid(own[1:], (4, 4), grid), rtol=1e-4, atol=1e-5)
+
+
+def test_constant_positions_stay_constant_on_another_grid():
+    visual = plain_clip().visual
+    with torch.no_grad():
+        visual.positional_embedding[0] = -1
+        visual.positional_embedding[1:] = torch.arange(64.0)
+        actual = dense.tower(visual).positions((5, 9))
+    assert actual.shape == (46, 64) and torch.equal(actual[0], visual.positional_embedding[0])
+    torch.testing.assert_close(actual[1:], torch.arange(64.0).expand(45, -1), rtol=1e-5, atol=1e-5)
+
+
+# ---- attention that is replaced
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_self_attention_is_multihead_attention(heads, causal):
+    torch.manual_seed(0)
+    own = randomise(torch.nn.MultiheadAttention(32, heads, batch_first=True))
+    x = torch.randn(3, 7, 32)
+    mask = torch.full((7, 7), -torch.inf).triu(1) if causal else None
+    with torch.no_grad():
+        expected, _ = own(x, x, x, need_weights=False, attn_mask=mask)
+        found, weights = dense.SelfAttention(heads, own.in_proj_weight, own.in_proj_bias, own.out_proj)(x, x, x, attn_mask=mask)
+        unmasked, _ = own(x, x, x)
+    assert weights is None
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (expected - unmasked).norm() > 0.01 * expected.norm() if causal else torch.allclose(expected, unmasked, atol=1e-5)
+
+
+def test_replacing_attention_keeps_the_weights_and_their_names(small):
+    replaced = copy.deepcopy(small)
+    for _ in range(2):  # a model may be wrapped again
+        dense.replace_attention(replaced)
+    assert not any(isinstance(module, torch.nn.MultiheadAttention) for module in replaced.modules())
+    before, after = small.state_dict(), replaced.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+# ---- which towers
+
+
+PLAIN, POOLING = dense.ClassTokenTower, dense.PoolingTower
+
+
+@pytest.mark.parametrize(
+    "name, kind, width, patch, size",
+    [
+        ("ViT-B-32", PLAIN, 512, 32, 224),
+        ("ViT-B-16", PLAIN, 512, 16, 224),
+        ("ViT-B-16-quickgelu", PLAIN, 512, 16, 224),
+        ("ViT-L-14", PLAIN, 768, 14, 224),
+        ("ViT-L-14-336-quickgelu", PLAIN, 768, 14, 336),
+        ("ViT-H-14-378-quickgelu", PLAIN, 1024, 14, 378),
+        ("ViT-L-14-CLIPA", PLAIN, 768, 14, 224),
+        ("ViT-B-16-SigLIP", POOLING, 768, 16, 224),
+        ("ViT-B-16-SigLIP-512", POOLING, 768, 16, 512),
+        ("ViT-L-16-SigLIP2-256", POOLING, 1024, 16, 256),
+        ("ViT-SO400M-14-SigLIP-384", POOLING, 1152, 14, 384),
+        ("PE-Core-T-16-384", None, None, None, None),
+        ("RN50", None, None, None, None),
+        ("coca_ViT-B-32", None, None, None, None),
+        ("EVA02-B-16", None, None, None, None),
+        ("convnext_base", None, None, None, None),
+        ("vit_relpos_medium_patch16_cls_224", None, None, None, None),
+    ],
+)
+def test_architectures_of_open_clip(name, kind, width, patch, size):
+    with torch.device("meta"):  # no memory, no arithmetic
+        tower = dense.tower(open_clip.create_model(name, pretrained=None, device="meta").visual)
+    if kind is None:
+        assert tower is None
+    else:
+        assert type(tower) is kind and (tower.width, tower.patch, tower.image_size) == (width, patch, size)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"proj": "linear"},
+        {"qk_norm": True},
+        {"scale_attn_norm": True},
+        {"class_token": True},
+        {"reg_tokens": 1},
+        {"pre_norm": True},
+        {"fc_norm": True},
+        {"pos_embed": "none"},
+        {"embed_norm_layer": torch.nn.LayerNorm},
+        {"num_classes": 5},
+        {"patch_size": (16, 8)},
+        {"block_fn": timm.models.vision_transformer.ParallelScalingBlock},
+        {"attn_layer": timm.layers.DiffAttention},
+        {"pool": "avg", "global_pool": "avg"},
+    ],
+    ids=lambda kwargs: next(iter(kwargs)),
+)
+def test_what_siglip_lacks_is_not_read_over(kwargs):
+    assert dense.tower(siglip_vision(**kwargs)) is None
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"attentional_pool": True},
+        {"attentional_pool": "parallel"},
+        {"patch_size": (16, 8)},
+        {"block_type": "custom"},
+        {"qk_norm": True, "block_type": "custom"},
+    ],
+    ids=lambda kwargs: next(iter(kwargs)),
+)
+def test_what_the_plain_tower_lacks_is_not_read_over(vision):
+    assert dense.tower(plain_clip(**vision).visual) is None
