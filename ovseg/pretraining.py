@@ -147,7 +147,7 @@ def fold_norms(clip, settings):
     dense = clip.encode_dense(np.stack([s.image for s in found]))
     texts = clip.encode_text([scene.caption for scene in found])
     with torch.no_grad():
-        clip.visual.proj *= settings.embedding_norm / dense.norm(dim=1).mean()
+        clip.clip.visual.proj *= settings.embedding_norm / dense.norm(dim=1).mean()
         clip.clip.text_projection *= settings.embedding_norm / texts.norm(dim=-1).mean()
 
 
