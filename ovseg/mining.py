@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-ENTRIES = 1 << 21  # of S or V at once: 8 MiB of float32
+ENTRIES = 1 << 22  # of S or V at once: 16 MiB of float32
 COLUMN = 4  # entries that `largest` looks at as one
 EPSILON = 1e-12  # in place of the norm of a zero vector
 
@@ -66,20 +66,20 @@ def dots(pixels, index, weights, vectors=None):
     return regions.detach(), found
 
 
-def spread(vectors, weights, index, out):
-    """The transpose of `pool`: for each pixel, the sum of w v over the vectors v that selected it. Written into out (b, L, d).
+def spread(vectors, which, weights, index, length):
+    """The transpose of `pool`: for each pixel, the sum of w v over the vectors v that selected it. Returns (b, length, d).
 
-    vectors: (b, T, n, d), n of them for each image and text; weights (b, T, n, top): theirs; index (b, T, top): the selected
-    pixels.
+    vectors (N, d). which (b, T, n): rows of vectors, n of them for each image and text; weights (b, T, n, top): theirs.
+    index (b, T, top): the selected pixels.
     """
     n, top = weights.shape[-2:]
-    rows = _rows(index, out.shape[1]).flatten()
+    rows = _rows(index, length).flatten()
     order = rows.int().argsort()  # by pixel
-    start = F.pad(rows.bincount(minlength=len(out) * out.shape[1]).cumsum(0), (1, 0))[:-1]
-    who = (order // top)[:, None] * n + torch.arange(n, device=order.device)  # entries, n
+    start = F.pad(rows.bincount(minlength=len(index) * length).cumsum(0), (1, 0))[:-1]
+    who = which.flatten(0, 1)[order // top]  # entries, n
     what = weights.transpose(-2, -1).reshape(-1, n)[order]  # entries, n
-    found = F.embedding_bag(who.flatten(), vectors.flatten(0, 2), start * n, per_sample_weights=what.flatten(), mode="sum")
-    out.copy_(found.view_as(out))
+    found = F.embedding_bag(who.flatten(), vectors, start * n, per_sample_weights=what.flatten(), mode="sum")
+    return found.unflatten(0, (-1, length))
 
 
 def largest(scores, count):
@@ -109,15 +109,21 @@ def _chunks(images, entries):
     return [slice(start, start + size) for start in range(0, images, size)]
 
 
-def _select(pixels, texts, top, precision):
-    """The top pixels of each image for each text: similarities in descending order and indices, (b, T, top)."""
+def _paired(pixels, texts):
+    """S of each image and its own text. pixels (b, L, d), texts (b, d) -> (b, L)."""
+    return (pixels @ texts[..., None])[..., 0]
+
+
+def _select(pixels, texts, own, top, precision):
+    """The top pixels of each image for each text: similarities in descending order and indices, (b, T, top); and `_paired`."""
     if precision == "float32":
-        return largest(texts @ pixels.transpose(1, 2), top)  # of S: b, T, L
+        scores = texts @ pixels.transpose(1, 2)  # b, T, L
+        return *largest(scores, top), scores[torch.arange(len(scores), device=scores.device), own]
     low = getattr(torch, precision)
     _, index = largest(texts.to(low) @ pixels.to(low).transpose(1, 2), top)
     _, exact = dots(pixels, index, torch.zeros(index.shape, dtype=pixels.dtype, device=pixels.device), texts.expand(len(pixels), -1, -1))
     kept, order = exact.sort(descending=True)
-    return kept, index.gather(-1, order)
+    return kept, index.gather(-1, order), _paired(pixels, texts[own])
 
 
 class _Mine(torch.autograd.Function):
@@ -134,12 +140,13 @@ class _Mine(torch.autograd.Function):
         kept = pixels.new_empty(images, count, region_top)
         for i in _chunks(images, length * max(count, width)):
             if region_top:
-                kept[i], selected = _select(pixels[i], texts, region_top, selection)  # b, T, top
+                kept[i], selected, paired = _select(pixels[i], texts, own[i], region_top, selection)  # b, T, top; b, L
                 weights = kept[i].softmax(-1)
                 region_norm[i] = pool(pixels[i], selected, weights).norm(dim=-1).clamp(min=EPSILON)
                 region[i] = (weights * kept[i]).sum(-1) / (region_norm[i] * text_norm)  # r.t = sum_p w_p S_p
                 index[i], peak[i] = selected, kept[i, :, 0]
-            paired = (pixels[i] @ texts[own[i]][..., None])[..., 0]  # b, L
+            else:
+                paired = _paired(pixels[i], texts[own[i]])
             own_kept[i], selected = paired[:, None].topk(object_top, dim=-1)  # b, 1, top
             own_index[i] = selected
             objects[i] = pool(pixels[i], selected, own_kept[i].softmax(-1))[:, 0]
@@ -166,21 +173,24 @@ class _Mine(torch.autograd.Function):
                 by_score = pull * (kept[i] / text_norm - h * along / size)  # of the loss by S
                 by_score[..., 0] += peak_gradient[i]
                 by_text, by_region = by_score + pull / text_norm, -pull * h / size  # dV_p = sum_j by_text t_j + by_region r_j
-                both = torch.stack([texts.expand_as(regions), regions], 2)  # b, T, 2, d
-                spread(both, torch.stack([by_text, by_region], 2), selected, pixels_gradient[i])
+                vectors = torch.cat([texts, regions.flatten(0, 1)])  # T + b*T, d
+                rows = torch.arange(len(texts), len(vectors), device=texts.device).view(weights.shape[:2])  # b, T
+                which = torch.stack([rows % len(texts), rows], 2)
+                others = spread(vectors, which, torch.stack([by_text, by_region], 2), selected, length)  # b, L, d
                 if texts_gradient is not None:
                     turn = g * (regions / size - h * texts / text_norm) / text_norm
                     texts_gradient += (turn + pool(pixels[i], selected, by_score)).sum(0)
             else:
-                pixels_gradient[i] = 0
-            selected, weights = own_index[i, 0].long(), own_kept[i, 0].softmax(-1)  # b, top
-            g, o = objects_gradient[i], objects[i]  # b, d
-            along = (pixels[i] @ g[..., None])[..., 0].gather(1, selected)  # b, top: g.V_p
+                others = pixels.new_zeros(1, 1, 1)
+            selected, weights = own_index[i].long(), own_kept[i].softmax(-1)  # b, 1, top
+            g, o = objects_gradient[i][:, None], objects[i][:, None]  # b, 1, d
+            _, along = dots(pixels[i], selected, weights, g)  # b, 1, top: g.V_p
             by_score = weights * (along - (g * o).sum(-1, keepdim=True))
-            by_score[:, ctx.rank - 1] += positive_gradient[i]
-            share = pixels.new_zeros(len(g), length, 2)  # dV_p = w_p g + by_score_p t; 0 where a pixel is not selected
-            share.scatter_(1, selected[..., None].expand(-1, -1, 2), torch.stack([weights, by_score], -1))
-            pixels_gradient[i].baddbmm_(share, torch.stack([g, texts[own[i]]], 1))
+            by_score[..., ctx.rank - 1] += positive_gradient[i][:, None]
+            share = pixels.new_zeros(len(g), 2, length)  # dV_p = w_p g + by_score_p t; 0 where a pixel is not selected
+            share.scatter_(2, selected.expand(-1, 2, -1), torch.cat([weights, by_score], 1))
+            own_texts = torch.stack([g[:, 0], texts[own[i]]], 1)
+            torch.baddbmm(others, share.transpose(1, 2), own_texts, out=pixels_gradient[i])
             if texts_gradient is not None:
-                texts_gradient.index_add_(0, own[i], (share[:, None, :, 1] @ pixels[i])[:, 0])
+                texts_gradient.index_add_(0, own[i], pool(pixels[i], selected, by_score)[:, 0])
         return pixels_gradient, texts_gradient, None, None, None, None, None
