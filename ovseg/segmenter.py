@@ -20,7 +20,7 @@ from .decoder import Decoder
 from .images import rgb
 
 BACKGROUND = "background"
-ENTRIES = 1 << 24  # of scores at once: 64 MiB
+ENTRIES = 1 << 23  # of scores at once: 32 MiB
 LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
 
 
@@ -101,7 +101,9 @@ class Scores:
 
     def rows(self, part=slice(None)):
         """Scores of some rows, (C, n, W). part: slice of 0..H."""
-        return self.down[part] @ self.mosaic @ self.across.T
+        down = self.down[part]
+        used = down.any(0).nonzero()[:, 0]  # rows of the grids that these rows are made of
+        return down[:, used] @ (self.mosaic[:, used] @ self.across.T)
 
     def labels(self, scale=None, threshold=None):
         """The label map (H, W), as `to_labels` of all rows, holding no more than ENTRIES scores at once."""
