@@ -2,7 +2,8 @@
 
 Shapes are the paper's (ViT-B/16, d = 512, 28x28 embeddings of a 224 px image, 448 windows, 150 classes); batches are what the
 device allows. Each case runs in a process of its own. The floor of a case is what multiply-adds that no exact method
-avoids would take at the rate of a large matmul in the same precision on the same device: of the loss, S once.
+avoids would take at the rate of a large matmul in the same precision on the same device (of the loss, S once), or what
+must be read and written at least would take at the rate of a large copy, if that is more.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from . import alignment, params
 
 LENGTH, WIDTH = 784, 512
+WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16
 SETTINGS = params.Mgca(
     granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both", mask_equal_texts=True, selection="float32"
 )  # fmt: skip
@@ -109,24 +111,30 @@ def rates(device):
     return found
 
 
-# ---- cases: each returns {"seconds", "memory" (bytes), "macs": {precision: count}}
+# ---- cases: each returns {"seconds", "memory" (bytes), "macs": {precision: count}, "bytes" (read or written once at least)}
 
 
-def loss_case(device, which, batch, length=LENGTH):
-    """The three losses, forward and backward, float32."""
+def loss_case(device, which, batch, length=LENGTH, selection="float32"):
+    """The three losses, forward and backward, float32. With a lower selection, how far the gradient is from the exact one."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(batch, length, WIDTH, generator=generator).to(device).requires_grad_()
     texts = (torch.randn(batch, WIDTH, generator=generator) / 8).to(device)
     subjects = torch.arange(batch, device=device)
-    losses = {"plain": plain_losses, "ours": alignment.losses}[which]
+    losses, settings = {"plain": plain_losses, "ours": alignment.losses}[which], SETTINGS.model_copy(update={"selection": selection})
 
-    def run(pixels=pixels):
+    def run(pixels=pixels, settings=settings):
         pixels.grad = None
-        sum(losses(pixels, texts[: len(pixels)], subjects[: len(pixels)], SETTINGS).values()).backward()
+        sum(losses(pixels, texts[: len(pixels)], subjects[: len(pixels)], settings).values()).backward()
+        return pixels.grad
 
     run(pixels[:2].detach().requires_grad_())  # what is loaded when first used is no memory of the losses
     memory = peak_memory(run, device) - pixels.nbytes  # inputs and their gradients are not counted
-    return {"seconds": timed(run, device, 2), "memory": memory, "macs": {"float32": batch * batch * length * WIDTH}}
+    found = {"seconds": timed(run, device, 2), "memory": memory, "macs": {selection: batch * batch * length * WIDTH}}
+    found["bytes"] = 2 * pixels.nbytes  # read, and their gradients written
+    if selection != SETTINGS.selection:
+        exact = run(settings=SETTINGS)
+        found["gradient_error"] = ((run() - exact).norm() / exact.norm()).item()
+    return found
 
 
 def vit(device):
@@ -158,7 +166,7 @@ def encode_case(device, batch):
         return clip.encode_dense(images)
 
     memory = peak_memory(run, device)
-    return {"seconds": timed(run, device), "memory": memory, "macs": {"bfloat16": batch * vit_macs(197)}}
+    return {"seconds": timed(run, device), "memory": memory, "macs": {"bfloat16": batch * vit_macs(197)}, "bytes": WEIGHTS}
 
 
 def step_case(device, batch):
@@ -181,7 +189,8 @@ def step_case(device, batch):
 
     memory = peak_memory(run, device)
     macs = {"bfloat16": batch * (vit_macs(197) + 3 * decoder_macs(LENGTH)), "float32": batch * batch * LENGTH * WIDTH}
-    return {"seconds": timed(run, device, 2), "memory": memory, "macs": macs}
+    held = 4 * batch * LENGTH * WIDTH  # of the pixel embeddings: read by the losses, their gradients written
+    return {"seconds": timed(run, device, 2), "memory": memory, "macs": macs, "bytes": WEIGHTS + 2 * held}
 
 
 def segment_case(device, which, classes=150, height=480, width=640):
@@ -222,7 +231,8 @@ def segment_case(device, which, classes=150, height=480, width=640):
     run = {"plain": plain, "ours": ours}[which]
     memory = peak_memory(run, device)
     windows = len(cut(image, settings)[0])
-    return {"seconds": timed(run, device), "memory": memory, "macs": {"bfloat16": windows * (vit_macs(785) + decoder_macs(56 * 56))}}
+    macs = {"bfloat16": windows * (vit_macs(785) + decoder_macs(56 * 56))}
+    return {"seconds": timed(run, device), "memory": memory, "macs": macs, "bytes": WEIGHTS + 8 * height * width}  # labels are int64
 
 
 def cases(device):
@@ -232,11 +242,16 @@ def cases(device):
     found = [("loss over B", f"{which}, B = {b}", loss_case, (which, b)) for b in batches for which in ("plain", "ours")]
     length_batch = batches[0]
     found += [("loss over L", f"{w}, L = {n}", loss_case, (w, length_batch, n)) for n in (196, 784, 3136) for w in ("plain", "ours")]
+    found += [("loss, bfloat16 selection", f"ours, B = {b}", loss_case, ("ours", b, LENGTH, "bfloat16")) for b in batches]
     images = 256 if large else 8
     found += [("encode", f"{images} images", encode_case, (images,)), ("step", f"{images} images", step_case, (images,))]
     found += [("segment over classes", f"{w}, {c} classes", segment_case, (w, c)) for c in (21, 150) for w in ("plain", "ours")]
-    found += [("segment over image size", f"{w}, 150 classes, 2048x1024", segment_case, (w, 150, 1024, 2048)) for w in ("plain", "ours")]
-    return found + [("segment over image size", "ours, 150 classes, 5472x3648", segment_case, ("ours", 150, 3648, 5472))]
+    sizes = ((640, 480, ("plain", "ours")), (2048, 1024, ("plain", "ours")), (5472, 3648, ("ours",)))  # the plain one takes 12 GB of that
+    return found + [
+        ("segment over image size", f"{which}, {width}x{height}", segment_case, (which, 150, height, width))
+        for width, height, both in sizes
+        for which in both
+    ]
 
 
 def _in_process(connection, function, device, arguments):
@@ -263,7 +278,8 @@ def measure(device, progress=print):
         process.join()
         row = {"group": group, "name": name} | found
         if "macs" in row:
-            row["floor"] = sum(count / speed[precision] for precision, count in row.pop("macs").items())
+            arithmetic = sum(count / speed[precision] for precision, count in row.pop("macs").items())
+            row["floor"] = max(arithmetic, row.pop("bytes") / speed["copy"])
             row["ratio"] = row["seconds"] / row["floor"]
         rows.append(row)
         progress(line(row))

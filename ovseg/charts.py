@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib import ticker
 
 from . import tables
 
@@ -86,5 +87,8 @@ def growth(found):
         for axis, name in zip(column, ("seconds", "MiB"), strict=True):
             sns.pointplot(rows[rows["group"] == group], x="setting", y=name, hue="which", ax=axis, legend=name == "seconds")
             axis.set(yscale="log", title=group if name == "seconds" else "", xlabel="")
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+            axis.yaxis.set_minor_formatter(ticker.NullFormatter())
             axis.tick_params(axis="x", rotation=20)
     return figure

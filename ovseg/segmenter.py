@@ -108,8 +108,10 @@ class Scores:
     def labels(self, scale=None, threshold=None):
         """The label map (H, W), as `to_labels` of all rows, holding no more than ENTRIES scores at once."""
         step = max(1, ENTRIES // (len(self.mosaic) * len(self.across)))
-        parts = (slice(start, start + step) for start in range(0, len(self.down), step))
-        return torch.cat([to_labels(self.rows(part), scale, threshold) for part in parts])
+        labels = torch.empty(len(self.down), len(self.across), dtype=torch.int64, device=self.mosaic.device)
+        for start in range(0, len(labels), step):
+            labels[start : start + step] = to_labels(self.rows(slice(start, start + step)), scale, threshold)
+        return labels
 
 
 def stitch(scores, where, window, size):

@@ -41,13 +41,20 @@ def exhausted(device):
 def test_measuring_reports_every_case_and_names_those_that_fail(monkeypatch):
     failing = [("step", "a broken one", broken, ()), ("step", "a large one", exhausted, ())]
     monkeypatch.setattr(bench, "cases", lambda device: [CASE, *failing])
-    monkeypatch.setattr(bench, "rates", lambda device: {"float32": 1e6, "bfloat16": 2e6, "copy": 1.0})
+    monkeypatch.setattr(bench, "rates", lambda device: {"float32": 1e6, "bfloat16": 2e6, "copy": 1e12})
     lines = []
     found = bench.measure("cpu", lines.append)
     good, bad, large = found["cases"]
     assert good["floor"] == 4 * 4 * 49 * 512 / 1e6 and good["ratio"] == good["seconds"] / good["floor"] and good["seconds"] > 0
     assert bad["error"] == "ended with exit code 1" and large["error"] == "out of memory"
     assert len(lines) == 3 and "MiB" in lines[0] and "exit code 1" in lines[1]
+
+
+def test_the_floor_is_of_bytes_where_those_take_longer(monkeypatch):
+    monkeypatch.setattr(bench, "cases", lambda device: [CASE])
+    monkeypatch.setattr(bench, "rates", lambda device: {"float32": 1e12, "bfloat16": 1e12, "copy": 1e3})
+    (case,) = bench.measure("cpu", lambda line: None)["cases"]
+    assert case["floor"] == 2 * 4 * 49 * 512 * 4 / 1e3  # pixels read, gradients written, float32
 
 
 def test_growth_is_drawn_for_each_group_that_grows():
