@@ -8,7 +8,9 @@ pixels are background where no class scores high enough.
 """
 
 import colorsys
+import hashlib
 import io
+import json
 import os
 from pathlib import Path
 
@@ -30,7 +32,8 @@ class BenchmarkBase:
     """Iterating yields (key, PIL RGB image, (H, W) uint8 label map).
 
     classes: a file of names, in the order of label values. source: what tells its pictures from others'; benchmarks
-    that agree on it hold the same pictures in the same order. Subclasses set files: the paths that hold its pictures.
+    that agree on it hold the same pictures in the same order. Subclasses set files and label_files: the paths that hold its
+    pictures and its label maps.
     """
 
     def __init__(self, name, classes, source):
@@ -48,6 +51,12 @@ class BenchmarkBase:
     def named(self):
         """The classes that have a text: all but the background."""
         return self.classes[1:] if self.background else self.classes
+
+    @property
+    def fingerprint(self):
+        """What changes when a picture or a label map comes, goes or is replaced: of names and sizes, the same on every machine."""
+        listing = [(path.name, path.stat().st_size) for path in map(Path, (*self.files, *self.label_files))]
+        return hashlib.sha256(json.dumps([self.classes, listing]).encode()).hexdigest()
 
     def _checked(self, key, image, labels):
         if labels.ndim != 2:
@@ -72,7 +81,8 @@ class FolderBenchmark(BenchmarkBase):
                 raise missing(f"benchmark {name}: {self.folder / part} does not exist; expected images/, labels/ and classes.txt")
         super().__init__(name, self.folder / "classes.txt", self.folder)
         self.files = sorted(path for path in (self.folder / "images").iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
-        missing = [path.stem for path in self.files if not (self.folder / "labels" / f"{path.stem}.png").is_file()]
+        self.label_files = [self.folder / "labels" / f"{path.stem}.png" for path in self.files]
+        missing = [path.stem for path in self.label_files if not path.is_file()]
         if missing or not self.files:
             what = f"no label map labels/{missing[0]}.png" if missing else "no images in images/"
             raise FileNotFoundError(f"benchmark {name}: {what} ({self.folder})")
@@ -81,9 +91,8 @@ class FolderBenchmark(BenchmarkBase):
         return len(self.files)
 
     def __iter__(self):
-        for path in self.files:
-            labels = np.asarray(Image.open(self.folder / "labels" / f"{path.stem}.png"))
-            yield self._checked(path.stem, Image.open(path).convert("RGB"), labels)
+        for path, labels in zip(self.files, self.label_files, strict=True):
+            yield self._checked(path.stem, Image.open(path).convert("RGB"), np.asarray(Image.open(labels)))
 
 
 class ShardBenchmark(BenchmarkBase):
@@ -95,7 +104,7 @@ class ShardBenchmark(BenchmarkBase):
         except FileNotFoundError as error:
             raise NotHere(f"benchmark {name}: {error}") from None
         super().__init__(name, classes, spec)
-        self.label = label
+        self.label, self.label_files = label, []  # which are in the shards
         self._length = None
 
     def __len__(self):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from . import benchmarks, params
 from .decoder import Decoder
 from .evaluation import Encoded
-from .segmenter import ENTRIES, Segmenter
+from .segmenter import Segmenter, foreground
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 
@@ -38,19 +38,29 @@ def sweep(segmenter, encoded, pictures, thresholds=THRESHOLDS):
 def recognise(scores, scale):
     """What segmenter.to_labels compares with a threshold, and the label where it is not below: (H, W) both, on the CPU.
 
-    scores: segmenter.Scores; no more than ENTRIES of them are made at once. Labels count from 1.
+    scores: segmenter.Scores, made in parts. Labels count from 1.
     """
-    step = max(1, ENTRIES // (len(scores.mosaic) * len(scores.across)))
-    parts = [(scores.rows(slice(start, start + step)) * scale).softmax(0).max(0) for start in range(0, len(scores.down), step)]
-    return torch.cat([part.values for part in parts]).cpu(), torch.cat([part.indices for part in parts]).cpu() + 1
+    best, label = zip(*(foreground(scores.rows(part), scale) for part in scores.parts()), strict=True)
+    return torch.cat(best).cpu(), torch.cat(label).cpu()
 
 
 def open_all(settings):
-    """The calibration pictures of params' benchmarks with background. Raises ValueError if there are none."""
+    """The calibration pictures of params' benchmarks with background; one without is skipped with a printed line.
+
+    Raises ValueError if there are none.
+    """
     with_background = [benchmark.name for benchmark in benchmarks.open_all(settings) if benchmark.background]
     if not with_background:
         raise ValueError("no benchmark has a background: there is no threshold to choose")
-    return [benchmarks.open_benchmark(name, settings[name], calibration=True) for name in with_background]
+    opened = []
+    for name in with_background:
+        try:
+            opened.append(benchmarks.open_benchmark(name, settings[name], calibration=True))
+        except (ValueError, FileNotFoundError) as missing:
+            print(f"skipped: {missing}")
+    if not opened:
+        raise ValueError("no benchmark has calibration pictures")
+    return opened
 
 
 def load(run, p):

@@ -1,5 +1,6 @@
 """Encoding once what training and evaluation read again and again: texts, training images, benchmark windows."""
 
+import json
 import os
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def encode_pairs(clip, paths, keys, settings, folder):
 def encode_benchmarks(clip, benchmarks, segment, folder, ways):
     """Encode of each benchmark the class names, and the windows in each of some ways to read dense features (dense.WAYS).
 
-    segment: params.Segment. ways: none if windows are not to be cached. Benchmarks over the same pictures (things and
-    scenes; VOC 21 and VOC20) are encoded once and share their files.
+    segment: params.Segment. ways: empty if windows are not to be cached. Benchmarks over the same pictures (things and
+    scenes; VOC 21 and VOC20) are encoded once and share their files. suite.json says which there were, and what they were.
     """
     done = {}
     for benchmark in benchmarks:
@@ -58,6 +59,8 @@ def encode_benchmarks(clip, benchmarks, segment, folder, ways):
         elif ways:
             encode_windows(clip, benchmark, segment, here, ways)
             done[benchmark.source] = here
+    suite = {benchmark.name: benchmark.fingerprint for benchmark in benchmarks}
+    (Path(folder) / "suite.json").write_text(json.dumps(suite, indent=1) + "\n")
 
 
 def encode_windows(clip, benchmark, segment, folder, ways):

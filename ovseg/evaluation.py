@@ -1,6 +1,8 @@
 """Evaluating a segmenter on a benchmark, from cached features or from the pictures themselves."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -54,6 +56,34 @@ class Encoded:
         return ValueError(f"benchmark {self.benchmark.name} has changed since `encode` read it; run it again")
 
 
+def open_suite(settings, folder, dense):
+    """The benchmarks that `encode` found, as Encoded, so that all runs are evaluated on the same.
+
+    settings: params' benchmarks. folder, dense: as of Encoded.open. Raises ValueError if one is not what it was then.
+    """
+    listing = Path(folder) / "suite.json"
+    if not listing.is_file():
+        raise FileNotFoundError(f"{listing} does not exist: `encode` makes it; run it first")
+    opened = []
+    for name, fingerprint in json.loads(listing.read_text()).items():
+        if name not in settings:
+            raise ValueError(f"benchmark {name} is in {listing}, not among the benchmarks ({', '.join(settings)}): run `encode` again")
+        benchmark = benchmarks.open_benchmark(name, settings[name])
+        if benchmark.fingerprint != fingerprint:
+            raise ValueError(f"benchmark {name} has changed since `encode` read it; run it again")
+        opened.append(Encoded.open(benchmark, folder, dense))
+    return opened
+
+
+def open_clip(settings, device):
+    """The CLIP that pictures are encoded with, or None where `encode` kept their features. settings: params.Clip."""
+    if settings.cache_images:
+        return None
+    from .clip import FrozenCLIP  # takes seconds to import
+
+    return FrozenCLIP.open(settings, device)
+
+
 def threshold_of(benchmark, settings, default):
     """The background threshold of a benchmark: settings.thresholds', else the default; None without background.
 
@@ -83,8 +113,11 @@ def evaluate(segmenters, encoded, threshold):
 
 
 def examples(segmenters, encoded, threshold, wanted):
-    """Pictures to look at: a list of [PIL image, truth, label map of each segmenter] for the picture indices in wanted."""
-    rows = []
+    """Pictures to look at: a list of [PIL image, truth, label map of each segmenter] for the picture indices in wanted.
+
+    Those beyond the last picture are left out; the first stands in where none is left.
+    """
+    rows, wanted = [], [index for index in wanted if index < len(encoded.benchmark)] or [0]
     for index, (_, image, truth, scores) in zip(range(max(wanted) + 1), encoded.pictures(segmenters), strict=False):
         if index in wanted:
             maps = (score.labels(segmenters[0].settings.scale, threshold).cpu().numpy() for score in scores)

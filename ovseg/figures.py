@@ -6,6 +6,7 @@ import numpy as np
 from .benchmarks import IGNORED, palette
 
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
+NAMED = 40  # classes in a legend: those of the most pixels
 UNMARKED = 0.35  # brightness of what a mask leaves out
 
 
@@ -37,15 +38,18 @@ def overlay(image, labels, colours, strength=0.75):
 def legend(figure, classes, colours, shown):
     """Name the colours of the classes in `shown` (indices) below a figure."""
     handles = [plt.Rectangle((0, 0), 1, 1, color=colours[index] / 255) for index in shown]
-    figure.legend(handles, [classes[index] for index in shown], loc="outside lower center", ncols=8, fontsize=9, frameon=False)
+    names = [classes[index] for index in shown]
+    columns = max(1, int(figure.get_figwidth() * 72 / (5 * max(map(len, names), default=1) + 35)))  # in points; a letter takes 5
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
 def segmentations(rows, titles, classes):
     """Picture, then label maps painted over it. rows: lists of (picture, label map, label map, ...)."""
     colours = palette(classes)
     figure = grid([[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows], titles)
-    shown = np.unique(np.concatenate([np.ravel(labels) for _, *maps in rows for labels in maps]))
-    legend(figure, classes, colours, [index for index in shown if index < len(classes)])
+    seen = np.concatenate([np.ravel(labels) for _, *maps in rows for labels in maps])
+    pixels = np.bincount(seen[seen < len(classes)], minlength=len(classes))
+    legend(figure, classes, colours, [index for index in np.sort(np.argsort(-pixels)[:NAMED]) if pixels[index]])
     return figure
 
 

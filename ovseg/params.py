@@ -318,6 +318,14 @@ class Params(Section):
     ablations: Ablations
     figures: Figures
 
+    @field_validator("evaluate")
+    @classmethod
+    def _thresholds_of_benchmarks(cls, evaluate, info):
+        unknown = set(evaluate.thresholds) - set(info.data.get("benchmarks", evaluate.thresholds))
+        if unknown:
+            raise ValueError(f"thresholds of {', '.join(sorted(unknown))}: allowed are those of the benchmarks")
+        return evaluate
+
 
 class ParamsError(ValueError):
     """params.yaml, or a change to it, does not hold; the message is one line."""
@@ -414,9 +422,19 @@ def device(name):
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
+def processes(count, device):
+    """Raises ParamsError if this machine has fewer GPUs than `count` processes, should they train on GPUs. device: torch.device."""
+    import torch
+
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise ParamsError(f"train.processes = {count}: allowed are 1..{torch.cuda.device_count()}, the GPUs of this machine")
+
+
 if __name__ == "__main__":
     try:
         enter_project()
-        load()
+        loaded = load()
+        if loaded.train.processes > 1:  # fails here rather than hours later, in `train`
+            processes(loaded.train.processes, device(loaded.device))
     except ParamsError as error:
         sys.exit(f"{error}")

@@ -1,13 +1,12 @@
 """Reading all shards once: which pairs can be used, the nouns of their captions, and what img2dataset says it downloaded.
 
-Shards are read in parallel. What each gave is kept in a file until all of `prepare` is done, so that a killed run goes on.
+Shards are read in parallel. What each gave is kept in a file, so that a killed run goes on and a second one need not read them.
 """
 
 import functools
 import hashlib
 import json
 import os
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +39,7 @@ def scan(paths, max_bad_fraction, templates, kept=KEPT):
     """Read every sample of every shard, images too, in parallel. Returns Prepared.
 
     Decoding takes most of it: about 1,100 pictures/s a core with a shorter side of 256 pixels. Nouns: about 18,000 captions/s a core.
-    kept: folder of what was read, see `forget`. Shards in it are read again only if they, or the code that reads them, have changed.
+    kept: folder of what was read, a file a shard. Those in it are read again only if they, or the code that reads them, have changed.
     Raises ValueError when more than max_bad_fraction of the samples cannot be used.
     """
     keys, report, samples = [], shards.Report(), {}
@@ -94,11 +93,6 @@ def _code():
     """What the result of reading depends on besides the shard."""
     files = b"".join(Path(module.__file__).read_bytes() for module in (shards, images, captions)) + Path(__file__).read_bytes()
     return [hashlib.sha256(files).hexdigest(), *(metadata.version(name) for name in ("pillow", "textblob", "webdataset"))]
-
-
-def forget(kept=KEPT):
-    """Remove what `scan` kept, once all that was made of it is written."""
-    shutil.rmtree(kept, ignore_errors=True)
 
 
 def downloads(samples):

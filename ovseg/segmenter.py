@@ -105,12 +105,16 @@ class Scores:
         used = down.any(0).nonzero()[:, 0]  # rows of the grids that these rows are made of
         return down[:, used] @ (self.mosaic[:, used] @ self.across.T)
 
+    def parts(self):
+        """Slices of rows, all of them, of which no more than ENTRIES scores each are made."""
+        step = max(1, ENTRIES // (len(self.mosaic) * len(self.across)))
+        return [slice(start, start + step) for start in range(0, len(self.down), step)]
+
     def labels(self, scale=None, threshold=None):
         """The label map (H, W), as `to_labels` of all rows, holding no more than ENTRIES scores at once."""
-        step = max(1, ENTRIES // (len(self.mosaic) * len(self.across)))
         labels = torch.empty(len(self.down), len(self.across), dtype=torch.int64, device=self.mosaic.device)
-        for start in range(0, len(labels), step):
-            labels[start : start + step] = to_labels(self.rows(slice(start, start + step)), scale, threshold)
+        for part in self.parts():
+            labels[part] = to_labels(self.rows(part), scale, threshold)
         return labels
 
 
@@ -135,8 +139,14 @@ def to_labels(scores, scale=None, threshold=None):
     """
     if threshold is None:
         return scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
+    best, label = foreground(scores, scale)
+    return torch.where(best < threshold, 0, label)
+
+
+def foreground(scores, scale):
+    """The best class against a background: softmax(scale * scores) of it, and 1 + its index. scores (C, H, W) -> (H, W) both."""
     best, label = (scores * scale).softmax(0).max(0)
-    return torch.where(best < threshold, 0, label + 1)
+    return best, label + 1
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,7 @@ class Segmenter:
         if not (folder / "segmenter.json").is_file():
             raise FileNotFoundError(f"{folder} holds no segmenter.json: expected the folder of a trained model, as `dvc repro` writes it")
         config = json.loads((folder / "segmenter.json").read_text())
+        config["clip"].setdefault("dense", "maskclip")  # all there was when models did not say
         if config["clip"]["model"].startswith(LOCAL):
             config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
         device = params.device(device)

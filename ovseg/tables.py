@@ -22,13 +22,17 @@ def read(paths):
     Columns: run, seed (NaN if nothing was trained), benchmark, group (of GROUPS), unit, points (meta-points a window, NaN
     for other units), dense (how CLIP's features are read), miou, things and stuff (means over those classes of the
     rendered world, NaN elsewhere), and POINT, granularity being NONE if nothing was trained. mIoU in percent.
-    Raises FileNotFoundError that names the first result that is missing.
+    Raises FileNotFoundError that names the first result that is missing, ValueError that names the first that was not
+    evaluated on the benchmarks of those before it.
     """
-    rows = []
+    rows, suite = [], None
     for path in map(Path, paths):
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: `dvc repro` makes it")
         result = json.loads(path.read_text())
+        suite = suite or set(result["miou"])
+        if set(result["miou"]) != suite:
+            raise ValueError(f"{path} is on {', '.join(result['miou'])}, other results on {', '.join(sorted(suite))}: evaluate it again")
         value = {row["name"]: row["value"] for row in result["parameters"]}
         point = {"granularity": value.get("mgca.granularity", NONE)} | {key: value.get(f"mgca.{key}") for key in POINT[1:]}
         for (benchmark, unit), classes in pd.DataFrame(result["classes"]).groupby(["benchmark", "unit"], sort=False):

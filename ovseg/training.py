@@ -326,10 +326,7 @@ def run(name, clip, mgca, settings, device):
     """
     if settings.processes == 1:
         return _run(device, name, clip, mgca, settings)
-    if device.type == "cuda" and settings.processes > torch.cuda.device_count():
-        raise params.ParamsError(
-            f"train.processes = {settings.processes}: allowed are 1..{torch.cuda.device_count()}, the GPUs of this machine"
-        )
+    params.processes(settings.processes, device)
     parallel.launch(settings.processes, _run, device, name, clip, mgca, settings)
     return checkpoint_of(name)
 

@@ -432,3 +432,29 @@ def test_thresholds_are_those_of_the_benchmark_if_it_has_a_background(folder, in
     with_background = [ShardBenchmark(name, in_shards[0], "seg.png", in_shards[1]) for name in ("mine", "other")]
     assert [evaluation.threshold_of(benchmark, settings, 0.2) for benchmark in with_background] == [0.7, 0.2]
     assert evaluation.threshold_of(FolderBenchmark("plain", folder), settings, 0.2) is None
+
+
+def test_the_fingerprint_changes_with_pictures_label_maps_and_classes_and_with_nothing_else(folder):
+    def now():
+        return FolderBenchmark("mine", folder).fingerprint
+
+    before = now()
+    for path in folder.rglob("*.*"):
+        path.touch()
+    assert now() == before
+    changed = [next((folder / "images").iterdir()), next((folder / "labels").glob("*.png")), folder / "classes.txt"]
+    for path in changed:
+        data = path.read_bytes()
+        path.write_bytes(data + b"\nz")
+        assert now() != before
+        path.write_bytes(data)
+    assert now() == before
+    changed[0].unlink()
+    assert now() != before
+
+
+def test_the_fingerprint_of_shards_changes_with_them(in_shards, tmp_path):
+    spec, names = in_shards
+    before = ShardBenchmark("mine", spec, "seg.png", names).fingerprint
+    (tmp_path / "b-2.tar").write_bytes((tmp_path / "b-1.tar").read_bytes())
+    assert ShardBenchmark("mine", spec, "seg.png", names).fingerprint != before

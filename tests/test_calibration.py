@@ -78,7 +78,7 @@ def test_one_pass_is_an_evaluation_at_each_threshold(tmp_path, monkeypatch):
     one = segmenter(scale=3.0)
     alone = {t: evaluation.evaluate({"one": one}, data, t)["one"]["miou"] for t in THRESHOLDS}
     assert sweep(one, data, 3) == alone and len(set(alone.values())) > 3
-    monkeypatch.setattr(calibration, "ENTRIES", 1)  # one row at a time
+    monkeypatch.setattr("ovseg.segmenter.ENTRIES", 1)  # one row at a time
     assert sweep(one, data, 3) == alone
 
 
@@ -101,7 +101,7 @@ def test_rows_are_recognised_a_few_at_a_time(monkeypatch):
     scores = stitch(torch.randn(1, 5, 2, 2, generator=torch.Generator().manual_seed(0)), evaluation.layout(8, 8, SETTINGS), 8, (8, 8))
     best, label = calibration.recognise(scores, 2.0)
     everything = (scores.rows() * 2.0).softmax(0).max(0)
-    monkeypatch.setattr(calibration, "ENTRIES", 5 * 8 * 3)
+    monkeypatch.setattr("ovseg.segmenter.ENTRIES", 5 * 8 * 3)
     made, rows = [], Scores.rows
     monkeypatch.setattr(Scores, "rows", lambda self, part: made.append(part) or rows(self, part))
     for values, again in zip((best, label), calibration.recognise(scores, 2.0), strict=True):
@@ -145,10 +145,14 @@ def test_the_command_prints_what_goes_into_params_and_opens_no_evaluated_picture
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
-def test_a_benchmark_without_calibration_pictures_is_named(tmp_path):
-    settings = {"mine": params.Benchmark(folder=str(folder(tmp_path, [columns(*[0] * 8)])))}
-    with pytest.raises(ValueError, match="benchmarks.mine.calibration"):
+def test_a_benchmark_without_calibration_pictures_is_named_and_skipped(tmp_path, capsys):
+    here = {name: str(folder(tmp_path / name, [columns(*[0] * 8)])) for name in ("mine", "yours", "others")}
+    settings = {"mine": params.Benchmark(folder=here["mine"])}
+    with pytest.raises(ValueError, match="no benchmark has calibration pictures"):
         calibration.open_all(settings)
+    assert "benchmarks.mine.calibration" in capsys.readouterr().out
+    settings["yours"] = params.Benchmark(folder=here["yours"], calibration=here["others"])
+    assert [benchmark.source for benchmark in calibration.open_all(settings)] == [here["others"]]
 
 
 def test_no_benchmark_with_a_background_is_an_error(tmp_path):

@@ -338,3 +338,8 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, written_as, value)
 def test_a_batch_that_does_not_divide_among_processes_is_named():
     with pytest.raises(params.ParamsError, match="train.processes = 7: a divisor of train.batch"):
         params.load({"train.processes": 7}, Path(__file__).parent.parent / "params.yaml")
+
+
+def test_thresholds_are_of_benchmarks():
+    with pytest.raises(params.ParamsError, match="evaluate.*thresholds of thigns: allowed are those of the benchmarks"):
+        params.load({"evaluate.thresholds": {"thigns": 0.1}}, PROJECT / "params.yaml")

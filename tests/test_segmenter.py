@@ -728,3 +728,49 @@ def test_the_first_window_is_that_of_the_first_picture(clip, decoder, benchmark,
     assert np.array_equal(window, picture(32, 32, 0))
     with torch.no_grad():
         np.testing.assert_allclose(embeddings, decoder(clip.encode_dense(window[None])), rtol=1e-2, atol=1e-2)
+
+
+# ---- the suite that `encode` found
+
+
+@pytest.fixture
+def suite(clip, benchmark, tmp_path):
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"])
+    return {"mine": params.Benchmark(folder=str(benchmark.folder)), "later": params.Benchmark(folder=str(tmp_path), optional=True)}
+
+
+def test_the_suite_is_what_encode_found(suite, tmp_path):
+    (found,) = evaluation.open_suite(suite, tmp_path / "cache", "maskclip")
+    assert found.benchmark.name == "mine" and found.windows is not None  # the other, optional, was not there then
+
+
+def test_a_benchmark_that_changed_since_encode_is_named(suite, benchmark, tmp_path):
+    Image.new("L", (32, 32)).save(benchmark.folder / "labels/0.png")
+    with pytest.raises(ValueError, match="benchmark mine has changed since `encode`"):
+        evaluation.open_suite(suite, tmp_path / "cache", "maskclip")
+
+
+def test_a_benchmark_that_went_since_encode_is_an_error_even_if_optional(suite, benchmark, tmp_path):
+    shutil.rmtree(benchmark.folder)
+    with pytest.raises(FileNotFoundError, match="benchmark mine"):
+        evaluation.open_suite({"mine": suite["mine"].model_copy(update={"optional": True})}, tmp_path / "cache", "maskclip")
+
+
+def test_a_suite_of_other_parameters_or_none_is_an_error(suite, tmp_path):
+    with pytest.raises(ValueError, match="benchmark mine is in .*suite.json, not among the benchmarks"):
+        evaluation.open_suite({"later": suite["later"]}, tmp_path / "cache", "maskclip")
+    with pytest.raises(FileNotFoundError, match="suite.json does not exist"):
+        evaluation.open_suite(suite, tmp_path / "nothing", "maskclip")
+
+
+@pytest.mark.parametrize("wanted, shown", [([0, 2], 2), ([1, 7], 1), ([8, 9], 1)])
+def test_examples_beyond_the_last_picture_are_left_out(several, encoded, wanted, shown):
+    assert len(evaluation.examples(several[:1], encoded, 0.4, wanted)) == shown
+
+
+def test_a_model_saved_before_it_said_how_features_are_read_is_maskclips(saved):
+    settings = saved / "models/mgca/segmenter.json"
+    config = json.loads(settings.read_text())
+    del config["clip"]["dense"]
+    settings.write_text(json.dumps(config))
+    assert Segmenter.load(saved / "models/mgca", device="cpu").clip.dense == "maskclip"

@@ -268,3 +268,12 @@ def test_the_baseline_reads_dense_features_as_the_headline_does():
     assert tables.suite(runs, ["voc"], "pixel").loc["MaskCLIP", ("voc", "mean")] == 30
     runs.loc[runs["run"] == "mgca", "dense"] = "sclip"
     assert tables.suite(runs, ["voc"], "pixel").loc["SCLIP", ("voc", "mean")] == 35
+
+
+def test_runs_on_other_benchmarks_are_not_averaged_with_these(study, tmp_path):
+    result = json.loads(study[-1].read_text())
+    del result["miou"]["scenes"]
+    result["classes"] = [row for row in result["classes"] if row["benchmark"] != "scenes"]
+    results.write(result, tmp_path / "fewer.json")
+    with pytest.raises(ValueError, match="fewer.json is on things, other results on scenes, things: evaluate it again"):
+        tables.read([*study, tmp_path / "fewer.json"])
