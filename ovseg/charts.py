@@ -14,7 +14,9 @@ def results_bars(table):
     """mIoU per benchmark, a bar per method and unit. table: of tables.results."""
     means = table[[name for name in table.columns if ":" not in name]]
     long = means.reset_index().melt(["method", "unit"], var_name="benchmark", value_name="mIoU")
-    chart = sns.catplot(long, kind="bar", x="method", y="mIoU", hue="unit", col="benchmark", height=3.2, aspect=1.3)
+    chart = sns.catplot(
+        long, kind="bar", x="method", y="mIoU", hue="unit", col="benchmark", col_wrap=min(4, means.shape[1]), height=3.2, aspect=1.3
+    )
     chart.set_axis_labels("", "mIoU (%)")
     return chart.figure
 

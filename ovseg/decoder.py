@@ -1,7 +1,7 @@
 """The decoder, the only thing trained: upsampling and two gated convolutions (MGCA §4.1, after TCL).
 
-At d = 512 it has the paper's 4.72M parameters. Every gate starts at 0, so that the untrained decoder hands MaskCLIP's
-features on, each twice as high and wide, and training starts from there.
+At d = 512 it has the paper's 4.72M parameters. Every gate starts at 0, so that the untrained decoder hands CLIP's dense
+features on (MaskCLIP's, by default), each twice as high and wide, and training starts from there.
 """
 
 from pathlib import Path

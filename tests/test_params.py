@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ovseg import params
+from ovseg import params, tables
 
 PROJECT = Path(__file__).parent.parent
 VALUES = yaml.safe_load((PROJECT / "params.yaml").read_text())
@@ -102,7 +102,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed, written)
 def test_the_ways_to_read_dense_features_are_those_that_can_be_read():
     from ovseg import dense
 
-    assert get_args(params.Dense) == tuple(dense.WAYS)
+    assert get_args(params.Dense) == tuple(dense.WAYS) == tuple(tables.METHODS)
 
 
 @pytest.mark.parametrize(
