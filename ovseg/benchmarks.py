@@ -11,6 +11,7 @@ import colorsys
 import hashlib
 import io
 import json
+import math
 import os
 from pathlib import Path
 
@@ -246,7 +247,11 @@ def mean(iou):
 
 
 def palette(classes):
-    """Colours to draw classes in, (C, 3) uint8: background black, the others evenly around the wheel in three lightnesses."""
+    """Colours to draw classes in, (C, 3) uint8: background black, the others evenly around the wheel in three lightnesses.
+
+    Neighbours in the list lie far apart on the wheel, for lists of many classes have like ones together.
+    """
     named = sum(name != BACKGROUND for name in classes)
-    colours = [colorsys.hls_to_rgb(index / named, (0.5, 0.75, 0.32)[index % 3], 0.85) for index in range(named)]
+    step = next(step for step in range(round(0.38 * named) or 1, named + 2) if math.gcd(step, named) == 1)
+    colours = [colorsys.hls_to_rgb(index * step % named / named, (0.5, 0.75, 0.32)[index % 3], 0.85) for index in range(named)]
     return (np.array([(0, 0, 0)] * (BACKGROUND in classes) + colours) * 255).astype(np.uint8)

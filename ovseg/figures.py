@@ -40,6 +40,7 @@ def legend(figure, classes, colours, shown):
     handles = [plt.Rectangle((0, 0), 1, 1, color=colours[index] / 255) for index in shown]
     names = [classes[index] for index in shown]
     columns = max(1, int(figure.get_figwidth() * 72 / (5 * max(map(len, names), default=1) + 35)))  # in points; a letter takes 5
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(names) // columns))  # the pictures keep their size
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 

@@ -94,7 +94,7 @@ def main():
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     copy_project(options.folder)
-    yaml = YAML(typ="safe")
+    yaml = YAML()
     preset = shrink(yaml.load((ROOT / "presets/paper.yaml").read_text()))
     with open(options.folder / "params.yaml", "w") as file:
         yaml.dump(preset, file)
