@@ -253,5 +253,6 @@ def palette(classes):
     """
     named = sum(name != BACKGROUND for name in classes)
     step = next(step for step in range(round(0.38 * named) or 1, named + 2) if math.gcd(step, named) == 1)
-    colours = [colorsys.hls_to_rgb(index * step % named / named, (0.5, 0.75, 0.32)[index % 3], 0.85) for index in range(named)]
+    wheel = [colorsys.hls_to_rgb(place / named, (0.5, 0.75, 0.32)[place % 3], 0.85) for place in range(named)]
+    colours = [wheel[index * step % named] for index in range(named)]
     return (np.array([(0, 0, 0)] * (BACKGROUND in classes) + colours) * 255).astype(np.uint8)
