@@ -73,9 +73,8 @@ def spread(vectors, which, weights, index, length):
     index (b, T, top): the selected pixels.
     """
     n, top = weights.shape[-2:]
-    rows = _rows(index, length).flatten()
-    order = rows.int().argsort()  # by pixel
-    start = F.pad(rows.bincount(minlength=len(index) * length).cumsum(0), (1, 0))[:-1]
+    rows, order = _rows(index, length).flatten().int().sort()  # by pixel
+    start = torch.searchsorted(rows, torch.arange(len(index) * length, dtype=rows.dtype, device=rows.device))
     who = which.flatten(0, 1)[order // top]  # entries, n
     what = weights.transpose(-2, -1).reshape(-1, n)[order]  # entries, n
     found = F.embedding_bag(who.flatten(), vectors, start * n, per_sample_weights=what.flatten(), mode="sum")
