@@ -45,11 +45,13 @@ class FrozenCLIP(nn.Module):
 
         settings.model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER" with
         open_clip_config.json and weights. settings.pretrained: open_clip's tag ("openai") or the path of a checkpoint;
-        None with local-dir. Raises ValueError when dense.py cannot read its image tower.
+        None with local-dir. Raises ValueError when dense.py cannot read its image tower or its tokenizer is not installed.
         """
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
         try:
             return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision, settings.dense)
+        except ImportError as error:  # SigLIP's is of another package
+            raise ValueError(f"clip.model = {settings.model!r}: its tokenizer needs `pip install {error.name}`") from None
         except ValueError as error:
             raise ValueError(f"clip.model = {settings.model!r}: {error}") from None
 

@@ -256,3 +256,12 @@ def test_square_keeps_the_aspect():
     cropped = square(Image.fromarray(bars), 16)
     assert (cropped[:, 2:6] == 80).all() and (cropped[:, 10:14] == 160).all()  # the two in the middle, 8 wide each
     assert np.array_equal(square(Image.fromarray(bars[:, 16:48]), 16), np.asarray(Image.fromarray(bars[:, 16:48]).resize((16, 16), 3)))
+
+
+def test_a_tokenizer_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", absent)
+    with pytest.raises(ValueError, match=r"clip.model = 'local-dir:.*': its tokenizer needs `pip install transformers`"):
+        FrozenCLIP.open(local_dir(tmp_path)[1])
