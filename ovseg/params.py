@@ -323,7 +323,9 @@ class Params(Section):
     def _thresholds_of_benchmarks(cls, evaluate, info):
         unknown = set(evaluate.thresholds) - set(info.data.get("benchmarks", evaluate.thresholds))
         if unknown:
-            raise ValueError(f"thresholds of {', '.join(sorted(unknown))}: allowed are those of the benchmarks")
+            raise ValueError(
+                f"thresholds of {', '.join(sorted(unknown))}: allowed are those of benchmarks, {', '.join(info.data['benchmarks'])}"
+            )
         return evaluate
 
 

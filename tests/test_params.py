@@ -341,5 +341,5 @@ def test_a_batch_that_does_not_divide_among_processes_is_named():
 
 
 def test_thresholds_are_of_benchmarks():
-    with pytest.raises(params.ParamsError, match="evaluate.*thresholds of thigns: allowed are those of the benchmarks"):
+    with pytest.raises(params.ParamsError, match="evaluate.*thresholds of thigns: allowed are those of benchmarks, things, scenes"):
         params.load({"evaluate.thresholds": {"thigns": 0.1}}, PROJECT / "params.yaml")

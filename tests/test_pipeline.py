@@ -318,6 +318,7 @@ def test_own_shards_and_a_folder_benchmark_go_through_without_a_cache_of_images(
     def edit(params):
         params["data"] |= {"shards": "pairs.tar"}
         params["benchmarks"] = {"street": {"folder": "street"}}
+        params["evaluate"] |= {"thresholds": {}}
         params["clip"] |= {"cache_images": False}
         return params
 
