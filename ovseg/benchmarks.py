@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,13 @@ class BenchmarkBase:
 
     @property
     def fingerprint(self):
-        """What changes when a picture or a label map comes, goes or is replaced: of names and sizes, the same on every machine."""
-        listing = [(path.name, path.stat().st_size) for path in map(Path, (*self.files, *self.label_files))]
-        return hashlib.sha256(json.dumps([self.classes, listing]).encode()).hexdigest()
+        """What changes when a picture or a label map comes, goes or is replaced, the same on every machine.
+
+        Of the names and sizes of pictures, and of the contents of label maps or, where these are inside, of shards.
+        """
+        listing = [(path.name, path.stat().st_size) for path in map(Path, self.files)]
+        contents = [zlib.crc32(Path(path).read_bytes()) for path in self.label_files or self.files]
+        return hashlib.sha256(json.dumps([self.classes, listing, contents]).encode()).hexdigest()
 
     def _checked(self, key, image, labels):
         if labels.ndim != 2:
@@ -249,10 +254,13 @@ def mean(iou):
 def palette(classes):
     """Colours to draw classes in, (C, 3) uint8: background black, the others evenly around the wheel in three lightnesses.
 
-    Neighbours in the list lie far apart on the wheel, for lists of many classes have like ones together.
+    Neighbours in a list of many classes lie far apart on the wheel, for there like ones stand together.
     """
     named = sum(name != BACKGROUND for name in classes)
-    step = next(step for step in range(round(0.38 * named) or 1, named + 2) if math.gcd(step, named) == 1)
-    wheel = [colorsys.hls_to_rgb(place / named, (0.5, 0.75, 0.32)[place % 3], 0.85) for place in range(named)]
+    step = next(step for step in (*range(round(0.38 * named), 0, -1), 1) if math.gcd(step, named) == 1)
+    light = [(0.5, 0.75, 0.32)[place % 3] for place in range(named)]
+    if named % 3 == 1:
+        light[-1] = 0.75 if named > 1 else 0.5  # the last place meets the first
+    wheel = [colorsys.hls_to_rgb(place / named, light[place], 0.85) for place in range(named)]
     colours = [wheel[index * step % named] for index in range(named)]
     return (np.array([(0, 0, 0)] * (BACKGROUND in classes) + colours) * 255).astype(np.uint8)

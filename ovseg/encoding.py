@@ -37,15 +37,18 @@ def encode_pairs(clip, paths, keys, settings, folder):
             out[row : row + len(batch)] = clip.encode_dense(np.stack(batch)).cpu().numpy()
             row, batch = row + len(batch), []
     if row != len(keys):
-        raise ValueError(f"{len(keys) - row} pairs are missing: the shards have changed since `prepare` read them; run it again")
+        raise ValueError(
+            f"{len(keys) - row - len(batch)} pairs are missing: the shards have changed since `prepare` read them; run it again"
+        )
     out.flush()
 
 
-def encode_benchmarks(clip, benchmarks, segment, folder, ways):
+def encode_benchmarks(clip, benchmarks, segment, folder, ways, made_with):
     """Encode of each benchmark the class names, and the windows in each of some ways to read dense features (dense.WAYS).
 
     segment: params.Segment. ways: empty if windows are not to be cached. Benchmarks over the same pictures (things and
-    scenes; VOC 21 and VOC20) are encoded once and share their files. suite.json says which there were, and what they were.
+    scenes; VOC 21 and VOC20) are encoded once and share their files. suite.json says which there were, what they
+    were, and what all of it was made with (features.made_with).
     """
     done = {}
     for benchmark in benchmarks:
@@ -59,7 +62,7 @@ def encode_benchmarks(clip, benchmarks, segment, folder, ways):
         elif ways:
             encode_windows(clip, benchmark, segment, here, ways)
             done[benchmark.source] = here
-    suite = {benchmark.name: benchmark.fingerprint for benchmark in benchmarks}
+    suite = {"made_with": made_with, "benchmarks": {benchmark.name: benchmark.fingerprint for benchmark in benchmarks}}
     (Path(folder) / "suite.json").write_text(json.dumps(suite, indent=1) + "\n")
 
 

@@ -56,16 +56,20 @@ class Encoded:
         return ValueError(f"benchmark {self.benchmark.name} has changed since `encode` read it; run it again")
 
 
-def open_suite(settings, folder, dense):
+def open_suite(settings, folder, dense, made_with):
     """The benchmarks that `encode` found, as Encoded, so that all runs are evaluated on the same.
 
-    settings: params' benchmarks. folder, dense: as of Encoded.open. Raises ValueError if one is not what it was then.
+    settings: params' benchmarks. folder, dense: as of Encoded.open. made_with: of features.made_with. Raises ValueError if a
+    benchmark or a value is not what it was then.
     """
     listing = Path(folder) / "suite.json"
     if not listing.is_file():
         raise FileNotFoundError(f"{listing} does not exist: `encode` makes it; run it first")
-    opened = []
-    for name, fingerprint in json.loads(listing.read_text()).items():
+    suite, opened = json.loads(listing.read_text()), []
+    for key, value in suite["made_with"].items():
+        if made_with[key] != value:
+            raise ValueError(f"{key} = {made_with[key]!r}: `encode` ran with {value!r}; run it again with this value")
+    for name, fingerprint in suite["benchmarks"].items():
         if name not in settings:
             raise ValueError(f"benchmark {name} is in {listing}, not among the benchmarks ({', '.join(settings)}): run `encode` again")
         benchmark = benchmarks.open_benchmark(name, settings[name])

@@ -14,6 +14,13 @@ import numpy as np
 import torch
 
 
+def made_with(clip, segment):
+    """The values that cached features of benchmarks depend on, {"section.key": value}. clip, segment: params.Clip, Segment."""
+    values = {"clip": clip.model_dump(include={"model", "pretrained", "precision"})}
+    values["segment"] = segment.model_dump(include={"short_side", "window", "stride", "templates"})
+    return {f"{section}.{key}": value for section, part in values.items() for key, value in part.items()}
+
+
 def read(path):
     """A cached array, memory-mapped, or None if it was not cached."""
     return np.load(path, mmap_mode="r") if Path(path).is_file() else None

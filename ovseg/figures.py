@@ -51,6 +51,8 @@ def segmentations(rows, titles, classes):
     seen = np.concatenate([np.ravel(labels) for _, *maps in rows for labels in maps])
     pixels = np.bincount(seen[seen < len(classes)], minlength=len(classes))
     legend(figure, classes, colours, [index for index in np.sort(np.argsort(-pixels)[:NAMED]) if pixels[index]])
+    if np.count_nonzero(pixels) > NAMED:
+        figure.supxlabel(f"the {NAMED} classes of the most pixels; {np.count_nonzero(pixels) - NAMED} more are shown", fontsize=9)
     return figure
 
 

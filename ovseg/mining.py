@@ -45,7 +45,8 @@ def mine(pixels, texts, own, object_top, rank, region_top, selection="float32"):
     negatives (peak and region are zeros then). selection: float32, or bfloat16 to select
     negatives approximately. Returns Mined, differentiable once, in pixels and texts. Ties go to whichever `topk` keeps.
     """
-    return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top, selection))
+    with torch.autocast(pixels.device.type, enabled=False):  # which would lower the precision of what is selected
+        return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top, selection))
 
 
 def pool(pixels, index, weights):

@@ -1,4 +1,4 @@
-"""The paper's preset from end to end, shrunk in sizes only: python tests/paper_preset.py FOLDER [--pairs TAR ...]
+"""The paper's preset from end to end, shrunk in sizes and to one process: python tests/paper_preset.py FOLDER [--pairs TAR ...]
 
 Makes a copy of the project in FOLDER with presets/paper.yaml as its params.yaml, a ViT-B/16 with random weights as its CLIP,
 a few image-text pairs (yours, or rendered ones) as img2dataset leaves them, and a picture for each of the eight benchmarks in
@@ -34,7 +34,8 @@ def pairs(paths):
     if paths:
         for path in paths:
             for sample in shards.read(path):
-                yield sample["jpg"], sample["txt"].decode()
+                if "jpg" in sample and "txt" in sample:
+                    yield sample["jpg"], sample["txt"].decode()
         return
     for index in range(PAIRS):
         scene = scenes.render(0, scenes.TRAIN, index)
@@ -92,13 +93,15 @@ def main():
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--pairs", nargs="*", type=Path, help="webdataset tars with at least 32 pairs (jpg, txt)")
     options = parser.parse_args()
+    found = list(itertools.islice(pairs(options.pairs), PAIRS))
+    if len(found) < PAIRS:
+        sys.exit(f"--pairs: {len(found)} pairs of jpg and txt; {PAIRS} are needed")
     options.folder.mkdir(parents=True)
     copy_project(options.folder)
     yaml = YAML()
     preset = shrink(yaml.load((ROOT / "presets/paper.yaml").read_text()))
     with open(options.folder / "params.yaml", "w") as file:
         yaml.dump(preset, file)
-    found = list(itertools.islice(pairs(options.pairs), PAIRS))
     write_pairs(options.folder / preset["data"]["shards"], iter(found))
     image = Image.open(io.BytesIO(found[0][0])).convert("RGB").resize(SIZE)
     for settings in preset["benchmarks"].values():

@@ -456,5 +456,15 @@ def test_the_fingerprint_changes_with_pictures_label_maps_and_classes_and_with_n
 def test_the_fingerprint_of_shards_changes_with_them(in_shards, tmp_path):
     spec, names = in_shards
     before = ShardBenchmark("mine", spec, "seg.png", names).fingerprint
-    (tmp_path / "b-2.tar").write_bytes((tmp_path / "b-1.tar").read_bytes())
+    data = (tmp_path / "b-1.tar").read_bytes()
+    (tmp_path / "b-1.tar").write_bytes(data[:2000] + bytes([data[2000] ^ 1]) + data[2001:])  # of the same size
     assert ShardBenchmark("mine", spec, "seg.png", names).fingerprint != before
+    (tmp_path / "b-1.tar").write_bytes(data)
+    assert ShardBenchmark("mine", spec, "seg.png", names).fingerprint == before
+
+
+@pytest.mark.parametrize("count, least", [(2, 300), (5, 120), (14, 80), (19, 60), (22, 50), (24, 60)])
+def test_palette_colours_are_far_from_each_other(count, least):
+    colours = palette([str(index) for index in range(count)]).astype(int)
+    distance = np.abs(colours[:, None] - colours).sum(-1)
+    assert distance[~np.eye(count, dtype=bool)].min() >= least

@@ -141,3 +141,12 @@ def test_selection_in_bfloat16_is_close_on_random_pixels_and_not_the_same():
     for name in ("peak", "region"):
         full, found = getattr(exact, name), getattr(low, name)
         assert (full - found).abs().max() < 0.02 * full.abs().max() and not torch.equal(full, found)
+
+
+def test_autocast_changes_nothing():
+    sizes = dict(images=4, texts=4, length=49, width=64, dtype=torch.float32)
+    plain_run = values_and_gradients(mining.mine, *inputs(**sizes), 20, 3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = values_and_gradients(mining.mine, *inputs(**sizes), 20, 3, 5)
+    for actual, expected in zip(low, plain_run, strict=True):
+        torch.testing.assert_close(actual, expected)

@@ -107,7 +107,7 @@ def test_the_pipeline_is_the_protocol_by_loops(clip, decoder, tmp_path, height, 
     truth[:3] = 255
     Image.fromarray(truth.astype(np.uint8)).save(tmp_path / "labels/0.png")
     benchmark = benchmarks.FolderBenchmark("one", tmp_path)
-    encoding.encode_benchmarks(clip, [benchmark], settings, tmp_path / "cache", ())
+    encoding.encode_benchmarks(clip, [benchmark], settings, tmp_path / "cache", (), {})
     encoded, segmenter = evaluation.Encoded.open(benchmark, tmp_path / "cache", way), Segmenter(clip, decoder, settings)
 
     chances = torch.softmax(settings.scale * torch.tensor(segmenter.segment(image, CLASSES[1:], background=True).scores), 0)

@@ -553,7 +553,7 @@ def benchmark(tmp_path):
 
 @pytest.mark.parametrize("way", dense.WAYS)
 def test_cached_features_score_as_direct_encoding(clip, decoder, benchmark, tmp_path, way):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", dense.WAYS)
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", dense.WAYS, {})
     one = Segmenter(reading(clip, way), decoder, SETTINGS)  # single pixels: float16 may move one from a meta-point to the next
     cached = evaluation.Encoded.open(benchmark, tmp_path / "cache", way)
     assert cached.windows.dtype == np.float16
@@ -567,7 +567,7 @@ def test_cached_features_score_as_direct_encoding(clip, decoder, benchmark, tmp_
 
 
 def test_a_segmenter_without_clip_evaluates_cached_features(clip, decoder, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"])
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
     encoded = evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
     with_clip, without = (evaluation.evaluate({"one": Segmenter(c, decoder, SETTINGS)}, encoded, 0.4)["one"] for c in (clip, None))
     assert with_clip == without and without["pictures"] == 3
@@ -586,7 +586,7 @@ def several(clip, decoder):
 
 @pytest.fixture(params=["cached", "direct"])
 def encoded(request, clip, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"] if request.param == "cached" else [])
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"] if request.param == "cached" else [], {})
     return evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
 
 
@@ -660,7 +660,7 @@ ARRAYS = ("classes.npy", "clip.npy", "maskclip.npy", "sclip.npy", "clearclip.npy
 
 def check_encoded_as_alone(clip, suite, together, alone):
     for benchmark in suite:
-        encoding.encode_benchmarks(clip, [benchmark], SETTINGS, alone / benchmark.name, dense.WAYS)
+        encoding.encode_benchmarks(clip, [benchmark], SETTINGS, alone / benchmark.name, dense.WAYS, {})
         for name in ARRAYS:
             expected = np.load(alone / benchmark.name / benchmark.name / name)
             assert expected.std() > 0 and np.array_equal(np.load(together / benchmark.name / name), expected)
@@ -668,7 +668,7 @@ def check_encoded_as_alone(clip, suite, together, alone):
 
 def test_benchmarks_over_the_same_pictures_share_their_features(clip, sharing, tmp_path):
     few, apart, many = (tmp_path / "cache" / benchmark.name for benchmark in sharing)
-    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", dense.WAYS)
+    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", dense.WAYS, {})
     for name in ARRAYS[1:]:
         assert os.path.samefile(few / name, many / name) and not os.path.samefile(few / name, apart / name)
     assert {path.name for folder in (few, apart, many) for path in folder.iterdir()} == set(ARRAYS)
@@ -691,9 +691,9 @@ def test_benchmarks_over_the_same_pictures_share_their_features(clip, sharing, t
 def test_benchmarks_are_encoded_anew_over_an_earlier_run(clip, sharing, tmp_path, order):
     torch.manual_seed(5)
     earlier = FrozenCLIP(open_clip.model.CLIP(**pretraining.model_config(TINY)), clip.tokenizer)
-    encoding.encode_benchmarks(earlier, sharing, SETTINGS, tmp_path / "cache", dense.WAYS)
+    encoding.encode_benchmarks(earlier, sharing, SETTINGS, tmp_path / "cache", dense.WAYS, {})
     before = np.load(tmp_path / "cache" / "many" / "clip.npy")
-    encoding.encode_benchmarks(clip, sharing[order], SETTINGS, tmp_path / "cache", dense.WAYS)
+    encoding.encode_benchmarks(clip, sharing[order], SETTINGS, tmp_path / "cache", dense.WAYS, {})
     assert not np.array_equal(np.load(tmp_path / "cache" / "many" / "clip.npy"), before)
     check_encoded_as_alone(clip, sharing, tmp_path / "cache", tmp_path / "alone")
 
@@ -706,13 +706,13 @@ def test_pictures_are_told_apart_by_where_they_are(sharing, benchmark):
 
 
 def test_only_the_ways_asked_for_are_cached(clip, sharing, tmp_path):
-    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", ("clearclip",))
+    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", ("clearclip",), {})
     for benchmark in sharing:
         assert {path.name for path in (tmp_path / "cache" / benchmark.name).iterdir()} == {"classes.npy", "clearclip.npy"}
 
 
 def test_text_alone_may_be_cached(clip, benchmark, sharing, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark, *sharing], SETTINGS, tmp_path / "cache", ())
+    encoding.encode_benchmarks(clip, [benchmark, *sharing], SETTINGS, tmp_path / "cache", (), {})
     assert {path.name for path in (tmp_path / "cache").glob("*/*")} == {"classes.npy"}
     assert {path.parent.name for path in (tmp_path / "cache").glob("*/*")} == {"mine", "few", "apart", "many"}
     encoded = evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
@@ -722,7 +722,7 @@ def test_text_alone_may_be_cached(clip, benchmark, sharing, tmp_path):
 
 
 def test_the_first_window_is_that_of_the_first_picture(clip, decoder, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"])
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
     one = Segmenter(clip, decoder, SETTINGS)
     window, embeddings = evaluation.first_window(one, evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip"))
     assert np.array_equal(window, picture(32, 32, 0))
@@ -735,32 +735,42 @@ def test_the_first_window_is_that_of_the_first_picture(clip, decoder, benchmark,
 
 @pytest.fixture
 def suite(clip, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"])
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
     return {"mine": params.Benchmark(folder=str(benchmark.folder)), "later": params.Benchmark(folder=str(tmp_path), optional=True)}
 
 
 def test_the_suite_is_what_encode_found(suite, tmp_path):
-    (found,) = evaluation.open_suite(suite, tmp_path / "cache", "maskclip")
+    (found,) = evaluation.open_suite(suite, tmp_path / "cache", "maskclip", {})
     assert found.benchmark.name == "mine" and found.windows is not None  # the other, optional, was not there then
 
 
 def test_a_benchmark_that_changed_since_encode_is_named(suite, benchmark, tmp_path):
     Image.new("L", (32, 32)).save(benchmark.folder / "labels/0.png")
     with pytest.raises(ValueError, match="benchmark mine has changed since `encode`"):
-        evaluation.open_suite(suite, tmp_path / "cache", "maskclip")
+        evaluation.open_suite(suite, tmp_path / "cache", "maskclip", {})
 
 
 def test_a_benchmark_that_went_since_encode_is_an_error_even_if_optional(suite, benchmark, tmp_path):
     shutil.rmtree(benchmark.folder)
     with pytest.raises(FileNotFoundError, match="benchmark mine"):
-        evaluation.open_suite({"mine": suite["mine"].model_copy(update={"optional": True})}, tmp_path / "cache", "maskclip")
+        evaluation.open_suite({"mine": suite["mine"].model_copy(update={"optional": True})}, tmp_path / "cache", "maskclip", {})
+
+
+def test_other_values_than_encode_ran_with_are_named(clip, benchmark, suite, tmp_path):
+    with_these = features.made_with(P.clip, SETTINGS)
+    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], with_these)
+    assert len(evaluation.open_suite(suite, tmp_path / "cache", "maskclip", with_these)) == 1
+    for other in (features.made_with(P.clip, changed(templates=["zzz {}"])), features.made_with(P.clip, changed(unit="group", stride=8))):
+        (key,) = (key for key in other if other[key] != with_these[key])
+        with pytest.raises(ValueError, match=f"{key} = .*`encode` ran with"):
+            evaluation.open_suite(suite, tmp_path / "cache", "maskclip", other)
 
 
 def test_a_suite_of_other_parameters_or_none_is_an_error(suite, tmp_path):
     with pytest.raises(ValueError, match="benchmark mine is in .*suite.json, not among the benchmarks"):
-        evaluation.open_suite({"later": suite["later"]}, tmp_path / "cache", "maskclip")
+        evaluation.open_suite({"later": suite["later"]}, tmp_path / "cache", "maskclip", {})
     with pytest.raises(FileNotFoundError, match="suite.json does not exist"):
-        evaluation.open_suite(suite, tmp_path / "nothing", "maskclip")
+        evaluation.open_suite(suite, tmp_path / "nothing", "maskclip", {})
 
 
 @pytest.mark.parametrize("wanted, shown", [([0, 2], 2), ([1, 7], 1), ([8, 9], 1)])
