@@ -1,3 +1,5 @@
+"""All shards read once: img2dataset's folder, nouns in parallel, what is kept when a run is killed."""
+
 import json
 import os
 import shutil

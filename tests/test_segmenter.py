@@ -1,3 +1,5 @@
+"""From an image to a label map: windows, stitching, units, background; the segmenter as users call it, and evaluation with it."""
+
 import copy
 import itertools
 import json
