@@ -6,7 +6,7 @@ Users import one thing: `from ovseg import Segmenter`.
 
 def __getattr__(name):  # so that `python -m ovseg.params` answers without importing torch
     if name == "Segmenter":
-        from .segmenter import Segmenter
+        from .segmentation.segmenter import Segmenter
 
         return Segmenter
     raise AttributeError(f"module 'ovseg' has no attribute {name!r}")

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import alignment, params
+from . import params
+from .methods import alignment
 
 LENGTH, WIDTH = 784, 512
 WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16
@@ -41,13 +42,13 @@ def plain_losses(pixels, texts, subjects, settings):
     scores = torch.einsum("ipd,jd->ijp", pixels, texts)
 
     def pool(scores, share):
-        kept, index = scores.topk(alignment.count(share, length), dim=-1)
+        kept, index = scores.topk(alignment.top_count(share, length), dim=-1)
         return F.normalize(torch.zeros_like(scores).scatter(-1, index, kept.softmax(-1)) @ pixels, dim=-1)
 
     paired = scores.diagonal().T
     objects, regions, unit = pool(paired[:, None], settings.alpha)[:, 0], pool(scores, settings.beta), F.normalize(texts, dim=-1)
     hard = torch.einsum("ijd,jd->ij", regions, unit)
-    positive = paired.topk(alignment.count(settings.k, length)).values[:, -1:]
+    positive = paired.topk(alignment.top_count(settings.k, length)).values[:, -1:]
     logits = {
         "object": objects @ unit.T / settings.tau,
         "region": torch.where(diagonal, (objects * unit).sum(-1, keepdim=True), hard) / settings.tau,
@@ -141,7 +142,7 @@ def vit(device):
     """A ViT-B/16 with random weights: speed does not depend on what it knows."""
     import open_clip
 
-    from .clip import FrozenCLIP
+    from .clip.frozen import FrozenCLIP
 
     torch.manual_seed(0)
     clip = open_clip.create_model("ViT-B-16-quickgelu", device=device)
@@ -171,7 +172,7 @@ def encode_case(device, batch):
 
 def step_case(device, batch):
     """A training step from images: encoder, decoder, losses, backward, optimiser."""
-    from .decoder import Decoder
+    from .methods.decoder import Decoder
 
     clip, images = vit(device), np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), np.uint8)
     decoder = Decoder(WIDTH).to(device, memory_format=torch.channels_last)
@@ -197,9 +198,10 @@ def segment_case(device, which, classes=150, height=480, width=640):
     """An image to its label map, from pixels. plain: a window at a time, its scores upsampled to full size at once."""
     from PIL import Image
 
-    from . import units
-    from .decoder import Decoder
-    from .segmenter import Segmenter, cut, stitch, to_labels
+    from .methods.decoder import Decoder
+    from .segmentation import units
+    from .segmentation.segmenter import Segmenter
+    from .segmentation.windows import cut_windows, stitch, to_labels
 
     clip, settings = vit(device), params.Segment(**SEGMENT)
     segmenter = Segmenter(clip, Decoder(WIDTH).to(device), settings)
@@ -208,7 +210,7 @@ def segment_case(device, which, classes=150, height=480, width=640):
 
     @torch.no_grad()
     def plain():
-        windows, where = cut(image, settings)
+        windows, where = cut_windows(image, settings)
         total = torch.zeros(classes, max(448, where.height), max(448, where.width), device=device)
         count = torch.zeros_like(total[0])
         for window, (top, left) in zip(windows, where.positions, strict=True):
@@ -223,14 +225,14 @@ def segment_case(device, which, classes=150, height=480, width=640):
 
     @torch.no_grad()
     def ours():
-        windows, where = cut(image, settings)
+        windows, where = cut_windows(image, settings)
         batches = (windows[start : start + settings.batch] for start in range(0, len(windows), settings.batch))
         parts = [segmenter.classify(segmenter.embed(clip.encode_dense(batch)), names) for batch in batches]
         return stitch(torch.cat(parts), where, settings.window, (height, width)).labels()
 
     run = {"plain": plain, "ours": ours}[which]
     memory = peak_memory(run, device)
-    windows = len(cut(image, settings)[0])
+    windows = len(cut_windows(image, settings)[0])
     macs = {"bfloat16": windows * (vit_macs(785) + decoder_macs(56 * 56))}
     return {"seconds": timed(run, device), "memory": memory, "macs": macs, "bytes": WEIGHTS + 8 * height * width}  # labels are int64
 
@@ -317,7 +319,7 @@ def main():
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.figure:
-        from . import charts
+        from .study import charts
 
         charts.growth(found).savefig(options.figure, dpi=110)
 

@@ -7,16 +7,15 @@ params.yaml holds every one of them, so that a reader finds each in one place.
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .layouts import LAYOUTS
-
 LEVELS = ("object", "region", "pixel")  # of alignment
-Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.WAYS, which takes seconds to import
+Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.DENSE_MODES, which takes seconds to import
+Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -94,7 +93,7 @@ class Benchmark(Section):
     """One benchmark: a folder, plain or in a layout, or shards with label maps (benchmarks.py, layouts.py)."""
 
     folder: str | None = None
-    layout: Literal[tuple(LAYOUTS)] | None = None
+    layout: Layout | None = None
     shards: str | None = None
     label: str | None = None
     classes: str | None = None
@@ -123,7 +122,7 @@ class Benchmark(Section):
 
 def _layout_of_its_name(benchmarks):
     for name, benchmark in benchmarks.items():
-        if name in LAYOUTS and benchmark.layout != name:
+        if name in get_args(Layout) and benchmark.layout != name:
             raise ValueError(f"{name} is a benchmark of the paper and needs layout: {name}; give other pictures another name")
     return benchmarks
 

@@ -24,7 +24,9 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from test_pipeline import ROOT, copy_project
 
-from ovseg import layouts, scenes, shards
+from ovseg.benchmarks import layouts
+from ovseg.data import shards
+from ovseg.world import scenes
 
 PAIRS, SIZE = 32, (320, 240)  # of the study; of benchmark pictures: a little wider than high, so that there are two windows
 
@@ -33,7 +35,7 @@ def pairs(paths):
     """The first pairs of some shards, or rendered ones: (jpg bytes, caption)."""
     if paths:
         for path in paths:
-            for sample in shards.read(path):
+            for sample in shards.read_samples(path):
                 if "jpg" in sample and "txt" in sample:
                     yield sample["jpg"], sample["txt"].decode()
         return

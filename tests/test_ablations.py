@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ovseg import ablations, params
+from ovseg import params
+from ovseg.study import ablations
 
 ROOT = Path(__file__).resolve().parents[1]
 P = params.load(path=ROOT / "params.yaml")

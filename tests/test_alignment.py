@@ -6,7 +6,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from ovseg import alignment, params
+from ovseg import params
+from ovseg.methods import alignment
 
 B, L, D = 5, 12, 7
 LEVELS = ("object", "region", "pixel")
@@ -131,7 +132,7 @@ def test_order_of_the_batch_and_of_the_pixels_does_not_matter():
     + [(0.0, 10, 1), (0.001, 10, 1), (1.0, 10, 10), (0.99, 10, 10), (1 / 784, 784, 1), (0.5, 1, 1)],
 )
 def test_count_rounds_half_up_between_one_and_all(share, length, expected):
-    assert alignment.count(share, length) == expected
+    assert alignment.top_count(share, length) == expected
 
 
 def test_semi_hard_goes_from_the_best_pixel_to_the_last_one_of_the_object():

@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 
-from ovseg import alignment, bench, charts
+from ovseg import bench
+from ovseg.methods import alignment
+from ovseg.study import charts
 
 CASE = ("loss over B", "ours, B = 4", bench.loss_case, ("ours", 4, 49))
 

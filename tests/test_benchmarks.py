@@ -9,10 +9,11 @@ import webdataset as wds
 from PIL import Image
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from ovseg import evaluation, params
-from ovseg.benchmarks import FolderBenchmark, MeanIoU, ShardBenchmark, mean, open_benchmark, palette
-from ovseg.decoder import Decoder
-from ovseg.segmenter import Segmenter
+from ovseg import params
+from ovseg.benchmarks import evaluation
+from ovseg.benchmarks.datasets import FolderBenchmark, MeanIoU, ShardBenchmark, mean, open_benchmark, palette
+from ovseg.methods.decoder import Decoder
+from ovseg.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

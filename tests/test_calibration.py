@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg import calibration, evaluation, params
-from ovseg.benchmarks import FolderBenchmark
-from ovseg.calibration import THRESHOLDS, sweep
-from ovseg.decoder import Decoder
-from ovseg.segmenter import Scores, Segmenter, stitch
+from ovseg import params
+from ovseg.benchmarks import calibration, evaluation
+from ovseg.benchmarks.calibration import THRESHOLDS, sweep
+from ovseg.benchmarks.datasets import FolderBenchmark
+from ovseg.methods.decoder import Decoder
+from ovseg.segmentation.segmenter import Segmenter
+from ovseg.segmentation.windows import Scores, stitch
 
 PROJECT = Path(__file__).parent.parent
 P = params.load(path=PROJECT / "params.yaml")
@@ -78,7 +80,7 @@ def test_one_pass_is_an_evaluation_at_each_threshold(tmp_path, monkeypatch):
     one = segmenter(scale=3.0)
     alone = {t: evaluation.evaluate({"one": one}, data, t)["one"]["miou"] for t in THRESHOLDS}
     assert sweep(one, data, 3) == alone and len(set(alone.values())) > 3
-    monkeypatch.setattr("ovseg.segmenter.ENTRIES", 1)  # one row at a time
+    monkeypatch.setattr("ovseg.segmentation.windows.ENTRIES", 1)  # one row at a time
     assert sweep(one, data, 3) == alone
 
 
@@ -101,7 +103,7 @@ def test_rows_are_recognised_a_few_at_a_time(monkeypatch):
     scores = stitch(torch.randn(1, 5, 2, 2, generator=torch.Generator().manual_seed(0)), evaluation.layout(8, 8, SETTINGS), 8, (8, 8))
     best, label = calibration.recognise(scores, 2.0)
     everything = (scores.rows() * 2.0).softmax(0).max(0)
-    monkeypatch.setattr("ovseg.segmenter.ENTRIES", 5 * 8 * 3)
+    monkeypatch.setattr("ovseg.segmentation.windows.ENTRIES", 5 * 8 * 3)
     made, rows = [], Scores.rows
     monkeypatch.setattr(Scores, "rows", lambda self, part: made.append(part) or rows(self, part))
     for values, again in zip((best, label), calibration.recognise(scores, 2.0), strict=True):

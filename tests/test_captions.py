@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ovseg.captions import TextBank, nouns
+from ovseg.data.captions import TextBank, nouns
 
 TEMPLATES = ["a photo of a {}.", "art of the {}.", "many {}."]
 CAPTIONS = ["a dog and a cat on the sofa.", "running quickly", "a cat.", "a dog and a cat on the sofa.", "the boat, the sea and the sky"]

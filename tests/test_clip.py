@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_dense import plain_clip, randomise, siglip_clip
 
-from ovseg import dense
-from ovseg.clip import FrozenCLIP
-from ovseg.images import square
+from ovseg.clip import dense
+from ovseg.clip.frozen import FrozenCLIP
+from ovseg.data.images import center_crop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,12 +76,12 @@ def normalised(images, mean=MEAN, std=STD):
 
 def test_encoding_some_ways_at_once_gives_what_each_gives_alone(clip):
     images = pictures(2, 64, 32)
-    found = clip.encode_ways(images, dense.WAYS)
-    assert found.keys() == dense.WAYS.keys()
-    for way in dense.WAYS:
-        assert found[way].shape == (2, clip.width, 4, 2) and found[way].dtype == torch.float32
-        torch.testing.assert_close(found[way], clip.encode_dense(images, way))
-    assert clip.encode_ways(images, ["sclip"]).keys() == {"sclip"}
+    found = clip.encode_modes(images, dense.DENSE_MODES)
+    assert found.keys() == dense.DENSE_MODES.keys()
+    for mode in dense.DENSE_MODES:
+        assert found[mode].shape == (2, clip.width, 4, 2) and found[mode].dtype == torch.float32
+        torch.testing.assert_close(found[mode], clip.encode_dense(images, mode))
+    assert clip.encode_modes(images, ["sclip"]).keys() == {"sclip"}
 
 
 def test_dense_features_are_those_of_the_tower_from_normalised_images(model, clip):
@@ -89,22 +89,22 @@ def test_dense_features_are_those_of_the_tower_from_normalised_images(model, cli
     dense.replace_attention(visual)
     images = pictures(2, 32, 64)
     with torch.no_grad():
-        expected = dense.read(dense.tower(visual), normalised(images), dense.WAYS)
-    for way, features in clip.encode_ways(images, dense.WAYS).items():
-        torch.testing.assert_close(features, expected[way], rtol=1e-4, atol=1e-4)
+        expected = dense.dense_features(dense.tower(visual), normalised(images), dense.DENSE_MODES)
+    for mode, features in clip.encode_modes(images, dense.DENSE_MODES).items():
+        torch.testing.assert_close(features, expected[mode], rtol=1e-4, atol=1e-4)
 
 
 def test_a_clip_has_a_way_of_its_own(model):
     images = pictures(1, 32, 32)
-    for way in dense.WAYS:
-        clip = FrozenCLIP(copy.deepcopy(model), tokenizer, way=way)
-        assert clip.dense == way and torch.equal(clip.encode_dense(images), clip.encode_dense(images, way))
+    for mode in dense.DENSE_MODES:
+        clip = FrozenCLIP(copy.deepcopy(model), tokenizer, mode=mode)
+        assert clip.dense == mode and torch.equal(clip.encode_dense(images), clip.encode_dense(images, mode))
     assert FrozenCLIP(copy.deepcopy(model), tokenizer).dense == "maskclip"
 
 
 def test_an_unknown_way_and_a_part_of_a_patch_are_named(clip):
     with pytest.raises(ValueError, match="dense = clip, proxy: allowed are clip, maskclip, sclip, clearclip"):
-        clip.encode_ways(pictures(1, 32, 32), ["clip", "proxy"])
+        clip.encode_modes(pictures(1, 32, 32), ["clip", "proxy"])
     with pytest.raises(ValueError, match="images of 33x32: .*multiples of CLIP's patch, 16"):
         clip.encode_dense(pictures(1, 32, 33))
 
@@ -124,7 +124,7 @@ def test_bfloat16_is_close_to_float32(clip, model):
     coarse = FrozenCLIP(copy.deepcopy(model), tokenizer, "bfloat16")
     weights = {parameter.dtype for parameter in coarse.parameters() if parameter.ndim > 1}
     assert torch.bfloat16 in weights  # half the memory traffic
-    found, exact = coarse.encode_ways(images, dense.WAYS), clip.encode_ways(images, dense.WAYS)
+    found, exact = coarse.encode_modes(images, dense.DENSE_MODES), clip.encode_modes(images, dense.DENSE_MODES)
     found |= {"image": coarse.encode_image(images), "text": coarse.encode_text(texts)}
     exact |= {"image": clip.encode_image(images), "text": clip.encode_text(texts)}
     for what in exact:
@@ -195,7 +195,7 @@ def test_a_checkpoint_file_opens_as_the_model_it_was_saved_from(tmp_path):
     name = "ViT-S-32-alt"  # open_clip's smallest
     model = randomise(open_clip.create_model(name, pretrained=None))
     images = pictures(1, 64, 96)
-    expected = FrozenCLIP(copy.deepcopy(model), None, way="sclip").encode_dense(images)
+    expected = FrozenCLIP(copy.deepcopy(model), None, mode="sclip").encode_dense(images)
     for save, path in [(torch.save, tmp_path / "weights.pt"), (save_file, tmp_path / "weights.safetensors")]:
         save(model.state_dict(), path)
         opened = FrozenCLIP.open(SimpleNamespace(model=name, pretrained=str(path), precision="float32", dense="sclip"))
@@ -234,28 +234,28 @@ def test_a_tower_that_is_not_read_is_refused_in_a_line_with_what_is_allowed(tmp_
 
 def test_a_square_image_of_the_right_size_is_returned_unchanged():
     pixels = pictures(1, 24, 24)[0]
-    assert np.array_equal(square(Image.fromarray(pixels), 24), pixels)
+    assert np.array_equal(center_crop(Image.fromarray(pixels), 24), pixels)
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 61), (61, 100), (7, 5), (32, 32), (333, 334), (64, 16), (1, 1), (33, 32)])
 def test_square_is_of_the_size_asked_for(width, height):
     image = Image.new("RGB", (width, height), (10, 20, 30))
-    cropped = square(image, 32)
+    cropped = center_crop(image, 32)
     assert cropped.shape == (32, 32, 3) and cropped.dtype == np.uint8
     assert (cropped == (10, 20, 30)).all()
 
 
 def test_square_cuts_the_middle_out_of_an_image_of_the_right_height_or_width():
     pixels = pictures(1, 16, 40)[0]
-    assert np.array_equal(square(Image.fromarray(pixels), 16), pixels[:, 12:28])
-    assert np.array_equal(square(Image.fromarray(pixels.transpose(1, 0, 2)), 16), pixels[:, 12:28].transpose(1, 0, 2))
+    assert np.array_equal(center_crop(Image.fromarray(pixels), 16), pixels[:, 12:28])
+    assert np.array_equal(center_crop(Image.fromarray(pixels.transpose(1, 0, 2)), 16), pixels[:, 12:28].transpose(1, 0, 2))
 
 
 def test_square_keeps_the_aspect():
     bars = np.repeat(np.array([0, 80, 160, 240], dtype=np.uint8), 16)[None, :, None].repeat(32, 0).repeat(3, 2)  # 32, 64, 3
-    cropped = square(Image.fromarray(bars), 16)
+    cropped = center_crop(Image.fromarray(bars), 16)
     assert (cropped[:, 2:6] == 80).all() and (cropped[:, 10:14] == 160).all()  # the two in the middle, 8 wide each
-    assert np.array_equal(square(Image.fromarray(bars[:, 16:48]), 16), np.asarray(Image.fromarray(bars[:, 16:48]).resize((16, 16), 3)))
+    assert np.array_equal(center_crop(Image.fromarray(bars[:, 16:48]), 16), np.asarray(Image.fromarray(bars[:, 16:48]).resize((16, 16), 3)))
 
 
 def test_a_tokenizer_that_is_not_installed_is_named(tmp_path, monkeypatch):

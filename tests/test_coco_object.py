@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import coco_object, params
-from ovseg.benchmarks import open_benchmark
-from ovseg.layouts import CLASSES
+from ovseg import params
+from ovseg.benchmarks import coco_object
+from ovseg.benchmarks.datasets import open_benchmark
+from ovseg.benchmarks.layouts import CLASSES
 
 # COCO's category ids, and what stuffthingmaps hold of them: the id less 1
 IDS = {"person": 1, "fire hydrant": 11, "stop sign": 13, "giraffe": 25, "backpack": 27, "tv": 72, "toothbrush": 90}

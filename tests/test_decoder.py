@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ovseg.decoder import WEIGHTS, Decoder, GatedConv
+from ovseg.methods.decoder import WEIGHTS, Decoder, GatedConv
 
 
 def trained(width, seed=0):

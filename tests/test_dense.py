@@ -8,11 +8,11 @@ import pytest
 import timm
 import torch
 
-from ovseg import dense
+from ovseg.clip import dense
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-WAYS = ["clip", "maskclip", "sclip", "clearclip"]
+DENSE_MODES = ["clip", "maskclip", "sclip", "clearclip"]
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 VISION = {"image_size": 64, "layers": 3, "width": 64, "head_width": 16, "patch_size": 16}
 
@@ -105,7 +105,7 @@ def on_grid(positions, before, grid):
     return torch.einsum("yh,xw,hwc->yxc", vertical, horizontal, positions.unflatten(0, tuple(before))).flatten(0, 1)
 
 
-def attention(x, heads, weight, bias, way):
+def attention(x, heads, weight, bias, mode):
     """The heads' outputs, side by side, from the projections of x (n, tokens, width), one head at a time."""
     q, k, v = (x @ w.T + b for w, b in zip(weight.chunk(3), bias.chunk(3), strict=True))
     side = x.shape[-1] // heads
@@ -119,13 +119,13 @@ def attention(x, heads, weight, bias, way):
         "sclip": lambda q, k: alike(q, q) + alike(k, k),
         "clearclip": lambda q, k: alike(q, q),
     }
-    out = [shares[way](q[..., i : i + side], k[..., i : i + side]) @ v[..., i : i + side] for i in range(0, x.shape[-1], side)]
+    out = [shares[mode](q[..., i : i + side], k[..., i : i + side]) @ v[..., i : i + side] for i in range(0, x.shape[-1], side)]
     return torch.cat(out, -1)
 
 
 @torch.no_grad()
 def expected_plain(v, images):
-    """open_clip's VisionTransformer, whose class token takes part as any other. Returns {way: features}."""
+    """open_clip's VisionTransformer, whose class token takes part as any other. Returns {mode: features}."""
     x = v.conv1(images)
     n, _, *grid = x.shape
     first = (v.class_embedding + v.positional_embedding[0]).expand(n, 1, -1)
@@ -135,19 +135,19 @@ def expected_plain(v, images):
     for block in blocks:
         x = block(x)
     out = {}
-    for way in WAYS:
-        found = attention(last.ln_1(x), last.attn.num_heads, last.attn.in_proj_weight, last.attn.in_proj_bias, way)
+    for mode in DENSE_MODES:
+        found = attention(last.ln_1(x), last.attn.num_heads, last.attn.in_proj_weight, last.attn.in_proj_bias, mode)
         found = last.ls_1(last.attn.out_proj(found))
-        if way != "clearclip":
+        if mode != "clearclip":
             between = x + found
             found = between + last.ls_2(last.mlp(last.ln_2(between)))
-        out[way] = (v.ln_post(found) @ v.proj)[:, 1:].transpose(1, 2).unflatten(2, grid)
+        out[mode] = (v.ln_post(found) @ v.proj)[:, 1:].transpose(1, 2).unflatten(2, grid)
     return out
 
 
 @torch.no_grad()
 def expected_siglip(v, images):
-    """timm's VisionTransformer, its head given one patch at a time. Returns {way: features}."""
+    """timm's VisionTransformer, its head given one patch at a time. Returns {mode: features}."""
     trunk = v.trunk
     x = trunk.patch_embed.proj(images)
     n, _, *grid = x.shape
@@ -156,39 +156,39 @@ def expected_siglip(v, images):
     for block in blocks:
         x = block(x)
     out = {}
-    for way in WAYS:
-        found = attention(last.norm1(x), last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, way)
+    for mode in DENSE_MODES:
+        found = attention(last.norm1(x), last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, mode)
         found = last.ls1(last.attn.proj(found))
-        if way != "clearclip":
+        if mode != "clearclip":
             between = x + found
             found = between + last.ls2(last.mlp(last.norm2(between)))
         alone = trunk.norm(found).flatten(0, 1)[:, None]  # each patch a sequence of its own
-        out[way] = v.head(trunk.forward_head(alone)).unflatten(0, (n, -1)).transpose(1, 2).unflatten(2, grid)
+        out[mode] = v.head(trunk.forward_head(alone)).unflatten(0, (n, -1)).transpose(1, 2).unflatten(2, grid)
     return out
 
 
 def check(model, reference, shape):
     images = noise(*shape)
     with torch.no_grad():
-        found = dense.read(opened(model), images, WAYS)
+        found = dense.dense_features(opened(model), images, DENSE_MODES)
     expected = reference(model.visual, images)
-    assert list(found) == WAYS
-    for way in WAYS:
-        assert found[way].shape[2:] == (shape[1] // 16, shape[2] // 16) and found[way].dtype == torch.float32
-        torch.testing.assert_close(found[way], expected[way], rtol=1e-4, atol=1e-4)
-    for one in WAYS:  # they would pass for each other otherwise
-        for other in WAYS[: WAYS.index(one)]:
+    assert list(found) == DENSE_MODES
+    for mode in DENSE_MODES:
+        assert found[mode].shape[2:] == (shape[1] // 16, shape[2] // 16) and found[mode].dtype == torch.float32
+        torch.testing.assert_close(found[mode], expected[mode], rtol=1e-4, atol=1e-4)
+    for one in DENSE_MODES:  # they would pass for each other otherwise
+        for other in DENSE_MODES[: DENSE_MODES.index(one)]:
             assert (found[one] - found[other]).norm() > 0.01 * found[one].norm()
 
 
 SHAPES = pytest.mark.parametrize("shape", [(2, 64, 64), (1, 32, 80), (1, 144, 96)], ids=["own", "smaller", "larger"])
 
 
-# ---- the four ways
+# ---- the four modes
 
 
 def test_the_ways_are_these():
-    assert list(dense.WAYS) == WAYS
+    assert list(dense.DENSE_MODES) == DENSE_MODES
 
 
 @pytest.mark.parametrize("shape", [(1, 224, 224), (2, 32, 64), (1, 256, 240)], ids=["own", "smaller", "larger"])
@@ -227,9 +227,9 @@ def test_siglips_tower_with_layer_scale():
 def test_one_way_alone_is_as_among_all(small):
     tower, images = opened(small), noise(2, 64, 32)
     with torch.no_grad():
-        together = dense.read(tower, images, WAYS)
-        for way in WAYS:
-            assert torch.equal(dense.read(tower, images, [way])[way], together[way])
+        together = dense.dense_features(tower, images, DENSE_MODES)
+        for mode in DENSE_MODES:
+            assert torch.equal(dense.dense_features(tower, images, [mode])[mode], together[mode])
 
 
 # ---- the models' own outputs
@@ -241,7 +241,7 @@ def test_clip_is_what_open_clip_calls_tokens(small):
     untouched.output_tokens = True
     with torch.no_grad():
         _, tokens = untouched(images)
-        found = dense.read(opened(small), images, ["clip"])["clip"]
+        found = dense.dense_features(opened(small), images, ["clip"])["clip"]
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), tokens @ small.visual.proj, rtol=1e-4, atol=1e-4)
 
 
@@ -253,17 +253,17 @@ def test_clip_is_timms_tokens_through_the_pools_formula(siglip):
         value = tokens @ pool.kv.weight[48:].T + pool.kv.bias[48:]  # the second half; a softmax over one patch is 1
         joint = value @ pool.proj.weight.T + pool.proj.bias
         joint = joint + pool.mlp(pool.norm(joint))
-        found = dense.read(opened(siglip), images, ["clip"])["clip"]
+        found = dense.dense_features(opened(siglip), images, ["clip"])["clip"]
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), joint, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["clip", "maskclip"])  # sclip takes the value twice, clearclip leaves parts out
-def test_where_all_patches_are_equal_siglips_whole_image_is_each_patch(way):
+@pytest.mark.parametrize("mode", ["clip", "maskclip"])  # sclip takes the value twice, clearclip leaves parts out
+def test_where_all_patches_are_equal_siglips_whole_image_is_each_patch(mode):
     model = siglip_clip()
     with torch.no_grad():
         model.visual.trunk.pos_embed[:] = model.visual.trunk.pos_embed[:, :1].clone()
         images = noise(2, 1, 1).expand(2, 3, 64, 64)
-        found = dense.read(opened(model), images, [way])[way]
+        found = dense.dense_features(opened(model), images, [mode])[mode]
         whole = model.encode_image(images)
     assert (whole[0] - whole[1]).norm() > 0.01 * whole.norm()
     torch.testing.assert_close(found, whole[:, :, None, None].expand_as(found), rtol=1e-4, atol=1e-4)
@@ -275,7 +275,7 @@ def test_where_all_patches_are_equal_an_averaged_whole_image_is_each_patch(after
     with torch.no_grad():
         model.visual.positional_embedding[1:] = model.visual.positional_embedding[1].clone()
         images = noise(2, 1, 1).expand(2, 3, 64, 64)
-        found = dense.read(opened(model), images, ["clip"])["clip"]
+        found = dense.dense_features(opened(model), images, ["clip"])["clip"]
         whole = model.encode_image(images)
     torch.testing.assert_close(found, whole[:, :, None, None].expand_as(found), rtol=1e-4, atol=1e-4)
 

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from ovseg import findings, tables
-from ovseg.findings import HOLDS, NOT, UNDECIDED
+from ovseg.study import findings, tables
+from ovseg.study.findings import HOLDS, NOT, UNDECIDED
 
 WITH, WITHOUT = tables.GROUPS
 ALL = "object+region+pixel"

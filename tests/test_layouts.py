@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ovseg import params
-from ovseg.benchmarks import LayoutBenchmark, MeanIoU, NotHere, mean, open_all, open_benchmark
-from ovseg.layouts import CLASSES, LAYOUTS
+from ovseg.benchmarks.datasets import LayoutBenchmark, MeanIoU, NotHere, mean, open_all, open_benchmark
+from ovseg.benchmarks.layouts import CLASSES, LAYOUTS
 
 # name: listing, then (key, image, label map) of two evaluated pictures in the order expected, then of one for calibration
 FILES = {
@@ -244,7 +244,7 @@ def test_a_missing_folder_is_one_line_with_what_to_do(name, tmp_path):
     for part in FILES[name][1][1:]:
         assert part.split("/")[0] in text
     converter = {"context": "pascal_context.py", "coco_stuff": "coco_stuff164k.py", "cityscapes": "cityscapes.py"}
-    converter |= {"context59": "pascal_context.py", "coco_object": "python -m ovseg.coco_object"}
+    converter |= {"context59": "pascal_context.py", "coco_object": "python -m ovseg.benchmarks.coco_object"}
     assert converter.get(name, "") in text
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg import mining
+from ovseg.methods import mining
 
 
 def plain(pixels, texts, own, object_top, rank, region_top):

@@ -7,7 +7,8 @@ import tarfile
 
 from test_pipeline import change, copy_project, run, tiny
 
-from ovseg import params, scenes
+from ovseg import params
+from ovseg.world import scenes
 
 
 def test_own_shards_and_a_folder_benchmark_go_through_without_a_cache_of_images(tmp_path):

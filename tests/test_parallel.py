@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg import alignment, parallel, params, shards, training
-from ovseg.captions import TextBank
-from ovseg.decoder import Decoder
-from ovseg.parallel import World
+from ovseg import params
+from ovseg.data import shards
+from ovseg.data.captions import TextBank
+from ovseg.methods import alignment, distributed, training
+from ovseg.methods.decoder import Decoder
+from ovseg.methods.distributed import World
 
 P = params.load(path=Path(__file__).parent.parent / "params.yaml")
 BATCH, WIDTH, PAIRS = 8, 8, 24
@@ -52,13 +54,13 @@ def loss_and_gradients(world, direction):
 
 
 def save_loss_and_gradients(device, folder, direction):
-    world = parallel.joined()
+    world = distributed.joined()
     torch.save(loss_and_gradients(world, direction), f"{folder}/{world.rank}.pt")
 
 
 @pytest.mark.parametrize("direction", ["image-to-text", "text-to-image", "both"])
 def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path, direction):
-    parallel.launch(2, save_loss_and_gradients, CPU, str(tmp_path), direction)
+    distributed.launch(2, save_loss_and_gradients, CPU, str(tmp_path), direction)
     loss, gradients = loss_and_gradients(World(), direction)
     for rank in range(2):
         found, of_rank = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
@@ -70,13 +72,13 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path, directio
 
 def train_and_save(device, folder):
     images, bank, texts = data()
-    world = parallel.joined()
+    world = distributed.joined()
     decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, f"{folder}/run.pt", device)
     torch.save((decoder.state_dict(), history), f"{folder}/{world.rank}.pt")
 
 
 def test_two_processes_have_the_weights_of_one_after_five_steps(tmp_path):
-    parallel.launch(2, train_and_save, CPU, str(tmp_path))
+    distributed.launch(2, train_and_save, CPU, str(tmp_path))
     images, bank, texts = data()
     decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, tmp_path / "alone.pt")
     assert len(history) == 5
@@ -114,19 +116,19 @@ def stream_and_save(device, folder, workers):
     paths = shards.expand(f"{folder}/s*.tar")
     keys = [key for path in paths for key, _, _ in shards.pairs(path, shards.Report())]
     images = training.StreamedImages(Colours(), paths, keys, 8, workers)
-    share, found = parallel.joined().share(4), []
+    share, found = distributed.joined().share(4), []
     for epoch in range(2):
         for rows, dense in images.epoch(0, epoch, 4, 0, device):
             own = (dense[:, 0, 0, 0] / 10).round().long()  # the number that an image's colour tells
             assert torch.equal(own, torch.from_numpy(rows)[share])
             found.append((epoch, rows.tolist(), own.tolist()))
-    torch.save(found, f"{folder}/{parallel.joined().rank}.pt")
+    torch.save(found, f"{folder}/{distributed.joined().rank}.pt")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streams_give_each_sample_to_one_process_once_an_epoch(tmp_path, workers):
     write_shards(tmp_path, (4, 3, 2, 3))  # six pairs each
-    parallel.launch(2, stream_and_save, CPU, str(tmp_path), workers)
+    distributed.launch(2, stream_and_save, CPU, str(tmp_path), workers)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert [batch[:2] for batch in found[0]] == [batch[:2] for batch in found[1]]  # both know whole batches
     for epoch in range(2):
@@ -136,20 +138,20 @@ def test_streams_give_each_sample_to_one_process_once_an_epoch(tmp_path, workers
 
 def test_epochs_are_as_long_as_the_process_with_the_fewest_pairs_allows(tmp_path):
     write_shards(tmp_path, (4, 3, 2, 1))
-    parallel.launch(2, stream_and_save, CPU, str(tmp_path), 0)
+    distributed.launch(2, stream_and_save, CPU, str(tmp_path), 0)
     found = torch.load(tmp_path / "0.pt", weights_only=True)
     assert [epoch for epoch, _, _ in found] == [0, 0, 1, 1]  # the second process has four pairs: two batches of two
 
 
 def fail_in_one(device):
-    if parallel.joined().rank == 1:
+    if distributed.joined().rank == 1:
         raise RuntimeError("rank 1 breaks")
     torch.distributed.barrier()  # rank 0 waits for what never comes
 
 
 def test_a_process_that_dies_ends_the_run_with_its_error():
     with pytest.raises(Exception, match="rank 1 breaks"):
-        parallel.launch(2, fail_in_one, CPU)
+        distributed.launch(2, fail_in_one, CPU)
 
 
 def test_fewer_shards_than_processes_is_a_clear_error(tmp_path, monkeypatch):
@@ -157,7 +159,7 @@ def test_fewer_shards_than_processes_is_a_clear_error(tmp_path, monkeypatch):
     paths = shards.expand(f"{tmp_path}/s*.tar")
     images = training.StreamedImages(Colours(), paths, [f"s0/{i}" for i in range(6)], 8, 0)
     bank = TextBank.build(["a cat"] * 6, ["many {}."])
-    monkeypatch.setattr(parallel, "joined", lambda: World(0, 2))
+    monkeypatch.setattr(distributed, "joined", lambda: World(0, 2))
     settings = SETTINGS.model_copy(update={"batch": 2})
     with pytest.raises(ValueError, match="use more shards"):
         training.train(settings, P.mgca, images, bank, np.zeros((2, 3), np.float16), tmp_path / "run.pt")
@@ -166,31 +168,31 @@ def test_fewer_shards_than_processes_is_a_clear_error(tmp_path, monkeypatch):
 def resume_and_save(device, folder):
     """As train_and_save, but only the first process finds a checkpoint."""
     images, bank, texts = data()
-    rank = parallel.joined().rank
+    rank = distributed.joined().rank
     decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, f"{folder}/{rank}/run.pt", device)
     torch.save((decoder.state_dict(), len(history)), f"{folder}/{rank}.pt")
 
 
 def test_all_resume_where_the_first_process_stood(tmp_path):
-    parallel.launch(2, train_and_save, CPU, str(tmp_path))
+    distributed.launch(2, train_and_save, CPU, str(tmp_path))
     expected, _ = torch.load(tmp_path / "0.pt", weights_only=True)
     (tmp_path / "0").mkdir()
     (tmp_path / "run.pt").rename(tmp_path / "0" / "run.pt")
-    parallel.launch(2, resume_and_save, CPU, str(tmp_path))
+    distributed.launch(2, resume_and_save, CPU, str(tmp_path))
     for rank in range(2):
         weights, steps = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert steps == 5 and all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def kill_one(device):
-    if parallel.joined().rank == 1:
+    if distributed.joined().rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     torch.distributed.barrier()
 
 
 def test_a_process_that_is_killed_ends_the_run():
     with pytest.raises(Exception, match="SIGKILL|closed by peer"):
-        parallel.launch(2, kill_one, CPU)
+        distributed.launch(2, kill_one, CPU)
 
 
 def test_shares_are_equal_and_in_order():

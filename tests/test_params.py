@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ovseg import params, tables
+from ovseg import params
+from ovseg.study import tables
 
 PROJECT = Path(__file__).parent.parent
 VALUES = yaml.safe_load((PROJECT / "params.yaml").read_text())
@@ -100,9 +101,9 @@ def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed, written)
 
 
 def test_the_ways_to_read_dense_features_are_those_that_can_be_read():
-    from ovseg import dense
+    from ovseg.clip import dense
 
-    assert get_args(params.Dense) == tuple(dense.WAYS) == tuple(tables.METHODS)
+    assert get_args(params.Dense) == tuple(dense.DENSE_MODES) == tuple(tables.METHODS)
 
 
 @pytest.mark.parametrize(

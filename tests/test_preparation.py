@@ -13,8 +13,8 @@ import pytest
 import textblob.en
 from test_shards import GOOD, REPAIRED, SKIPPED, write_tar
 
-from ovseg import preparation, shards
-from ovseg.shards import Report
+from ovseg.data import preparation, shards
+from ovseg.data.shards import Report
 
 TEMPLATES = ["a photo of a {}.", "many {}."]
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ovseg import params, pretraining, scenes
-from ovseg.captions import nouns
-from ovseg.clip import FrozenCLIP
+from ovseg import params
+from ovseg.clip.frozen import FrozenCLIP
+from ovseg.data.captions import nouns
+from ovseg.world import pretraining, scenes
 
 PARAMS = params.load(path=Path(__file__).resolve().parents[1] / "params.yaml")
 TINY = PARAMS.pretrain.model_copy(

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from test_segmenter import bilinear, changed, clip, decoder, picture, reading  # noqa: F401 (fixtures)
 
-from ovseg import benchmarks, encoding, evaluation
-from ovseg.segmenter import Segmenter
+from ovseg.benchmarks import datasets, evaluation
+from ovseg.clip import encoding
+from ovseg.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,8 +107,8 @@ def test_the_pipeline_is_the_protocol_by_loops(clip, decoder, tmp_path, height, 
     truth = np.random.default_rng(0).integers(0, 4, (height // 4 + 1, width // 4 + 1)).repeat(4, 0).repeat(4, 1)[:height, :width]
     truth[:3] = 255
     Image.fromarray(truth.astype(np.uint8)).save(tmp_path / "labels/0.png")
-    benchmark = benchmarks.FolderBenchmark("one", tmp_path)
-    encoding.encode_benchmarks(clip, [benchmark], settings, tmp_path / "cache", (), {})
+    benchmark = datasets.FolderBenchmark("one", tmp_path)
+    benchmark_encoding.encode_benchmarks(clip, [benchmark], settings, tmp_path / "cache", (), {})
     encoded, segmenter = evaluation.Encoded.open(benchmark, tmp_path / "cache", way), Segmenter(clip, decoder, settings)
 
     chances = torch.softmax(settings.scale * torch.tensor(segmenter.segment(image, CLASSES[1:], background=True).scores), 0)

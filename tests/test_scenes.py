@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import params, scenes, shards
-from ovseg.captions import nouns
+from ovseg import params
+from ovseg.data import shards
+from ovseg.data.captions import nouns
+from ovseg.world import scenes
 
 SETTINGS = params.load(path=Path(__file__).parent.parent / "params.yaml").scenes
 INDICES = range(40)
@@ -144,7 +146,7 @@ def written(settings, tmp_path_factory):
 
 
 def samples(folder, name):
-    return [sample for path in sorted(folder.glob(f"{name}-*.tar")) for sample in shards.read(path)]
+    return [sample for path in sorted(folder.glob(f"{name}-*.tar")) for sample in shards.read_samples(path)]
 
 
 def png(data):

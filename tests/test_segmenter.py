@@ -16,10 +16,15 @@ import torch.nn.functional as F
 import webdataset as wds
 from PIL import Image
 
-from ovseg import benchmarks, dense, encoding, evaluation, features, params, pretraining, segmenter, units
-from ovseg.clip import FrozenCLIP
-from ovseg.decoder import Decoder
-from ovseg.segmenter import Layout, Segmenter, cut, interpolation, layout, stitch, to_labels, window_starts
+from ovseg import params
+from ovseg.benchmarks import datasets, evaluation
+from ovseg.clip import dense, encoding, features
+from ovseg.clip.frozen import FrozenCLIP
+from ovseg.methods.decoder import Decoder
+from ovseg.segmentation import units
+from ovseg.segmentation.segmenter import Segmenter
+from ovseg.segmentation.windows import WindowGrid, cut_windows, interpolation, stitch, to_labels, window_grid, window_starts
+from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,7 +128,7 @@ def test_windows_cover_every_pixel_and_stay_inside():
 
 @pytest.mark.parametrize("height, width", [(33, 47), (47, 33), (101, 101), (32, 32), (1, 9), (9, 1), (1, 1), (500, 333), (31, 32)])
 def test_layout_gives_the_shorter_side_its_length_and_keeps_the_shape(height, width):
-    where = layout(height, width, SETTINGS)
+    where = window_grid(height, width, SETTINGS)
     assert min(where.height, where.width) == 32
     assert max(where.height, where.width) == pytest.approx(32 * max(height, width) / min(height, width), abs=0.5)
     assert (where.height < where.width) == (height < width) or abs(height - width) == 1
@@ -133,7 +138,7 @@ def test_layout_gives_the_shorter_side_its_length_and_keeps_the_shape(height, wi
 @pytest.mark.parametrize("height, width", [(32, 47), (47, 32), (32, 32), (81, 32)])
 def test_windows_are_the_pixels_at_their_positions(height, width):
     pixels = picture(height, width)
-    windows, where = cut(Image.fromarray(pixels), SETTINGS)
+    windows, where = cut_windows(Image.fromarray(pixels), SETTINGS)
     assert windows.shape == (len(where.positions), 32, 32, 3) and windows.dtype == np.uint8
     assert (where.height, where.width) == (height, width)
     for window, (top, left) in zip(windows, where.positions, strict=True):
@@ -143,7 +148,7 @@ def test_windows_are_the_pixels_at_their_positions(height, width):
 def test_a_window_larger_than_the_image_repeats_its_border():
     settings = changed(short_side=20, window=32)
     pixels = picture(20, 26)
-    (window,), where = cut(Image.fromarray(pixels), settings)
+    (window,), where = cut_windows(Image.fromarray(pixels), settings)
     assert (where.height, where.width) == (20, 26)
     for y in range(32):
         for x in range(32):
@@ -153,7 +158,7 @@ def test_a_window_larger_than_the_image_repeats_its_border():
 @pytest.mark.parametrize("height, width", [(33, 47), (71, 45), (5, 3)])
 def test_an_image_is_resized_before_it_is_cut(height, width):
     image = Image.fromarray(picture(height, width))
-    windows, where = cut(image, SETTINGS)
+    windows, where = cut_windows(image, SETTINGS)
     resized = np.asarray(image.resize((where.width, where.height), Image.Resampling.BICUBIC))
     for window, (top, left) in zip(windows, where.positions, strict=True):
         assert np.array_equal(window, resized[top : top + 32, left : left + 32])
@@ -182,7 +187,7 @@ def averaged(scores, where, window):
 @pytest.mark.parametrize("height, width", [(8, 8), (8, 15), (19, 8), (13, 11), (5, 7), (5, 12)])
 def test_stitch_averages_where_windows_overlap(height, width):
     starts = (window_starts(side, 8, 4) for side in (height, width))
-    where = Layout(height, width, *starts)
+    where = WindowGrid(height, width, *starts)
     scores = torch.randn(len(where.positions), 2, 4, 4, generator=torch.Generator().manual_seed(0))
     stitched = stitch(scores, where, 8, (height, width)).rows()
     assert stitched.shape == (2, height, width)
@@ -192,7 +197,7 @@ def test_stitch_averages_where_windows_overlap(height, width):
 @pytest.mark.parametrize("height, width", [(13, 11), (8, 15), (5, 7), (5, 12)])
 @pytest.mark.parametrize("size", [(40, 33), (26, 22), (6, 5), (1, 1), (3, 30), (30, 3)])
 def test_stitch_resizes_what_it_averaged(height, width, size):
-    where = Layout(height, width, *(window_starts(side, 8, 4) for side in (height, width)))
+    where = WindowGrid(height, width, *(window_starts(side, 8, 4) for side in (height, width)))
     scores = torch.randn(len(where.positions), 2, 4, 4, generator=torch.Generator().manual_seed(0))
     stitched = stitch(scores, where, 8, size).rows()
     expected = F.interpolate(torch.from_numpy(averaged(scores, where, 8))[None], size, mode="bilinear", align_corners=False)[0]
@@ -212,7 +217,7 @@ def test_interpolation_by_hand():
 @pytest.mark.parametrize("size", [None, (50, 20), (2, 9)])
 @pytest.mark.parametrize("height, width", [(8, 8), (30, 17), (3, 5), (8, 100)])
 def test_constant_scores_stay_constant(height, width, size):
-    where = Layout(height, width, *(window_starts(side, 8, 3) for side in (height, width)))
+    where = WindowGrid(height, width, *(window_starts(side, 8, 3) for side in (height, width)))
     constants = torch.tensor([0.25, -1.5, 3.0])
     size = size or (height, width)
     stitched = stitch(constants.view(1, 3, 1, 1).expand(len(where.positions), 3, 4, 4), where, 8, size).rows()
@@ -221,7 +226,7 @@ def test_constant_scores_stay_constant(height, width, size):
 
 def test_stitched_windows_are_the_image_they_were_cut_from():
     pixels = picture(32, 75)
-    windows, where = cut(Image.fromarray(pixels), SETTINGS)
+    windows, where = cut_windows(Image.fromarray(pixels), SETTINGS)
     stitched = stitch(torch.from_numpy(windows).permute(0, 3, 1, 2).float(), where, 32, (32, 75)).rows()
     np.testing.assert_allclose(stitched.permute(1, 2, 0).numpy(), pixels, atol=1e-3)
 
@@ -229,8 +234,8 @@ def test_stitched_windows_are_the_image_they_were_cut_from():
 @pytest.mark.parametrize("entries", [1, 7 * 75 * 3, 1 << 24])  # a row at a time, seven, all
 @pytest.mark.parametrize("threshold", [None, 0.4])
 def test_labels_made_a_few_rows_at_a_time_are_those_of_all_rows(monkeypatch, entries, threshold):
-    monkeypatch.setattr(segmenter, "ENTRIES", entries)
-    where = layout(32, 75, SETTINGS)
+    monkeypatch.setattr("ovseg.segmentation.windows.ENTRIES", entries)
+    where = window_grid(32, 75, SETTINGS)
     scores = torch.randn(len(where.positions), 3, 4, 4, generator=torch.Generator().manual_seed(0))
     found = stitch(scores, where, 32, (50, 75))
     torch.testing.assert_close(torch.cat([found.rows(slice(y, y + 1)) for y in range(50)], 1), found.rows())
@@ -313,7 +318,7 @@ def test_embeddings_in_bfloat16_are_rounded_ones_of_float32(clip, decoder):
 
 @pytest.mark.parametrize("unit", ["pixel", "meta-point", "group"])
 def test_scores_are_cosines_of_units_stitched(clip, decoder, unit):
-    where = layout(40, 70, SETTINGS)
+    where = window_grid(40, 70, SETTINGS)
     embeddings = random_features(clip, len(where.positions))
     classes = F.normalize(torch.randn(3, clip.width, generator=torch.Generator().manual_seed(1)), dim=1)
     recognised = [units.form(window[None], unit, 4, SETTINGS.groups)[0][0] for window in embeddings]
@@ -550,12 +555,12 @@ def benchmark(tmp_path):
         Image.fromarray(picture(height, width, index)).save(folder / "images" / f"{index}.png")
         labels = np.random.default_rng(index).integers(0, 3, (height, width), dtype=np.uint8)
         Image.fromarray(labels).save(folder / "labels" / f"{index}.png")
-    return benchmarks.FolderBenchmark("mine", folder)
+    return datasets.FolderBenchmark("mine", folder)
 
 
-@pytest.mark.parametrize("way", dense.WAYS)
+@pytest.mark.parametrize("way", dense.DENSE_MODES)
 def test_cached_features_score_as_direct_encoding(clip, decoder, benchmark, tmp_path, way):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", dense.WAYS, {})
+    benchmark_encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", dense.DENSE_MODES, {})
     one = Segmenter(reading(clip, way), decoder, SETTINGS)  # single pixels: float16 may move one from a meta-point to the next
     cached = evaluation.Encoded.open(benchmark, tmp_path / "cache", way)
     assert cached.windows.dtype == np.float16
@@ -569,7 +574,7 @@ def test_cached_features_score_as_direct_encoding(clip, decoder, benchmark, tmp_
 
 
 def test_a_segmenter_without_clip_evaluates_cached_features(clip, decoder, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
+    benchmark_encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
     encoded = evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
     with_clip, without = (evaluation.evaluate({"one": Segmenter(c, decoder, SETTINGS)}, encoded, 0.4)["one"] for c in (clip, None))
     assert with_clip == without and without["pictures"] == 3
@@ -588,7 +593,7 @@ def several(clip, decoder):
 
 @pytest.fixture(params=["cached", "direct"])
 def encoded(request, clip, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"] if request.param == "cached" else [], {})
+    benchmark_encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"] if request.param == "cached" else [], {})
     return evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
 
 
@@ -620,7 +625,7 @@ def test_several_segmenters_run_clip_and_each_decoder_once_a_picture(several, be
     ]:
         real = getattr(module, method)
         monkeypatch.setattr(module, method, lambda x, *rest, what=what, real=real: calls.extend([what] * len(x)) or real(x, *rest))
-    windows = sum(len(cut(image, SETTINGS)[0]) for _, image, _ in benchmark)
+    windows = sum(len(cut_windows(image, SETTINGS)[0]) for _, image, _ in benchmark)
     classes = clip.embed_classes(["cat", "sofa"], SETTINGS.templates)
     assert len(list(evaluation.Encoded(benchmark, classes, None).pictures(several))) == 3
     assert {what: calls.count(what) for what in calls} == {"clip": windows, "one": windows, "two": windows}
@@ -651,9 +656,9 @@ def sharing(tmp_path):
     (tmp_path / "few.txt").write_text("background\ncat\n")
     (tmp_path / "many.txt").write_text("cat\nsofa\ntall tree\n")
     return [
-        benchmarks.ShardBenchmark("few", str(tmp_path / "same.tar"), "few.png", tmp_path / "few.txt"),
-        benchmarks.ShardBenchmark("apart", str(tmp_path / "other.tar"), "few.png", tmp_path / "few.txt"),
-        benchmarks.ShardBenchmark("many", str(tmp_path / "same.tar"), "many.png", tmp_path / "many.txt"),
+        datasets.ShardBenchmark("few", str(tmp_path / "same.tar"), "few.png", tmp_path / "few.txt"),
+        datasets.ShardBenchmark("apart", str(tmp_path / "other.tar"), "few.png", tmp_path / "few.txt"),
+        datasets.ShardBenchmark("many", str(tmp_path / "same.tar"), "many.png", tmp_path / "many.txt"),
     ]
 
 
@@ -662,7 +667,7 @@ ARRAYS = ("classes.npy", "clip.npy", "maskclip.npy", "sclip.npy", "clearclip.npy
 
 def check_encoded_as_alone(clip, suite, together, alone):
     for benchmark in suite:
-        encoding.encode_benchmarks(clip, [benchmark], SETTINGS, alone / benchmark.name, dense.WAYS, {})
+        benchmark_encoding.encode_benchmarks(clip, [benchmark], SETTINGS, alone / benchmark.name, dense.DENSE_MODES, {})
         for name in ARRAYS:
             expected = np.load(alone / benchmark.name / benchmark.name / name)
             assert expected.std() > 0 and np.array_equal(np.load(together / benchmark.name / name), expected)
@@ -670,7 +675,7 @@ def check_encoded_as_alone(clip, suite, together, alone):
 
 def test_benchmarks_over_the_same_pictures_share_their_features(clip, sharing, tmp_path):
     few, apart, many = (tmp_path / "cache" / benchmark.name for benchmark in sharing)
-    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", dense.WAYS, {})
+    benchmark_encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", dense.DENSE_MODES, {})
     for name in ARRAYS[1:]:
         assert os.path.samefile(few / name, many / name) and not os.path.samefile(few / name, apart / name)
     assert {path.name for folder in (few, apart, many) for path in folder.iterdir()} == set(ARRAYS)
@@ -693,9 +698,9 @@ def test_benchmarks_over_the_same_pictures_share_their_features(clip, sharing, t
 def test_benchmarks_are_encoded_anew_over_an_earlier_run(clip, sharing, tmp_path, order):
     torch.manual_seed(5)
     earlier = FrozenCLIP(open_clip.model.CLIP(**pretraining.model_config(TINY)), clip.tokenizer)
-    encoding.encode_benchmarks(earlier, sharing, SETTINGS, tmp_path / "cache", dense.WAYS, {})
+    benchmark_encoding.encode_benchmarks(earlier, sharing, SETTINGS, tmp_path / "cache", dense.DENSE_MODES, {})
     before = np.load(tmp_path / "cache" / "many" / "clip.npy")
-    encoding.encode_benchmarks(clip, sharing[order], SETTINGS, tmp_path / "cache", dense.WAYS, {})
+    benchmark_encoding.encode_benchmarks(clip, sharing[order], SETTINGS, tmp_path / "cache", dense.DENSE_MODES, {})
     assert not np.array_equal(np.load(tmp_path / "cache" / "many" / "clip.npy"), before)
     check_encoded_as_alone(clip, sharing, tmp_path / "cache", tmp_path / "alone")
 
@@ -703,28 +708,28 @@ def test_benchmarks_are_encoded_anew_over_an_earlier_run(clip, sharing, tmp_path
 def test_pictures_are_told_apart_by_where_they_are(sharing, benchmark):
     few, apart, many = sharing
     assert few.source == many.source != apart.source
-    again = benchmarks.FolderBenchmark("again", str(benchmark.folder) + "/")
+    again = datasets.FolderBenchmark("again", str(benchmark.folder) + "/")
     assert again.source == benchmark.source and benchmark.source not in (few.source, apart.source)
 
 
 def test_only_the_ways_asked_for_are_cached(clip, sharing, tmp_path):
-    encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", ("clearclip",), {})
+    benchmark_encoding.encode_benchmarks(clip, sharing, SETTINGS, tmp_path / "cache", ("clearclip",), {})
     for benchmark in sharing:
         assert {path.name for path in (tmp_path / "cache" / benchmark.name).iterdir()} == {"classes.npy", "clearclip.npy"}
 
 
 def test_text_alone_may_be_cached(clip, benchmark, sharing, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark, *sharing], SETTINGS, tmp_path / "cache", (), {})
+    benchmark_encoding.encode_benchmarks(clip, [benchmark, *sharing], SETTINGS, tmp_path / "cache", (), {})
     assert {path.name for path in (tmp_path / "cache").glob("*/*")} == {"classes.npy"}
     assert {path.parent.name for path in (tmp_path / "cache").glob("*/*")} == {"mine", "few", "apart", "many"}
     encoded = evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip")
     assert encoded.windows is None
     torch.testing.assert_close(encoded.classes, clip.embed_classes(["cat", "sofa"], SETTINGS.templates))
-    assert features.read(tmp_path / "cache" / "mine" / "clip.npy") is None
+    assert features.open_cached(tmp_path / "cache" / "mine" / "clip.npy") is None
 
 
 def test_the_first_window_is_that_of_the_first_picture(clip, decoder, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
+    benchmark_encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
     one = Segmenter(clip, decoder, SETTINGS)
     window, embeddings = evaluation.first_window(one, evaluation.Encoded.open(benchmark, tmp_path / "cache", "maskclip"))
     assert np.array_equal(window, picture(32, 32, 0))
@@ -737,7 +742,7 @@ def test_the_first_window_is_that_of_the_first_picture(clip, decoder, benchmark,
 
 @pytest.fixture
 def suite(clip, benchmark, tmp_path):
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
+    benchmark_encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], {})
     return {"mine": params.Benchmark(folder=str(benchmark.folder)), "later": params.Benchmark(folder=str(tmp_path), optional=True)}
 
 
@@ -760,7 +765,7 @@ def test_a_benchmark_that_went_since_encode_is_an_error_even_if_optional(suite, 
 
 def test_other_values_than_encode_ran_with_are_named(clip, benchmark, suite, tmp_path):
     with_these = features.made_with(P.clip, SETTINGS)
-    encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], with_these)
+    benchmark_encoding.encode_benchmarks(clip, [benchmark], SETTINGS, tmp_path / "cache", ["maskclip"], with_these)
     assert len(evaluation.open_suite(suite, tmp_path / "cache", "maskclip", with_these)) == 1
     for other in (features.made_with(P.clip, changed(templates=["zzz {}"])), features.made_with(P.clip, changed(unit="group", stride=8))):
         (key,) = (key for key in other if other[key] != with_these[key])

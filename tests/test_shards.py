@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import shards
-from ovseg.shards import BadSample, Report, expand
+from ovseg.data import shards
+from ovseg.data.shards import BadSample, Report, expand
 
 ORIENTATION = 0x0112  # of EXIF
 
@@ -264,7 +264,7 @@ def test_a_shard_can_be_read_without_a_report(tmp_path):
     path = tmp_path / "s.tar"
     data, offsets = three_good(path)
     path.write_bytes(data[: offsets["c.jpg"] + 600])
-    assert [sample["__key__"] for sample in shards.read(path)] == ["a", "b"]
+    assert [sample["__key__"] for sample in shards.read_samples(path)] == ["a", "b"]
 
 
 # ---- finding shards
@@ -327,13 +327,13 @@ def test_a_folder_without_tars_is_an_error(tmp_path):
 @pytest.mark.parametrize("height, width, top, left", [(20, 34, 0, 7), (34, 20, 7, 0), (20, 20, 0, 0), (24, 20, 2, 0)])
 def test_square_is_the_centre_of_an_image(height, width, top, left):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert np.array_equal(shards.square(Image.fromarray(pixels), 20), pixels[top : top + 20, left : left + 20])
+    assert np.array_equal(shards.center_crop(Image.fromarray(pixels), 20), pixels[top : top + 20, left : left + 20])
 
 
 @pytest.mark.parametrize("height, width", [(20, 33), (41, 20), (35, 35), (17, 90)])
 def test_square_is_centred(height, width):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    found, mirrored = (shards.square(Image.fromarray(array), 20).astype(int) for array in (pixels, pixels[::-1, ::-1].copy()))
+    found, mirrored = (shards.center_crop(Image.fromarray(array), 20).astype(int) for array in (pixels, pixels[::-1, ::-1].copy()))
     assert np.abs(found - mirrored[::-1, ::-1]).max() <= 1
 
 
@@ -341,7 +341,7 @@ def test_square_is_centred(height, width):
 def test_square_resizes_the_shorter_side(height, width):
     image = Image.fromarray(np.full((height, width, 3), 50, np.uint8))
     image.paste((255, 0, 0), (width // 2, 0, width, height))  # the right half: the border stays in the middle
-    found = shards.square(image, 24)
+    found = shards.center_crop(image, 24)
     assert found.shape == (24, 24, 3) and found.dtype == np.uint8
     assert abs(found[:, :8].astype(int) - 50).max() < 60 and (found[:, 16:, 0] > 195).all()
 

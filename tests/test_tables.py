@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from ovseg import findings, params, report, results, scenes, tables
+from ovseg import params
+from ovseg.study import findings, report, results, tables
+from ovseg.world import scenes
 
 ROOT = Path(__file__).resolve().parents[1]
 P = params.load(path=ROOT / "params.yaml")

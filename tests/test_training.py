@@ -9,11 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg import alignment, features, params, pretraining, shards, training
-from ovseg.captions import TextBank, nouns
-from ovseg.clip import FrozenCLIP
-from ovseg.decoder import Decoder
-from ovseg.training import CachedImages, StreamedImages, rate
+from ovseg import params
+from ovseg.clip import features
+from ovseg.clip.frozen import FrozenCLIP
+from ovseg.data import shards
+from ovseg.data.captions import TextBank, nouns
+from ovseg.methods import alignment, training
+from ovseg.methods.decoder import Decoder
+from ovseg.methods.training import CachedImages, StreamedImages, rate
+from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -146,12 +150,12 @@ def test_each_step_draws_texts_of_its_pairs_anew(cached, bank, texts, tmp_path, 
 
 
 def test_texts_on_disk_train_as_texts_in_memory(cached, bank, texts, tmp_path):
-    features.create(tmp_path / "texts.npy", texts.shape)[:] = texts
+    features.create_cached(tmp_path / "texts.npy", texts.shape)[:] = texts
     bank.save(tmp_path)
     (tmp_path / "captions.txt").unlink()  # training needs none of the strings
     runs = [
         training.train(SETTINGS, P.mgca, cached, bank, texts.astype(np.float32), tmp_path / "memory.pt"),
-        training.train(SETTINGS, P.mgca, cached, TextBank.load(tmp_path), features.read(tmp_path / "texts.npy"), tmp_path / "disk.pt"),
+        training.train(SETTINGS, P.mgca, cached, TextBank.load(tmp_path), features.open_cached(tmp_path / "texts.npy"), tmp_path / "disk.pt"),
     ]
     assert same(*(weights(decoder) for decoder, _ in runs)) and runs[0][1] == runs[1][1]
 
@@ -440,13 +444,13 @@ def prepared(folder, paths, keys, texts=()):
     TextBank.build(["a cat"] * len(keys), ["many {}."]).save(folder)
     (folder / "shards.txt").write_text("".join(f"{path}\n" for path in paths))
     (folder / "pairs.txt").write_text("".join(f"{key}\n" for key in keys))
-    features.create(folder / "texts.npy", (2, 3))[:] = 1
+    features.create_cached(folder / "texts.npy", (2, 3))[:] = 1
 
 
 def test_images_are_cached_features_where_there_are_some(tmp_path):
     prepared(tmp_path, ["absent.tar"], ["absent/0"])
     array = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float16)
-    features.create(tmp_path / "pairs.npy", array.shape)[:] = array
+    features.create_cached(tmp_path / "pairs.npy", array.shape)[:] = array
     pairs = training.open_pairs(P.clip, 0, "cpu", tmp_path, tmp_path)
     assert isinstance(pairs.images, CachedImages) and np.array_equal(pairs.images.array, array)
     assert pairs.paths == ["absent.tar"] and list(pairs.bank.texts) == ["a cat", "many cat."] and pairs.texts.shape == (2, 3)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ovseg import units
+from ovseg.segmentation import units
 
 
 def embeddings(*shape, seed=0):

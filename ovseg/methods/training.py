@@ -4,141 +4,32 @@ Every random choice is drawn from (seed, epoch) or (seed, step) rather than from
 checkpoint is just the step, the weights and the optimiser, and a resumed run ends with the very weights that an
 uninterrupted one has. Several processes draw the same numbers, so that each knows the whole batch and encodes its part.
 
-`torchrun ... -m ovseg.training` trains the headline over several machines; the train notebook then finds the last checkpoint
+`torchrun ... -m ovseg.methods.training` trains the headline over several machines; the train notebook then finds the last checkpoint
 of the first and goes on from there: to the pictures.
 """
 
-import collections
 import hashlib
-import itertools
 import json
 import math
 import os
-import random
 import sys
 import time
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-import webdataset as wds
 from tqdm import tqdm
 
-from . import alignment, captions, features, mining, parallel, params, shards
+from .. import params
+from ..clip import features
+from ..data import captions
+from . import alignment, distributed, mining
 from . import decoder as decoding
-from .images import square
-
-SHUFFLE = 2048  # raw samples that a worker mixes when images are streamed
+from .batches import CachedImages, StreamedImages, open_pairs
 
 
-@dataclass
-class CachedImages:
-    """Batches of dense features that were encoded once. array: (N, d, h, w) float16, row n of pair n."""
-
-    array: np.ndarray
-
-    @property
-    def width(self):
-        return self.array.shape[1]
-
-    def first(self, count, device):
-        """Dense features of the first pairs, (count, d, h, w)."""
-        return features.as_tensor(self.array[:count], device)
-
-    def batches(self, batch):
-        """Batches an epoch."""
-        return len(self.array) // batch
-
-    def epoch(self, seed, epoch, batch, skip, device):
-        """Yields (rows (B,), this process' features (b, d, h, w) float32 on device), each pair at most once; skips `skip` batches."""
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.array))
-        own = parallel.joined().share(batch)
-        for index in range(skip, self.batches(batch)):
-            rows = order[index * batch : (index + 1) * batch]
-            yield rows, features.as_tensor(self.array[rows[own]], device)
-
-
-@dataclass
-class StreamedImages:
-    """Batches of images read from shards and encoded at each step, for data too large to cache.
-
-    clip: FrozenCLIP. paths: shards. keys: N keys of pairs, as `prepare` found them. size: pixels. workers: processes
-    that decode.
-    """
-
-    clip: object
-    paths: list
-    keys: list
-    size: int
-    workers: int
-
-    @property
-    def width(self):
-        return self.clip.width
-
-    def first(self, count, device):
-        """As CachedImages.first."""
-        return self.clip.encode_dense(np.stack(shards.first(self.paths, count, self.size)))
-
-    def batches(self, batch):
-        """Batches an epoch: as many as the process with the fewest pairs in its shards has."""
-        size = parallel.joined().size
-        of_shard = collections.Counter(key.split("/")[0] for key in self.keys)
-        shares = [sum(of_shard[Path(path).stem] for path in self.paths[rank::size]) for rank in range(size)]
-        return min(shares) // (batch // size)
-
-    def epoch(self, seed, epoch, batch, skip, device):
-        """As CachedImages.epoch; skipped batches are read but not encoded. Processes read shards of their own."""
-        world = parallel.joined()
-        rows_of = {key: row for row, key in enumerate(self.keys)}
-        stream = wds.DataPipeline(
-            wds.SimpleShardList(self.paths),
-            wds.split_by_node,
-            partial(_permuted, seed=(seed, epoch)),
-            wds.split_by_worker,
-            _samples,
-            wds.shuffle(SHUFFLE, rng=random.Random(hash((seed, epoch)))),
-            partial(_decoded, rows_of=rows_of, size=self.size),
-        )
-        loader = torch.utils.data.DataLoader(
-            stream, batch_size=None, num_workers=min(self.workers, len(self.paths[world.rank :: world.size]))
-        )
-        for index, chunk in enumerate(itertools.islice(_chunks(loader, batch // world.size), self.batches(batch))):
-            if index >= skip:
-                rows, images = zip(*chunk, strict=True)
-                yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), self.clip.encode_dense(np.stack(images))
-
-
-def _permuted(shards_of_node, seed):
-    shards_of_node = list(shards_of_node)
-    for index in np.random.default_rng(seed).permutation(len(shards_of_node)):
-        yield shards_of_node[index]
-
-
-def _samples(stream):
-    for shard in stream:
-        yield from shards.read(shard["url"])
-
-
-def _decoded(samples, rows_of, size):
-    for sample in samples:
-        key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
-        if key in rows_of:
-            yield rows_of[key], square(shards.decode(sample)[0], size)
-
-
-def _chunks(items, size):
-    """Full lists of `size` items; what is left over is dropped."""
-    items = iter(items)
-    while len(chunk := list(itertools.islice(items, size))) == size:
-        yield chunk
-
-
-def rate(step, steps, warmup, peak):
+def learning_rate(step, steps, warmup, peak):
     """Learning rate of a step: linear warm-up over `warmup` steps, then a cosine down to 0 at `steps`."""
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -162,7 +53,7 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
     history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates.
     Raises ValueError when the batch is larger than the data, or does not divide among the processes.
     """
-    world = parallel.joined()
+    world = distributed.joined()
     if settings.batch > len(bank):
         raise ValueError(f"train.batch = {settings.batch}: allowed are 2..{len(bank)}, the number of pairs")
     if settings.batch % world.size:
@@ -188,7 +79,7 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
             text_ids = bank.draw(rows, np.random.default_rng([settings.seed, 1, step]), settings.caption_probability)
             subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
             drawn = features.as_tensor(texts[text_ids], device)  # B, d
-            lr = rate(step, steps, warmup, settings.lr)
+            lr = learning_rate(step, steps, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             with torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
@@ -241,7 +132,7 @@ def fingerprint(settings, mgca, bank, texts, images):
     digest = hashlib.sha256(
         json.dumps([settings.model_dump(exclude={"checkpoint_steps", "workers", "processes"}), mgca.model_dump()]).encode()
     )
-    for code in (__file__, alignment.__file__, captions.__file__, decoding.__file__, mining.__file__, parallel.__file__):
+    for code in (__file__, alignment.__file__, captions.__file__, decoding.__file__, mining.__file__, distributed.__file__):
         digest.update(Path(code).read_bytes())
     for array in (bank.caption, bank.noun, bank.offset):
         digest.update(array)
@@ -274,7 +165,7 @@ class Checkpoint:
 
     def restore(self, decoder, optimizer):
         """Load the state into decoder and optimizer. Returns (step, history); (0, []) if there is none of this run."""
-        world, state = parallel.joined(), None
+        world, state = distributed.joined(), None
         if world.rank == 0 and self.path.is_file():  # the others may be machines without it
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             if state["fingerprint"] != self.fingerprint:
@@ -289,34 +180,6 @@ class Checkpoint:
         return state["step"], state["history"]
 
 
-class Pairs(NamedTuple):
-    """What training reads: the images, the bank of their texts, the texts' embeddings, the shards."""
-
-    images: CachedImages | StreamedImages
-    bank: captions.TextBank
-    texts: np.ndarray
-    paths: list
-
-
-def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
-    """What `prepare` and `encode` left, as Pairs. Images are cached features if `encode` kept them, the shards themselves if not.
-
-    clip: params.Clip. workers: processes that decode images.
-    """
-    prepared, cache = Path(prepared), Path(cache)
-    bank = captions.TextBank.load(prepared)
-    paths = (prepared / "shards.txt").read_text().split("\n")[:-1]
-    array = features.read(cache / "pairs.npy")
-    if array is not None:
-        images = CachedImages(array)
-    else:
-        from .clip import FrozenCLIP  # open_clip takes seconds to import, and a run on cached features needs none
-
-        keys = (prepared / "pairs.txt").read_text().split("\n")[:-1]
-        images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
-    return Pairs(images, bank, features.read(cache / "texts.npy"), paths)
-
-
 def run(name, clip, mgca, settings, device):
     """Train the run `name`, in settings.processes processes of this machine, into models/NAME/.
 
@@ -327,7 +190,7 @@ def run(name, clip, mgca, settings, device):
     if settings.processes == 1:
         return _run(device, name, clip, mgca, settings)
     params.processes(settings.processes, device)
-    parallel.launch(settings.processes, _run, device, name, clip, mgca, settings)
+    distributed.launch(settings.processes, _run, device, name, clip, mgca, settings)
     return checkpoint_of(name)
 
 
@@ -341,7 +204,7 @@ def _run(device, name, clip, mgca, settings):
     pairs = open_pairs(clip, settings.workers, device)
     checkpoint, model = checkpoint_of(name), Path("models") / name
     decoder, history = train(settings, mgca, pairs.images, pairs.bank, pairs.texts, checkpoint, device)
-    if parallel.joined().rank == 0:
+    if distributed.joined().rank == 0:
         decoder.save(model)
         pd.DataFrame(history).round(6).to_csv(model / "history.csv", index=False)
         seconds = round(time.perf_counter() - started, 1)  # of this process, if a killed one went before
@@ -372,9 +235,9 @@ if __name__ == "__main__":  # under torchrun: the headline, over all of its proc
     try:
         params.enter_project()
         p = params.load()
-        here = parallel.own_device(params.device(p.device), int(os.environ["LOCAL_RANK"]))
-        parallel.join(here)
-        _run(here, "mgca", p.clip, p.mgca, p.train.model_copy(update={"processes": parallel.joined().size}))
-        parallel.leave()
+        here = distributed.own_device(params.device(p.device), int(os.environ["LOCAL_RANK"]))
+        distributed.join(here)
+        _run(here, "mgca", p.clip, p.mgca, p.train.model_copy(update={"processes": distributed.joined().size}))
+        distributed.leave()
     except params.ParamsError as error:
         sys.exit(f"{error}")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import shards
+from ..data import shards
 from .layouts import CLASSES, IGNORED, LAYOUTS
 
 BACKGROUND = "background"
@@ -115,13 +115,13 @@ class ShardBenchmark(BenchmarkBase):
 
     def __len__(self):
         if self._length is None:
-            self._length = sum(1 for path in self.files for _ in shards.read(path))
+            self._length = sum(1 for path in self.files for _ in shards.read_samples(path))
         return self._length
 
     def __iter__(self):
         for path in self.files:
             report = shards.Report()
-            for sample in shards.read(path, report):
+            for sample in shards.read_samples(path, report):
                 where = f"benchmark {self.name}: sample {sample['__key__']} of {path}"
                 if self.label not in sample:
                     raise ValueError(f"{where} has no {self.label}")

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MultilabelAveragePrecision
 from tqdm import tqdm
 
+from ..data.captions import nouns
 from . import scenes
-from .captions import nouns
 
 CONTEXT = 32  # tokens of a text: captions of the rendered world are short
 

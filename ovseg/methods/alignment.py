@@ -15,10 +15,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-from . import mining, parallel
+from . import distributed, mining
 
 
-def count(share, length):
+def top_count(share, length):
     """How many of `length` pixels a share is: alpha*L rounded half up, at least 1 and at most length."""
     return min(length, max(1, math.floor(share * length + 0.5)))
 
@@ -30,13 +30,13 @@ def paired_similarity(pixels, texts):
 
 def object_mask(scores, alpha):
     """M: which pixels form the object. scores (..., L) -> bool (..., L), the top alpha*L true. Eq. 3."""
-    index = scores.topk(count(alpha, scores.shape[-1]), dim=-1).indices
+    index = scores.topk(top_count(alpha, scores.shape[-1]), dim=-1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, index, True)
 
 
 def semi_hard(scores, k):
     """The similarity of rank k*L, 1 the highest. scores (..., L) -> values (...), indices (...). Eq. 7."""
-    kept = scores.topk(count(k, scores.shape[-1]), dim=-1)
+    kept = scores.topk(top_count(k, scores.shape[-1]), dim=-1)
     return kept.values[..., -1], kept.indices[..., -1]
 
 
@@ -59,7 +59,7 @@ def negatives(subjects, settings):
     return negative & (subjects[:, None] != subjects[None, :]) if settings.mask_equal_texts else negative
 
 
-def losses(pixels, texts, subjects, settings, world=parallel.World()):  # noqa: B008 (frozen)
+def losses(pixels, texts, subjects, settings, world=distributed.World()):  # noqa: B008 (frozen)
     """The losses of the levels in settings.levels: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
 
     pixels (b, L, d), those of this process' images, its share of the batch; texts (B, d), of the whole batch: not
@@ -71,8 +71,8 @@ def losses(pixels, texts, subjects, settings, world=parallel.World()):  # noqa: 
     share = world.share(len(texts))
     own = torch.arange(len(texts), device=texts.device)[share]  # b
     negative = negatives(subjects, settings)
-    object_top, rank = count(settings.alpha, length), count(settings.k, length)
-    region_top = count(settings.beta, length) if "region" in levels else int("pixel" in levels)
+    object_top, rank = top_count(settings.alpha, length), top_count(settings.k, length)
+    region_top = top_count(settings.beta, length) if "region" in levels else int("pixel" in levels)
     mined = mining.mine(pixels, texts, own, object_top, rank, region_top, settings.selection)
     objects, unit_texts = F.normalize(mined.objects, dim=-1), F.normalize(texts, dim=-1)
     diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)[share]
@@ -96,7 +96,7 @@ def correspondences(pixels, texts, subjects, settings):
     """
     length, everyone = pixels.shape[1], torch.arange(len(texts), device=texts.device)
     paired = paired_similarity(pixels, texts)  # B, L
-    hardness = mining.mine(pixels, texts, everyone, 1, 1, count(settings.beta, length)).region  # B, B
+    hardness = mining.mine(pixels, texts, everyone, 1, 1, top_count(settings.beta, length)).region  # B, B
     negative = hardness.masked_fill(~negatives(subjects, settings), -torch.inf).argmax(1)
     return {
         "similarity": paired,

@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .benchmarks import IGNORED, palette
+from ..benchmarks.datasets import IGNORED, palette
 
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
 NAMED = 40  # classes in a legend: those of the most pixels

@@ -3,7 +3,7 @@
     train/texts.npy                         (T, d)        every text of the bank
     train/pairs.npy                         (N, d, h, w)  dense features of the training images, if they are cached
     benchmarks/NAME/classes.npy             (C, d)        class embeddings of benchmark NAME (float32, unit length)
-    benchmarks/NAME/maskclip.npy, ...       (W, d, h, w)  dense features of the windows of its pictures, in order, by dense.WAYS
+    benchmarks/NAME/maskclip.npy, ...       (W, d, h, w)  dense features of the windows of its pictures, in order, by dense.DENSE_MODES
 
 Embeddings of texts and dense features are not normalised. encoding.py fills it.
 """
@@ -21,7 +21,7 @@ def made_with(clip, segment):
     return {f"{section}.{key}": value for section, part in values.items() for key, value in part.items()}
 
 
-def read(path):
+def open_cached(path):
     """A cached array, memory-mapped, or None if it was not cached."""
     return np.load(path, mmap_mode="r") if Path(path).is_file() else None
 
@@ -31,7 +31,7 @@ def as_tensor(array, device="cpu"):
     return torch.from_numpy(np.array(array)).to(device).float()
 
 
-def create(path, shape):
+def create_cached(path, shape):
     """A new array of that shape on disk, memory-mapped for writing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

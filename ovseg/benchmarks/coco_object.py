@@ -1,4 +1,4 @@
-"""COCO-Object's label maps from COCO-Stuff's: `python -m ovseg.coco_object FOLDER [--split val2017]`.
+"""COCO-Object's label maps from COCO-Stuff's: `python -m ovseg.benchmarks.coco_object FOLDER [--split val2017]`.
 
 COCO-Object is COCO-Stuff with its 80 things kept and all else, stuff and unlabelled pixels (255) alike, one background: 0
 is the background, 1..80 are the things, no pixel is ignored. So GroupViT defined it and TCL took it over; where instances
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .shards import parallel
+from ..data.shards import parallel
 
 THINGS = 80
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # category ids less 1 that COCO names but never labelled
@@ -84,7 +84,7 @@ def write(folder, split):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m ovseg.coco_object", description="COCO-Object's label maps from COCO-Stuff's.")
+    parser = argparse.ArgumentParser(prog="python -m ovseg.benchmarks.coco_object", description="COCO-Object's label maps from COCO-Stuff's.")
     parser.add_argument("folder", help="holds images/SPLIT and annotations/SPLIT")
     parser.add_argument("--split", default="val2017", help="val2017 is evaluated; train2017 is for choosing a threshold")
     asked = parser.parse_args(arguments)

@@ -80,7 +80,7 @@ LAYOUTS = {
         **_COCO,
         labels="annotations/{split}/{key}_instanceTrainIds.png",
         classes="coco_object",
-        source=f"{_COCO_SOURCE}python -m ovseg.coco_object FOLDER --split SPLIT",
+        source=f"{_COCO_SOURCE}python -m ovseg.benchmarks.coco_object FOLDER --split SPLIT",
     ),
     "coco_stuff": Layout(
         **_COCO,

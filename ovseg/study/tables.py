@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import scenes
+from ..world import scenes
 
 GROUPS = ("with background", "without background")
 POINT = ["granularity", "alpha", "beta", "k"]  # what a trained run is told apart by, besides its seed
 NONE = "none"  # the granularity of a run that trained nothing
-METHODS = {"clip": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "clearclip": "ClearCLIP"}  # by dense.WAYS
+METHODS = {"clip": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "clearclip": "ClearCLIP"}  # by dense.DENSE_MODES
 
 
 def read(paths):

@@ -22,7 +22,7 @@ import webdataset as wds
 from PIL import Image
 from tqdm import tqdm
 
-from .images import rgb, square
+from .images import center_crop, rgb
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
@@ -77,7 +77,7 @@ def expand(spec):
     return names
 
 
-def read(path, report=None):
+def read_samples(path, report=None):
     """Raw samples of one shard, {"__key__": str, extension: bytes}.
 
     A truncated or broken tar ends early; a file name that comes twice counts once. With a report both are counted.
@@ -161,7 +161,7 @@ def decode_image(sample, repaired=None):
 
 def pairs(path, report):
     """Usable pairs of one shard: (key, PIL image, caption). The key is unique among shards of different names."""
-    for sample in read(path, report):
+    for sample in read_samples(path, report):
         try:
             image, caption = decode(sample, report)
         except BadSample as bad:
@@ -172,9 +172,9 @@ def pairs(path, report):
 
 
 def first(paths, count, size):
-    """The first `count` usable images, each as of `square`."""
+    """The first `count` usable images, each as of `center_crop`."""
     found = (image for path in paths for _, image, _ in pairs(path, Report()))
-    return [square(image, size) for image in itertools.islice(found, count)]
+    return [center_crop(image, size) for image in itertools.islice(found, count)]
 
 
 def parallel(function, items, label):

@@ -1,4 +1,5 @@
-"""The background's threshold, chosen on pictures that are not evaluated: `python -m ovseg.calibration [--run mgca] [--pictures 200]`.
+"""The background's threshold, chosen on pictures that are not evaluated:
+`python -m ovseg.benchmarks.calibration [--run mgca] [--pictures 200]`.
 
 For each benchmark with background it prints the mIoU at each of THRESHOLDS on calibration pictures (a layout's training split,
 what `calibration` names of other benchmarks), and the best threshold as the line for `evaluate.thresholds` in params.yaml. It
@@ -13,10 +14,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import benchmarks, params
-from .decoder import Decoder
+from .. import params
+from ..methods.decoder import Decoder
+from ..segmentation.segmenter import Segmenter
+from ..segmentation.windows import foreground
+from . import datasets
 from .evaluation import Encoded
-from .segmenter import Segmenter, foreground
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 
@@ -26,13 +29,13 @@ def sweep(segmenter, encoded, pictures, thresholds=THRESHOLDS):
 
     encoded: evaluation.Encoded, of a benchmark with background.
     """
-    ious = {threshold: benchmarks.MeanIoU(encoded.benchmark.classes) for threshold in thresholds}
+    ious = {threshold: datasets.MeanIoU(encoded.benchmark.classes) for threshold in thresholds}
     found = islice(encoded.pictures([segmenter]), pictures)
     for _, _, truth, (scores,) in tqdm(found, encoded.benchmark.name, min(pictures, len(encoded.benchmark)), mininterval=2):
         best, label = recognise(scores, segmenter.settings.scale)
         for threshold, iou in ious.items():
             iou.update(torch.where(best < threshold, 0, label), truth)
-    return {threshold: benchmarks.mean(iou.compute()) for threshold, iou in ious.items()}
+    return {threshold: datasets.mean(iou.compute()) for threshold, iou in ious.items()}
 
 
 def recognise(scores, scale):
@@ -49,13 +52,13 @@ def open_all(settings):
 
     Raises ValueError if there are none.
     """
-    with_background = [benchmark.name for benchmark in benchmarks.open_all(settings) if benchmark.background]
+    with_background = [benchmark.name for benchmark in datasets.open_all(settings) if benchmark.background]
     if not with_background:
         raise ValueError("no benchmark has a background: there is no threshold to choose")
     opened = []
     for name in with_background:
         try:
-            opened.append(benchmarks.open_benchmark(name, settings[name], calibration=True))
+            opened.append(datasets.open_benchmark(name, settings[name], calibration=True))
         except (ValueError, FileNotFoundError) as missing:
             print(f"skipped: {missing}")
     if not opened:
@@ -68,7 +71,7 @@ def load(run, p):
     folder = Path("models") / run
     if not (folder / "decoder.safetensors").is_file():
         raise FileNotFoundError(f"{folder} holds no decoder.safetensors: train it first, the headline by `dvc repro train`")
-    from .clip import FrozenCLIP  # takes seconds to import
+    from ..clip.frozen import FrozenCLIP  # takes seconds to import
 
     device = params.device(p.device)
     return Segmenter(FrozenCLIP.open(p.clip, device), Decoder.load(folder).to(device), p.segment)

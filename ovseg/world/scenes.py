@@ -16,7 +16,7 @@ import numpy as np
 import webdataset as wds
 from PIL import Image, ImageDraw
 
-from .shards import parallel
+from ..data.shards import parallel
 
 TRAIN, BENCHMARK, PRETRAIN, CALIBRATION = 0, 1, 2, 3  # splits: no two share a picture
 PER_SHARD = 1024

@@ -12,7 +12,7 @@ def rgb(image):
     return upright.convert("RGB")
 
 
-def square(image, size):
+def center_crop(image, size):
     """The central square of a PIL image, resized (bicubic) to (size, size, 3) uint8."""
     side = min(image.size)
     left, top = ((extent - side) / 2 for extent in image.size)

@@ -13,13 +13,13 @@ class FrozenCLIP(nn.Module):
     """A CLIP that is never trained.
 
     Attributes: width (d, of the joint space), patch (pixels), image_size (pixels, square, of its pretraining), dense (of
-    dense.WAYS: how a patch is described if nothing else is asked for).
+    dense.DENSE_MODES: how a patch is described if nothing else is asked for).
     """
 
-    def __init__(self, clip, tokenizer, precision="float32", way="maskclip"):
+    def __init__(self, clip, tokenizer, precision="float32", mode="maskclip"):
         """clip: an open_clip model, weights loaded; it is changed: to be run faster, and its weights to `precision`.
 
-        tokenizer: its tokenizer. precision: float32 or bfloat16. way: the attribute `dense`. Raises ValueError if dense.py
+        tokenizer: its tokenizer. precision: float32 or bfloat16. mode: the attribute `dense`. Raises ValueError if dense.py
         cannot read its image tower.
         """
         super().__init__()
@@ -33,7 +33,7 @@ class FrozenCLIP(nn.Module):
                 if isinstance(module, (nn.Linear, nn.Conv2d, dense.SelfAttention)):
                     for parameter in module.parameters(recurse=False):
                         parameter.data = parameter.data.bfloat16()
-        self.tokenizer, self.precision, self.dense = tokenizer, precision, way
+        self.tokenizer, self.precision, self.dense = tokenizer, precision, mode
         self.device = next(clip.parameters()).device
         self.patch, self.image_size, self.width = self.tower.patch, self.tower.image_size, self.tower.width
         self.mean = getattr(clip.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
@@ -65,25 +65,25 @@ class FrozenCLIP(nn.Module):
         return (x - mean) / std
 
     @torch.no_grad()
-    def encode_dense(self, images, way=None):
+    def encode_dense(self, images, mode=None):
         """Dense features in the joint space, not normalised.
 
-        images: (n, H, W, 3) uint8, H and W multiples of the patch. way: of dense.WAYS; None: the CLIP's own. Returns
+        images: (n, H, W, 3) uint8, H and W multiples of the patch. mode: of dense.DENSE_MODES; None: the CLIP's own. Returns
         (n, d, H/patch, W/patch) float32.
         """
-        way = way or self.dense
-        return self.encode_ways(images, (way,))[way]
+        mode = mode or self.dense
+        return self.encode_modes(images, (mode,))[mode]
 
     @torch.no_grad()
-    def encode_ways(self, images, ways):
-        """`encode_dense` in several ways, the blocks they share run once. Returns {way: (n, d, H/patch, W/patch) float32}."""
-        if not set(ways) <= set(dense.WAYS):
-            raise ValueError(f"dense = {', '.join(ways)}: allowed are {', '.join(dense.WAYS)}")
+    def encode_modes(self, images, modes):
+        """`encode_dense` in several modes, the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch) float32}."""
+        if not set(modes) <= set(dense.DENSE_MODES):
+            raise ValueError(f"dense = {', '.join(modes)}: allowed are {', '.join(dense.DENSE_MODES)}")
         height, width = images.shape[1:3]
         if height % self.patch or width % self.patch:
             raise ValueError(f"images of {width}x{height}: allowed are multiples of CLIP's patch, {self.patch}")
         with self._autocast():
-            return dense.read(self.tower, self.normalise(images), ways)
+            return dense.dense_features(self.tower, self.normalise(images), modes)
 
     @torch.no_grad()
     def encode_image(self, images):

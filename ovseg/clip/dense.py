@@ -1,6 +1,6 @@
 """Dense features: what an image tower that was trained to describe whole pictures says of each patch.
 
-Four ways to read them, all free of training. They differ in the attention of the last block, q, k, v being its projections:
+Four modes to read them, all free of training. They differ in the attention of the last block, q, k, v being its projections:
 
     clip       softmax(q k) v                  the block as it is
     maskclip   v                               each patch is described by its own value (Zhou et al. 2022; MGCA §4.1)
@@ -17,7 +17,7 @@ from open_clip.timm_model import TimmModel
 from torch import nn
 
 attend = F.scaled_dot_product_attention  # (q, k, v), each (n, heads, tokens, width of a head); divides by its root
-WAYS = {
+DENSE_MODES = {
     "clip": lambda q, k, v: attend(q, k, v),
     "maskclip": lambda q, k, v: v,
     "sclip": lambda q, k, v: attend(q, q, v) + attend(k, k, v),
@@ -36,11 +36,11 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.in_proj_weight, self.in_proj_bias, self.out_proj = heads, weight, bias, out_proj
 
-    def forward(self, x, *_, way="clip", attn_mask=None, need_weights=False):
-        """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. way: of WAYS. attn_mask: of "clip", additive."""
+    def forward(self, x, *_, mode="clip", attn_mask=None, need_weights=False):
+        """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. mode: of DENSE_MODES. attn_mask: of "clip", additive."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # n, tokens, 3 * width
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each n, heads, tokens, width / heads
-        found = WAYS[way](q, k, v) if attn_mask is None else attend(q, k, v, attn_mask.to(q.dtype))
+        found = DENSE_MODES[mode](q, k, v) if attn_mask is None else attend(q, k, v, attn_mask.to(q.dtype))
         return self.out_proj(found.transpose(1, 2).flatten(2)), None
 
 
@@ -52,10 +52,10 @@ def replace_attention(model):
             block.attn = SelfAttention(old.num_heads, old.in_proj_weight, old.in_proj_bias, old.out_proj)
 
 
-def last_block(block, x, way):
-    """The last block, its attention in one of WAYS. x (n, tokens, width) -> the same shape."""
-    attended = block.ls_1(block.attn(block.ln_1(x), way=way)[0])
-    if way == "clearclip":
+def last_block(block, x, mode):
+    """The last block, its attention in one of DENSE_MODES. x (n, tokens, width) -> the same shape."""
+    attended = block.ls_1(block.attn(block.ln_1(x), mode=mode)[0])
+    if mode == "clearclip":
         return attended
     x = x + attended
     return x + block.ls_2(block.mlp(block.ln_2(x)))
@@ -104,7 +104,7 @@ class PoolingTower:
     """SigLIP's ViT: no class token, and an attention that pools all patches into the joint space.
 
     What it makes of a single patch is that patch in the joint space: its attention is the identity then, the value
-    passes on, whichever way the last block is read.
+    passes on, whichever mode the last block is read.
     """
 
     def __init__(self, visual):
@@ -160,14 +160,14 @@ def tower(visual):
     return next((kind(visual) for kind in (ClassTokenTower, PoolingTower) if kind.fits(visual)), None)
 
 
-def read(tower, x, ways):
-    """Dense features in each of some ways, the blocks they share run once.
+def dense_features(tower, x, modes):
+    """Dense features in each of some modes, the blocks they share run once.
 
-    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. Returns {way: (n, d, H/patch, W/patch) float32}.
+    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. Returns {mode: (n, d, H/patch, W/patch) float32}.
     """
     rows, columns = x.shape[2] // tower.patch, x.shape[3] // tower.patch
     x = tower.embed(x)
     for block in tower.blocks:
         x = block(x)
-    found = {way: tower.joint(last_block(tower.last, x, way)) for way in ways}  # n, h*w, d
-    return {way: y.float().transpose(1, 2).unflatten(2, (rows, columns)) for way, y in found.items()}
+    found = {mode: tower.joint(last_block(tower.last, x, mode)) for mode in modes}  # n, h*w, d
+    return {mode: y.float().transpose(1, 2).unflatten(2, (rows, columns)) for mode, y in found.items()}

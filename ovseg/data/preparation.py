@@ -46,7 +46,7 @@ def scan(paths, max_bad_fraction, templates, kept=KEPT):
 
     def tagged():
         nonlocal report
-        for path, shard in zip(paths, shards.parallel(functools.partial(read, kept=kept), paths, "scan shards"), strict=True):
+        for path, shard in zip(paths, shards.parallel(functools.partial(read_shard, kept=kept), paths, "scan shards"), strict=True):
             keys.extend(shard.keys)
             report += shard.report
             samples[path] = shard.report.samples
@@ -69,7 +69,7 @@ def scan(paths, max_bad_fraction, templates, kept=KEPT):
     return Prepared(keys, bank, report, downloads(samples))
 
 
-def read(path, kept):
+def read_shard(path, kept):
     """What a shard gives, as Shard: what an earlier run kept of it, or else read now and kept, whole or not at all."""
     path, stat = Path(path).resolve(), os.stat(path)
     source = [str(path), stat.st_size, stat.st_mtime_ns, _code()]

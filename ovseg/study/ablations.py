@@ -35,7 +35,7 @@ def trained(ablations):
 
 
 def untrained(ablations):
-    """{way: name} of the runs that train nothing, by how they read dense features (dense.WAYS)."""
+    """{way: name} of the runs that train nothing, by how they read dense features (dense.DENSE_MODES)."""
     return {way: f"{FOLDER}/dense/{way}" for way in ablations.dense}
 
 

@@ -8,23 +8,24 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import benchmarks, features
-from .segmenter import cut, layout
+from ..clip import features
+from ..segmentation.windows import cut_windows, window_grid
+from . import datasets
 
 
 @dataclass
 class Encoded:
     """A benchmark with what CLIP says of it: class embeddings (C, d), and dense features of all windows, or None."""
 
-    benchmark: benchmarks.BenchmarkBase
+    benchmark: datasets.BenchmarkBase
     classes: torch.Tensor
     windows: np.ndarray | None
 
     @classmethod
     def open(cls, benchmark, folder, dense):
-        """What encoding.encode_benchmarks cached in folder. dense: of dense.WAYS."""
+        """What encoding.encode_benchmarks cached in folder. dense: of dense.DENSE_MODES."""
         classes = torch.from_numpy(np.load(f"{folder}/{benchmark.name}/classes.npy"))
-        return cls(benchmark, classes, features.read(f"{folder}/{benchmark.name}/{dense}.npy"))
+        return cls(benchmark, classes, features.open_cached(f"{folder}/{benchmark.name}/{dense}.npy"))
 
     def pictures(self, segmenters):
         """Yields (key, PIL image, label map, [Scores of each segmenter]) for each picture.
@@ -37,12 +38,12 @@ class Encoded:
         classes = self.classes.to(device)
         for key, image, labels in self.benchmark:
             if self.windows is None:
-                windows, where = cut(image, first.settings)
+                windows, where = cut_windows(image, first.settings)
                 batch = first.settings.batch
                 parts = [first.clip.encode_dense(windows[i : i + batch]) for i in range(0, len(windows), batch)]
                 dense = torch.cat(parts)
             else:
-                where = layout(image.height, image.width, first.settings)
+                where = window_grid(image.height, image.width, first.settings)
                 row, start = row + len(where.positions), row
                 if row > len(self.windows):
                     raise self._changed()
@@ -72,7 +73,7 @@ def open_suite(settings, folder, dense, made_with):
     for name, fingerprint in suite["benchmarks"].items():
         if name not in settings:
             raise ValueError(f"benchmark {name} is in {listing}, not among the benchmarks ({', '.join(settings)}): run `encode` again")
-        benchmark = benchmarks.open_benchmark(name, settings[name])
+        benchmark = datasets.open_benchmark(name, settings[name])
         if benchmark.fingerprint != fingerprint:
             raise ValueError(f"benchmark {name} has changed since `encode` read it; run it again")
         opened.append(Encoded.open(benchmark, folder, dense))
@@ -83,7 +84,7 @@ def open_clip(settings, device):
     """The CLIP that pictures are encoded with, or None where `encode` kept their features. settings: params.Clip."""
     if settings.cache_images:
         return None
-    from .clip import FrozenCLIP  # takes seconds to import
+    from ..clip.frozen import FrozenCLIP  # takes seconds to import
 
     return FrozenCLIP.open(settings, device)
 
@@ -103,7 +104,7 @@ def evaluate(segmenters, encoded, threshold):
     {"miou", "pictures", "classes": [{"class", "iou"}, ...]}, in percent, None for a class that is nowhere.
     """
     count = 0
-    ious = {name: benchmarks.MeanIoU(encoded.benchmark.classes) for name in segmenters}
+    ious = {name: datasets.MeanIoU(encoded.benchmark.classes) for name in segmenters}
     progress = tqdm(encoded.pictures(list(segmenters.values())), encoded.benchmark.name, len(encoded.benchmark), mininterval=2)
     for _, _, labels, scores in progress:
         for (name, segmenter), score in zip(segmenters.items(), scores, strict=True):
@@ -111,7 +112,7 @@ def evaluate(segmenters, encoded, threshold):
         count += 1
     found = {name: iou.compute() for name, iou in ious.items()}
     return {
-        name: {"miou": benchmarks.mean(by_class), "pictures": count, "classes": [{"class": c, "iou": iou} for c, iou in by_class.items()]}
+        name: {"miou": datasets.mean(by_class), "pictures": count, "classes": [{"class": c, "iou": iou} for c, iou in by_class.items()]}
         for name, by_class in found.items()
     }
 
@@ -132,7 +133,7 @@ def examples(segmenters, encoded, threshold, wanted):
 def first_window(segmenter, encoded):
     """The first window of a benchmark's first picture: (S, S, 3) uint8, and its pixel embeddings (1, d, h, w)."""
     _, image, _ = next(iter(encoded.benchmark))
-    windows, _ = cut(image, segmenter.settings)
+    windows, _ = cut_windows(image, segmenter.settings)
     device = next(segmenter.decoder.parameters()).device
     if encoded.windows is None:
         dense = segmenter.clip.encode_dense(windows[:1])

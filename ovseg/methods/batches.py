@@ -1,0 +1,151 @@
+"""Where batches come from: dense features encoded once, or images read from shards and encoded at each step."""
+
+import collections
+import itertools
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import webdataset as wds
+
+from ..clip import features
+from ..data import captions, shards
+from ..data.images import center_crop
+from . import distributed
+
+SHUFFLE = 2048  # raw samples that a worker mixes when images are streamed
+
+
+@dataclass
+class CachedImages:
+    """Batches of dense features that were encoded once. array: (N, d, h, w) float16, row n of pair n."""
+
+    array: np.ndarray
+
+    @property
+    def width(self):
+        return self.array.shape[1]
+
+    def first(self, count, device):
+        """Dense features of the first pairs, (count, d, h, w)."""
+        return features.as_tensor(self.array[:count], device)
+
+    def batches(self, batch):
+        """Batches an epoch."""
+        return len(self.array) // batch
+
+    def epoch(self, seed, epoch, batch, skip, device):
+        """Yields (rows (B,), this process' features (b, d, h, w) float32 on device), each pair at most once; skips `skip` batches."""
+        order = np.random.default_rng([seed, epoch]).permutation(len(self.array))
+        own = distributed.joined().share(batch)
+        for index in range(skip, self.batches(batch)):
+            rows = order[index * batch : (index + 1) * batch]
+            yield rows, features.as_tensor(self.array[rows[own]], device)
+
+
+@dataclass
+class StreamedImages:
+    """Batches of images read from shards and encoded at each step, for data too large to cache.
+
+    clip: FrozenCLIP. paths: shards. keys: N keys of pairs, as `prepare` found them. size: pixels. workers: processes
+    that decode.
+    """
+
+    clip: object
+    paths: list
+    keys: list
+    size: int
+    workers: int
+
+    @property
+    def width(self):
+        return self.clip.width
+
+    def first(self, count, device):
+        """As CachedImages.first."""
+        return self.clip.encode_dense(np.stack(shards.first(self.paths, count, self.size)))
+
+    def batches(self, batch):
+        """Batches an epoch: as many as the process with the fewest pairs in its shards has."""
+        size = distributed.joined().size
+        of_shard = collections.Counter(key.split("/")[0] for key in self.keys)
+        shares = [sum(of_shard[Path(path).stem] for path in self.paths[rank::size]) for rank in range(size)]
+        return min(shares) // (batch // size)
+
+    def epoch(self, seed, epoch, batch, skip, device):
+        """As CachedImages.epoch; skipped batches are read but not encoded. Processes read shards of their own."""
+        world = distributed.joined()
+        rows_of = {key: row for row, key in enumerate(self.keys)}
+        stream = wds.DataPipeline(
+            wds.SimpleShardList(self.paths),
+            wds.split_by_node,
+            partial(_permuted, seed=(seed, epoch)),
+            wds.split_by_worker,
+            _samples,
+            wds.shuffle(SHUFFLE, rng=random.Random(hash((seed, epoch)))),
+            partial(_decoded, rows_of=rows_of, size=self.size),
+        )
+        loader = torch.utils.data.DataLoader(
+            stream, batch_size=None, num_workers=min(self.workers, len(self.paths[world.rank :: world.size]))
+        )
+        for index, chunk in enumerate(itertools.islice(_chunks(loader, batch // world.size), self.batches(batch))):
+            if index >= skip:
+                rows, images = zip(*chunk, strict=True)
+                yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), self.clip.encode_dense(np.stack(images))
+
+
+def _permuted(shards_of_node, seed):
+    shards_of_node = list(shards_of_node)
+    for index in np.random.default_rng(seed).permutation(len(shards_of_node)):
+        yield shards_of_node[index]
+
+
+def _samples(stream):
+    for shard in stream:
+        yield from shards.read_samples(shard["url"])
+
+
+def _decoded(samples, rows_of, size):
+    for sample in samples:
+        key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
+        if key in rows_of:
+            yield rows_of[key], center_crop(shards.decode(sample)[0], size)
+
+
+def _chunks(items, size):
+    """Full lists of `size` items; what is left over is dropped."""
+    items = iter(items)
+    while len(chunk := list(itertools.islice(items, size))) == size:
+        yield chunk
+
+
+class Pairs(NamedTuple):
+    """What training reads: the images, the bank of their texts, the texts' embeddings, the shards."""
+
+    images: CachedImages | StreamedImages
+    bank: captions.TextBank
+    texts: np.ndarray
+    paths: list
+
+
+def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
+    """What `prepare` and `encode` left, as Pairs. Images are cached features if `encode` kept them, the shards themselves if not.
+
+    clip: params.Clip. workers: processes that decode images.
+    """
+    prepared, cache = Path(prepared), Path(cache)
+    bank = captions.TextBank.load(prepared)
+    paths = (prepared / "shards.txt").read_text().split("\n")[:-1]
+    array = features.open_cached(cache / "pairs.npy")
+    if array is not None:
+        images = CachedImages(array)
+    else:
+        from ..clip.frozen import FrozenCLIP  # open_clip takes seconds to import, and a run on cached features needs none
+
+        keys = (prepared / "pairs.txt").read_text().split("\n")[:-1]
+        images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
+    return Pairs(images, bank, features.open_cached(cache / "texts.npy"), paths)
