@@ -1,11 +1,12 @@
 # Two commands: `make repro` runs the study, `make test` the tests. Both set up .venv first if it is missing.
+# `make repro JOBS=4` runs four stages at a time; by default as many as there are cores.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro test lab bench lock
 repro: $(VENV)/ready
-	dvc repro
+	python -m ovseg.study.jobs $(if $(JOBS),--jobs $(JOBS))
 
 test: $(VENV)/ready
 	pytest
@@ -15,7 +16,7 @@ lab: $(VENV)/ready
 	jupyter lab notebooks
 
 bench: $(VENV)/ready
-	python -m ovseg.bench --json results/bench.json --figure results/bench.png
+	python scripts/bench.py --json results/bench.json --figure results/bench.png
 
 lock: # pin what pyproject.toml asks for anew
 	$(PYTHON) -m venv $(VENV)/lock

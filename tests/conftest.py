@@ -1,9 +1,10 @@
-"""Fixtures that several rooms' tests share, and how many threads they get."""
+"""Fixtures that tests of several packages share, and how many threads they get."""
 
 import os
 
 import pytest
 import torch
+from tiny import TINY
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the cores are shared: threads of one file would wait for those of others
     threads = max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
@@ -18,3 +19,30 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """A FrozenCLIP of random weights: 32 px, patch 8, d = 16."""
+    import open_clip
+
+    from ovseg.clip.frozen import FrozenCLIP
+    from ovseg.world import pretraining
+
+    torch.manual_seed(0)
+    model = open_clip.model.CLIP(**pretraining.model_config(TINY))
+    for parameter in model.parameters():  # the file that `save` writes is float16
+        parameter.data = parameter.data.half().float()
+    return FrozenCLIP(model, open_clip.SimpleTokenizer(context_length=pretraining.CONTEXT))
+
+
+@pytest.fixture(scope="module")
+def decoder(clip):
+    """A Decoder of random weights whose gates are open."""
+    from ovseg.methods.decoder import Decoder
+
+    torch.manual_seed(1)
+    decoder = Decoder(clip.width)
+    for block in decoder.blocks:
+        torch.nn.init.constant_(block.gate, 0.7)
+    return decoder

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ovseg import params
+from ovseg import params, schema
 from ovseg.study import tables
 
 PROJECT = Path(__file__).parent.parent
@@ -103,7 +103,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed, written)
 def test_the_ways_to_read_dense_features_are_those_that_can_be_read():
     from ovseg.clip import dense
 
-    assert get_args(params.Dense) == tuple(dense.DENSE_MODES) == tuple(tables.METHODS)
+    assert get_args(schema.Dense) == tuple(dense.DENSE_MODES) == tuple(tables.METHODS)
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_infinity_is_no_value(key, written):
 @pytest.mark.parametrize(
     "key, value, allowed",
     [
-        ("mgca.gamma", 0.5, params.Mgca.model_fields),
-        ("train.learning_rate", 0.1, params.Train.model_fields),
-        ("mcga", 3, params.Params.model_fields),
-        ("benchmarks.things.classs", "x", params.Benchmark.model_fields),
+        ("mgca.gamma", 0.5, schema.Mgca.model_fields),
+        ("train.learning_rate", 0.1, schema.Train.model_fields),
+        ("mcga", 3, schema.Params.model_fields),
+        ("benchmarks.things.classs", "x", schema.Benchmark.model_fields),
     ],
 )
 def test_an_unknown_key_is_named_with_the_known_ones(key, value, allowed, written):

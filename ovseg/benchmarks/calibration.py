@@ -1,12 +1,12 @@
-"""The background's threshold, chosen on pictures that are not evaluated:
-`python -m ovseg.benchmarks.calibration [--run mgca] [--pictures 200]`.
+"""`python -m ovseg.benchmarks.calibration [--run mgca] [--pictures 200]`: the background's threshold, on images not evaluated.
 
-For each benchmark with background it prints the mIoU at each of THRESHOLDS on calibration pictures (a layout's training split,
-what `calibration` names of other benchmarks), and the best threshold as the line for `evaluate.thresholds` in params.yaml. It
-changes no file. mIoU is over the classes that truth or prediction holds: too few pictures lack classes.
+For each benchmark with background it prints mIoU at each of THRESHOLDS on its calibration images (open_calibration), and
+last the best thresholds as lines for `evaluate.thresholds` of params.yaml, which it does not change.
+mIoU is over the classes that truth or prediction hold: a few images lack some.
 """
 
 import argparse
+import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -19,46 +19,54 @@ from ..methods.decoder import Decoder
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import foreground
 from . import datasets
-from .evaluation import Encoded
+from .evaluation import Encoded, score_pictures
+from .miou import MeanIoU, mean
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 
 
 def sweep(segmenter, encoded, pictures, thresholds=THRESHOLDS):
-    """mIoU in percent at each threshold of the background, in one pass over the first `pictures` pictures: {threshold: mIoU}.
+    """mIoU in percent at each threshold of the background on the first `pictures` images, in one pass: {threshold: mIoU}.
 
     encoded: evaluation.Encoded, of a benchmark with background.
     """
-    ious = {threshold: datasets.MeanIoU(encoded.benchmark.classes) for threshold in thresholds}
-    found = islice(encoded.pictures([segmenter]), pictures)
-    for _, _, truth, (scores,) in tqdm(found, encoded.benchmark.name, min(pictures, len(encoded.benchmark)), mininterval=2):
-        best, label = recognise(scores, segmenter.settings.scale)
-        for threshold, iou in ious.items():
-            iou.update(torch.where(best < threshold, 0, label), truth)
-    return {threshold: datasets.mean(iou.compute()) for threshold, iou in ious.items()}
+    ious = {threshold: MeanIoU(encoded.benchmark.classes) for threshold in thresholds}
+    scored = islice(score_pictures([encoded], [segmenter]), pictures)
+    for _, (truth,), ((scores,),) in tqdm(scored, encoded.benchmark.name, min(pictures, len(encoded.benchmark)), mininterval=2):
+        for part in scores.parts():  # some rows at once: all scores of a large image take gigabytes
+            best, label = (found.cpu() for found in foreground(scores.rows(part), segmenter.settings.scale))
+            for threshold, iou in ious.items():
+                iou.update(torch.where(best < threshold, 0, label), truth[part])
+    return {threshold: mean(iou.compute()) for threshold, iou in ious.items()}
 
 
-def recognise(scores, scale):
-    """What segmenter.to_labels compares with a threshold, and the label where it is not below: (H, W) both, on the CPU.
+def open_calibration(evaluated, settings):
+    """The images that a threshold for the benchmark `evaluated` may be chosen on, none of which it holds. settings: schema.Benchmark.
 
-    scores: segmenter.Scores, made in parts. Labels count from 1.
+    Raises ValueError if there are none, if one is evaluated or if the classes differ, FileNotFoundError if files are missing.
     """
-    best, label = zip(*(foreground(scores.rows(part), scale) for part in scores.parts()), strict=True)
-    return torch.cat(best).cpu(), torch.cat(label).cpu()
+    name = evaluated.name
+    if not (settings.layout or settings.calibration):
+        raise ValueError(f"benchmark {name}: benchmarks.{name}.calibration names no pictures to choose a threshold on")
+    other = datasets.open_benchmark(name, settings, "calibration")
+    if other.classes != evaluated.classes:
+        raise ValueError(f"benchmark {name}: {other.source} and {evaluated.source} hold different classes")
+    seen = {(found.st_dev, found.st_ino) for found in map(os.stat, evaluated.files)}  # equal through links too
+    for path, found in zip(other.files, map(os.stat, other.files), strict=True):
+        if (found.st_dev, found.st_ino) in seen:
+            raise ValueError(f"benchmark {name}: {path} is evaluated: no threshold may be chosen on it")
+    return other
 
 
 def open_all(settings):
-    """The calibration pictures of params' benchmarks with background; one without is skipped with a printed line.
-
-    Raises ValueError if there are none.
-    """
-    with_background = [benchmark.name for benchmark in datasets.open_all(settings) if benchmark.background]
+    """Calibration images of params' benchmarks with background; one without is skipped with a line. Raises ValueError if none is left."""
+    with_background = [benchmark for benchmark in datasets.open_all(settings) if benchmark.background]
     if not with_background:
         raise ValueError("no benchmark has a background: there is no threshold to choose")
     opened = []
-    for name in with_background:
+    for benchmark in with_background:
         try:
-            opened.append(datasets.open_benchmark(name, settings[name], calibration=True))
+            opened.append(open_calibration(benchmark, settings[benchmark.name]))
         except (ValueError, FileNotFoundError) as missing:
             print(f"skipped: {missing}")
     if not opened:
@@ -67,8 +75,8 @@ def open_all(settings):
 
 
 def load(run, p):
-    """The segmenter of a trained run by the unit of params.segment, CLIP included. p: Params. Raises FileNotFoundError."""
-    folder = Path("models") / run
+    """The Segmenter of a run's first training by params' `segment`, CLIP included. p: Params. Raises FileNotFoundError."""
+    folder = Path("models") / run / "seeds/0"
     if not (folder / "decoder.safetensors").is_file():
         raise FileNotFoundError(f"{folder} holds no decoder.safetensors: train it first, the headline by `dvc repro train`")
     from ..clip.frozen import FrozenCLIP  # takes seconds to import
@@ -78,7 +86,7 @@ def load(run, p):
 
 
 def calibrate(run, pictures):
-    """Print, for each benchmark with background, mIoU at each threshold, and last the best as lines of params.yaml."""
+    """Print mIoU at each threshold for each benchmark with background, and last the best ones as lines of params.yaml."""
     p = params.load()
     opened, segmenter = open_all(p.benchmarks), load(run, p)
     best = {}

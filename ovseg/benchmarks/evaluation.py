@@ -1,4 +1,7 @@
-"""Evaluating a segmenter on a benchmark, from cached features or from the pictures themselves."""
+"""Evaluating segmenters on benchmarks, from cached features or from the pictures themselves.
+
+Benchmarks over the same pictures (VOC 21 and VOC20; things and scenes) are evaluated in one pass.
+"""
 
 import json
 from dataclasses import dataclass
@@ -11,77 +14,49 @@ from tqdm import tqdm
 from ..clip import features
 from ..segmentation.windows import cut_windows, window_grid
 from . import datasets
+from .miou import MeanIoU
 
 
 @dataclass
 class Encoded:
-    """A benchmark with what CLIP says of it: class embeddings (C, d), and dense features of all windows, or None."""
+    """A benchmark with what CLIP says of it.
+
+    classes: (C, d) embeddings of its class names, unit length. windows: dense features of all windows, or None where they are
+    not cached. threshold: the softmax score below which a pixel is background; None without background.
+    """
 
     benchmark: datasets.BenchmarkBase
     classes: torch.Tensor
     windows: np.ndarray | None
-
-    @classmethod
-    def open(cls, benchmark, folder, dense):
-        """What encoding.encode_benchmarks cached in folder. dense: of dense.DENSE_MODES."""
-        classes = torch.from_numpy(np.load(f"{folder}/{benchmark.name}/classes.npy"))
-        return cls(benchmark, classes, features.open_cached(f"{folder}/{benchmark.name}/{dense}.npy"))
-
-    def pictures(self, segmenters):
-        """Yields (key, PIL image, label map, [Scores of each segmenter]) for each picture.
-
-        Scores are at the label map's size. The segmenters share CLIP and windows; what they share of the rest is computed once.
-        """
-        row = 0
-        first = segmenters[0]
-        device = next(first.decoder.parameters()).device
-        classes = self.classes.to(device)
-        for key, image, labels in self.benchmark:
-            if self.windows is None:
-                windows, where = cut_windows(image, first.settings)
-                batch = first.settings.batch
-                parts = [first.clip.encode_dense(windows[i : i + batch]) for i in range(0, len(windows), batch)]
-                dense = torch.cat(parts)
-            else:
-                where = window_grid(image.height, image.width, first.settings)
-                row, start = row + len(where.positions), row
-                if row > len(self.windows):
-                    raise self._changed()
-                dense = features.as_tensor(self.windows[start:row], device)
-            embeddings = {decoder: s.embed(dense) for decoder, s in {s.decoder: s for s in segmenters}.items()}
-            yield key, image, labels, [s.score(embeddings[s.decoder], where, classes, labels.shape) for s in segmenters]
-        if self.windows is not None and row != len(self.windows):
-            raise self._changed()
-
-    def _changed(self):
-        return ValueError(f"benchmark {self.benchmark.name} has changed since `encode` read it; run it again")
+    threshold: float | None = None
 
 
-def open_suite(settings, folder, dense, made_with):
-    """The benchmarks that `encode` found, as Encoded, so that all runs are evaluated on the same.
+def open_suite(p, folder="data/features/benchmarks"):
+    """The benchmarks that `encode` found, as a list of Encoded, so that all runs are evaluated on the same.
 
-    settings: params' benchmarks. folder, dense: as of Encoded.open. made_with: of features.made_with. Raises ValueError if a
-    benchmark or a value is not what it was then.
+    p: Params. Raises ValueError if a benchmark or a value that its features depend on is not what it was then.
     """
     listing = Path(folder) / "suite.json"
     if not listing.is_file():
         raise FileNotFoundError(f"{listing} does not exist: `encode` makes it; run it first")
-    suite, opened = json.loads(listing.read_text()), []
+    suite, made_with, opened = json.loads(listing.read_text()), features.made_with(p.clip, p.segment), []
     for key, value in suite["made_with"].items():
         if made_with[key] != value:
             raise ValueError(f"{key} = {made_with[key]!r}: `encode` ran with {value!r}; run it again with this value")
     for name, fingerprint in suite["benchmarks"].items():
-        if name not in settings:
-            raise ValueError(f"benchmark {name} is in {listing}, not among the benchmarks ({', '.join(settings)}): run `encode` again")
-        benchmark = datasets.open_benchmark(name, settings[name])
+        if name not in p.benchmarks:
+            raise ValueError(f"benchmark {name} is in {listing}, not among the benchmarks ({', '.join(p.benchmarks)}): run `encode` again")
+        benchmark = datasets.open_benchmark(name, p.benchmarks[name])
         if benchmark.fingerprint != fingerprint:
             raise ValueError(f"benchmark {name} has changed since `encode` read it; run it again")
-        opened.append(Encoded.open(benchmark, folder, dense))
+        classes = torch.from_numpy(np.load(f"{folder}/{name}/classes.npy"))
+        threshold = p.evaluate.thresholds.get(name, p.segment.threshold) if benchmark.background else None
+        opened.append(Encoded(benchmark, classes, features.open_cached(f"{folder}/{name}/{p.clip.dense}.npy"), threshold))
     return opened
 
 
 def open_clip(settings, device):
-    """The CLIP that pictures are encoded with, or None where `encode` kept their features. settings: params.Clip."""
+    """The CLIP that pictures are encoded with, or None where `encode` kept their features. settings: params' Clip."""
     if settings.cache_images:
         return None
     from ..clip.frozen import FrozenCLIP  # takes seconds to import
@@ -89,44 +64,70 @@ def open_clip(settings, device):
     return FrozenCLIP.open(settings, device)
 
 
-def threshold_of(benchmark, settings, default):
-    """The background threshold of a benchmark: settings.thresholds', else the default; None without background.
+def score_pictures(suite, segmenters):
+    """Yields (PIL image, [label map of each benchmark], [[Scores of each benchmark] of each segmenter]) for each picture.
 
-    settings: params.Evaluate; default: params' segment.threshold.
+    suite: list of Encoded over the same pictures. segmenters share CLIP and windows; what they share of the rest is computed
+    once. Scores have the size of the label maps.
     """
-    return settings.thresholds.get(benchmark.name, default) if benchmark.background else None
+    first, windows, row = segmenters[0], suite[0].windows, 0
+    device = next(first.decoder.parameters()).device
+    classes = [encoded.classes.to(device) for encoded in suite]
+    changed = ValueError(f"benchmark {suite[0].benchmark.name} has changed since `encode` read it; run it again")
+    for samples in zip(*(encoded.benchmark for encoded in suite), strict=True):
+        image, truths = samples[0][1], [labels for _, _, labels in samples]
+        if windows is None:
+            pixels, where = cut_windows(image, first.settings)
+            dense = first.encode(pixels)
+        else:
+            where = window_grid(image.height, image.width, first.settings)
+            row, start = row + len(where.positions), row
+            if row > len(windows):
+                raise changed
+            dense = features.as_tensor(windows[start:row], device)
+        embeddings = {decoder: s.embed(dense) for decoder, s in {s.decoder: s for s in segmenters}.items()}
+        scores = []
+        for segmenter in segmenters:
+            described = segmenter.describe(embeddings[segmenter.decoder])
+            scores.append([segmenter.classify(described, where, named, truths[0].shape) for named in classes])
+        yield image, truths, scores
+    if windows is not None and row != len(windows):
+        raise changed
 
 
-def evaluate(segmenters, encoded, threshold):
-    """mIoU of segmenters on a benchmark, that share all but decoder and unit.
+def evaluate(segmenters, suite):
+    """IoU of each class on each benchmark.
 
-    segmenters: {name: Segmenter}. encoded: Encoded. threshold: of the background, or None. Returns for each name
-    {"miou", "pictures", "classes": [{"class", "iou"}, ...]}, in percent, None for a class that is nowhere.
+    segmenters: {name: Segmenter}, which share all but decoder and unit. suite: list of Encoded. Returns {benchmark: {name: {class:
+    IoU in percent}}}, None for a class that is nowhere.
     """
-    count = 0
-    ious = {name: datasets.MeanIoU(encoded.benchmark.classes) for name in segmenters}
-    progress = tqdm(encoded.pictures(list(segmenters.values())), encoded.benchmark.name, len(encoded.benchmark), mininterval=2)
-    for _, _, labels, scores in progress:
-        for (name, segmenter), score in zip(segmenters.items(), scores, strict=True):
-            ious[name].update(score.labels(segmenter.settings.scale, threshold), labels)
-        count += 1
-    found = {name: iou.compute() for name, iou in ious.items()}
-    return {
-        name: {"miou": datasets.mean(by_class), "pictures": count, "classes": [{"class": c, "iou": iou} for c, iou in by_class.items()]}
-        for name, by_class in found.items()
-    }
+    by_source = {}
+    for encoded in suite:
+        by_source.setdefault(encoded.benchmark.source, []).append(encoded)
+    found = dict.fromkeys(encoded.benchmark.name for encoded in suite)  # in their order
+    for group in by_source.values():
+        ious = [{name: MeanIoU(encoded.benchmark.classes) for name in segmenters} for encoded in group]
+        title = ", ".join(encoded.benchmark.name for encoded in group)
+        scored = score_pictures(group, list(segmenters.values()))
+        for _, truths, scores in tqdm(scored, title, len(group[0].benchmark), mininterval=2):
+            for (name, segmenter), of_benchmarks in zip(segmenters.items(), scores, strict=True):
+                for encoded, iou, truth, score in zip(group, ious, truths, of_benchmarks, strict=True):
+                    iou[name].update(score.labels(segmenter.settings.scale, encoded.threshold), truth)
+        for encoded, iou in zip(group, ious, strict=True):
+            found[encoded.benchmark.name] = {name: matrix.compute() for name, matrix in iou.items()}
+    return found
 
 
-def examples(segmenters, encoded, threshold, wanted):
+def examples(segmenters, encoded, wanted):
     """Pictures to look at: a list of [PIL image, truth, label map of each segmenter] for the picture indices in wanted.
 
     Those beyond the last picture are left out; the first stands in where none is left.
     """
     rows, wanted = [], [index for index in wanted if index < len(encoded.benchmark)] or [0]
-    for index, (_, image, truth, scores) in zip(range(max(wanted) + 1), encoded.pictures(segmenters), strict=False):
+    for index, (image, (truth,), scores) in zip(range(max(wanted) + 1), score_pictures([encoded], segmenters), strict=False):
         if index in wanted:
-            maps = (score.labels(segmenters[0].settings.scale, threshold).cpu().numpy() for score in scores)
-            rows.append([image, truth, *maps])
+            scale = segmenters[0].settings.scale
+            rows.append([image, truth, *(score.labels(scale, encoded.threshold).cpu().numpy() for (score,) in scores)])
     return rows
 
 
@@ -134,9 +135,6 @@ def first_window(segmenter, encoded):
     """The first window of a benchmark's first picture: (S, S, 3) uint8, and its pixel embeddings (1, d, h, w)."""
     _, image, _ = next(iter(encoded.benchmark))
     windows, _ = cut_windows(image, segmenter.settings)
-    device = next(segmenter.decoder.parameters()).device
     if encoded.windows is None:
-        dense = segmenter.clip.encode_dense(windows[:1])
-    else:
-        dense = features.as_tensor(encoded.windows[:1], device)
-    return windows[0], segmenter.embed(dense)
+        return windows[0], segmenter.embed(segmenter.encode(windows[:1]))
+    return windows[0], segmenter.embed(features.as_tensor(encoded.windows[:1], next(segmenter.decoder.parameters()).device))

@@ -3,18 +3,14 @@
 Every random choice is drawn from (seed, epoch) or (seed, step) rather than from a running generator, so that a
 checkpoint is just the step, the weights and the optimiser, and a resumed run ends with the very weights that an
 uninterrupted one has. Several processes draw the same numbers, so that each knows the whole batch and encodes its part.
-
-`torchrun ... -m ovseg.methods.training` trains the headline over several machines; the train notebook then finds the last checkpoint
-of the first and goes on from there: to the pictures.
 """
 
-import hashlib
 import json
 import math
 import os
-import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,10 +19,10 @@ from tqdm import tqdm
 
 from .. import params
 from ..clip import features
-from ..data import captions
-from . import alignment, distributed, mining
+from . import alignment, distributed
 from . import decoder as decoding
-from .batches import CachedImages, StreamedImages, open_pairs
+from .batches import open_pairs
+from .checkpoint import Checkpoint, fingerprint
 
 
 def learning_rate(step, steps, warmup, peak):
@@ -42,15 +38,24 @@ def make_optimizer(decoder, settings):
     return kind(decoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
-def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
-    """Train a decoder. Returns (Decoder on the CPU, history).
+class Trained(NamedTuple):
+    """A Decoder on the CPU; history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates; seconds of
+    training, those of killed runs before it included."""
 
-    settings: params.Train; mgca: params.Mgca. images: CachedImages or StreamedImages of N pairs. bank: TextBank of the
+    decoder: decoding.Decoder
+    history: list
+    seconds: float
+
+
+def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu"):
+    """Train a decoder. Returns Trained.
+
+    settings, mgca: params' Train and Mgca. seed: of weights, batches and texts.
+    images: CachedImages or StreamedImages of N pairs. bank: TextBank of the
     same pairs. texts: (T, d) embeddings of bank.texts, a batch of which is read at a time. checkpoint: path; if a killed run
     of the same settings, data and code left it, training goes on from there. It is still there at the end: remove it once the
     weights are saved.
     In a process group every process calls this, and gets the same decoder; the first one writes the checkpoints.
-    history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates.
     Raises ValueError when the batch is larger than the data, or does not divide among the processes.
     """
     world = distributed.joined()
@@ -58,7 +63,7 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
         raise ValueError(f"train.batch = {settings.batch}: allowed are 2..{len(bank)}, the number of pairs")
     if settings.batch % world.size:
         raise ValueError(f"train.batch = {settings.batch}: allowed are multiples of the number of processes, {world.size}")
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     decoder = decoding.Decoder(images.width).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(decoder, settings)
     per_epoch = images.batches(settings.batch)
@@ -68,15 +73,16 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
         )
     steps = max(1, round(settings.epochs * per_epoch))
     warmup = round(settings.warmup_epochs * per_epoch)
-    state = Checkpoint(checkpoint, fingerprint(settings, mgca, bank, texts, images))
-    step, history = state.restore(decoder, optimizer)
+    state = Checkpoint(checkpoint, fingerprint(settings, seed, mgca, bank, texts, images))
+    step, history, before = state.restore(decoder, optimizer)
+    started = time.perf_counter() - before
     forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
     device_type = torch.device(device).type
     progress = tqdm(total=steps, initial=step, desc="train", mininterval=2, disable=world.rank > 0)
     while step < steps:
         epoch, skip = divmod(step, per_epoch)
-        for rows, dense in images.epoch(settings.seed, epoch, settings.batch, skip, device):
-            text_ids = bank.draw(rows, np.random.default_rng([settings.seed, 1, step]), settings.caption_probability)
+        for rows, dense in images.epoch(seed, epoch, settings.batch, skip, device):
+            text_ids = bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
             subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
             drawn = features.as_tensor(texts[text_ids], device)  # B, d
             lr = learning_rate(step, steps, warmup, settings.lr)
@@ -109,13 +115,13 @@ def train(settings, mgca, images, bank, texts, checkpoint, device="cpu"):
                     raise FloatingPointError(f"the loss is {history[-1]['loss']} at step {step}: try a smaller train.lr")
                 progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
                 if world.rank == 0:
-                    state.save(step, decoder, optimizer, history)
+                    state.save(step, decoder, optimizer, history, time.perf_counter() - started)
             if step == steps:
                 break
         if step < min(steps, (epoch + 1) * per_epoch):
             raise ValueError(f"epoch {epoch} ends {(epoch + 1) * per_epoch - step} batches early: the shards have changed since `prepare`")
     progress.close()
-    return decoder.cpu().eval(), history
+    return Trained(decoder.cpu().eval(), history, time.perf_counter() - started)
 
 
 def _numbers(history):
@@ -123,95 +129,50 @@ def _numbers(history):
     return [{name: value.item() if isinstance(value, torch.Tensor) else value for name, value in row.items()} for row in history]
 
 
-def fingerprint(settings, mgca, bank, texts, images):
-    """What a checkpoint must agree on with the run that resumes it: parameters, texts, image features and code.
+def run(folder, seed, clip, mgca, settings, device):
+    """Train a decoder into a folder, in settings.processes processes of this machine, unless it is there already.
 
-    Not the numbers of workers and processes. They change the order of a stream (not of cached features): a run may be
-    resumed with others, but ends with the weights of an uninterrupted one only with the same.
+    folder: e.g. models/mgca/seeds/0; it gets decoder.safetensors, history.csv (a row a step, see `train`) and, last, training.json
+    (seed, seconds, fingerprint, parameters). clip, mgca, settings: params' Clip, Mgca, Train. Returns whether anything was trained: a
+    finished training of the same parameters, data and code is kept as it is.
     """
-    digest = hashlib.sha256(
-        json.dumps([settings.model_dump(exclude={"checkpoint_steps", "workers", "processes"}), mgca.model_dump()]).encode()
-    )
-    for code in (__file__, alignment.__file__, captions.__file__, decoding.__file__, mining.__file__, distributed.__file__):
-        digest.update(Path(code).read_bytes())
-    for array in (bank.caption, bank.noun, bank.offset):
-        digest.update(array)
-    for array in (texts, images.array) if isinstance(images, CachedImages) else (texts,):
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]))  # a sample of rows tells other features apart
-    if isinstance(images, StreamedImages):
-        digest.update("\n".join([str(images.size), images.clip.dense, *images.keys]).encode())
-    return digest.hexdigest()
+    if settings.processes > 1:
+        params.processes(settings.processes, device)
+        before = _stamp(folder)
+        distributed.launch(settings.processes, run_in_group, device, folder, seed, clip, mgca, settings)
+        return _stamp(folder) != before
+    if device.type == "cpu":
+        torch.set_num_threads(settings.threads)
+    return run_in_group(device, folder, seed, clip, mgca, settings)
 
 
-class Checkpoint:
-    """A file that holds a training run between two steps, or does not exist. Written whole or not at all."""
-
-    def __init__(self, path, fingerprint):
-        self.path, self.fingerprint = Path(path), fingerprint
-
-    def save(self, step, decoder, optimizer, history):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        state = {
-            "fingerprint": self.fingerprint,
-            "step": step,
-            "decoder": decoder.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": history,
-        }
-        torch.save(state, part)
-        os.replace(part, self.path)
-
-    def restore(self, decoder, optimizer):
-        """Load the state into decoder and optimizer. Returns (step, history); (0, []) if there is none of this run."""
-        world, state = distributed.joined(), None
-        if world.rank == 0 and self.path.is_file():  # the others may be machines without it
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if state["fingerprint"] != self.fingerprint:
-                state = None
-        state = world.from_first(state)
-        if state is None:
-            return 0, []
-        decoder.load_state_dict(state["decoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        if world.rank == 0:
-            print(f"resuming at step {state['step']}, from {self.path}")
-        return state["step"], state["history"]
+def _stamp(folder):
+    """When a training was finished; None if it was not."""
+    file = Path(folder) / "training.json"
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
-def run(name, clip, mgca, settings, device):
-    """Train the run `name`, in settings.processes processes of this machine, into models/NAME/.
-
-    Writes decoder.safetensors, history.csv (a row a step, see `train`) and training.json (seed, seconds, parameters).
-    Returns the path of its last checkpoint, to be removed when nothing can fail any more. clip, mgca, settings:
-    params.Clip, Mgca, Train.
-    """
-    if settings.processes == 1:
-        return _run(device, name, clip, mgca, settings)
-    params.processes(settings.processes, device)
-    distributed.launch(settings.processes, _run, device, name, clip, mgca, settings)
-    return checkpoint_of(name)
-
-
-def checkpoint_of(name):
-    """Where the run's checkpoint lies while it trains."""
-    return Path("runs/checkpoints") / f"{name}.pt"
-
-
-def _run(device, name, clip, mgca, settings):
-    started = time.perf_counter()
+def run_in_group(device, folder, seed, clip, mgca, settings):
+    """`run`, in this process of a group that each of its processes has joined, or in this process alone."""
+    folder, world = Path(folder), distributed.joined()
     pairs = open_pairs(clip, settings.workers, device)
-    checkpoint, model = checkpoint_of(name), Path("models") / name
-    decoder, history = train(settings, mgca, pairs.images, pairs.bank, pairs.texts, checkpoint, device)
-    if distributed.joined().rank == 0:
-        decoder.save(model)
-        pd.DataFrame(history).round(6).to_csv(model / "history.csv", index=False)
-        seconds = round(time.perf_counter() - started, 1)  # of this process, if a killed one went before
+    mark = fingerprint(settings, seed, mgca, pairs.bank, pairs.texts, pairs.images)
+    file, checkpoint = folder / "training.json", Path("runs/checkpoints") / folder.with_suffix(".pt")
+    finished = file.is_file() and (folder / decoding.WEIGHTS).is_file() and json.loads(file.read_text())["fingerprint"] == mark
+    if world.from_first(finished):
+        return False
+    trained = train(settings, seed, mgca, pairs.images, pairs.bank, pairs.texts, checkpoint, device)
+    if world.rank == 0:
+        file.unlink(missing_ok=True)
+        trained.decoder.save(folder)
+        pd.DataFrame(trained.history).round(6).to_csv(folder / "history.csv", index=False)
         parameters = params.flatten({"mgca": mgca, "train": settings})
-        text = json.dumps({"seed": settings.seed, "seconds": seconds, "parameters": parameters}, indent=1)
-        (model / "training.json").write_text(text + "\n")
-    return checkpoint
+        found = {"seed": seed, "seconds": round(trained.seconds, 1), "fingerprint": mark, "parameters": parameters}
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(found, indent=1) + "\n")
+        os.replace(part, file)
+        checkpoint.unlink()
+    return True
 
 
 @torch.no_grad()
@@ -230,14 +191,3 @@ def explain(decoder, pairs, mgca, count=16):
     maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in found.items()}
     return [bank.texts[i] for i in drawn], maps
 
-
-if __name__ == "__main__":  # under torchrun: the headline, over all of its processes
-    try:
-        params.enter_project()
-        p = params.load()
-        here = distributed.own_device(params.device(p.device), int(os.environ["LOCAL_RANK"]))
-        distributed.join(here)
-        _run(here, "mgca", p.clip, p.mgca, p.train.model_copy(update={"processes": distributed.joined().size}))
-        distributed.leave()
-    except params.ParamsError as error:
-        sys.exit(f"{error}")

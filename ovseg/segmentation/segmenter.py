@@ -18,10 +18,10 @@ from PIL import Image
 from .. import params
 from ..data.images import rgb
 from ..methods.decoder import Decoder
+from ..schema import Clip, Segment
 from . import units
-from .windows import Scores, cut_windows, stitch
+from .windows import BACKGROUND, Scores, cut_windows, stitch
 
-BACKGROUND = "background"
 LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
 
 
@@ -55,11 +55,11 @@ class Segmenter:
         self.clip, self.decoder, self.settings = clip, decoder.eval(), settings
 
     @classmethod
-    def load(cls, folder, device="auto"):
+    def load(cls, folder, device="auto", seed=0):
         """Load a trained model, its CLIP included.
 
-        folder: e.g. "models/mgca", with decoder.safetensors and segmenter.json. device: auto, cpu or cuda.
-        Raises FileNotFoundError if the folder holds no segmenter, or its CLIP is gone.
+        folder: e.g. "models/mgca", with segmenter.json and seeds/0/decoder.safetensors. device: auto, cpu or cuda. seed: which
+        of its trainings. Raises FileNotFoundError if the folder holds no segmenter, or its CLIP is gone.
         """
         from ..clip.frozen import FrozenCLIP  # open_clip takes seconds to import, and evaluation on cached features needs none
 
@@ -67,20 +67,20 @@ class Segmenter:
         if not (folder / "segmenter.json").is_file():
             raise FileNotFoundError(f"{folder} holds no segmenter.json: expected the folder of a trained model, as `dvc repro` writes it")
         config = json.loads((folder / "segmenter.json").read_text())
-        config["clip"].setdefault("dense", "maskclip")  # all there was when models did not say
         if config["clip"]["model"].startswith(LOCAL):
             config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
         device = params.device(device)
-        clip = FrozenCLIP.open(params.Clip.model_validate(config["clip"]), device)
-        decoder = Decoder.load(folder).to(device)
-        return cls(clip, decoder, params.Segment.model_validate(config["segment"]))
+        clip = FrozenCLIP.open(Clip.model_validate(config["clip"]), device)
+        decoder = Decoder.load(folder / "seeds" / str(seed)).to(device)
+        return cls(clip, decoder, Segment.model_validate(config["segment"]))
 
     def save_settings(self, folder, clip_settings):
-        """Write segmenter.json beside decoder.safetensors. clip_settings: params.Clip, which CLIP `load` is to open."""
+        """Write segmenter.json into the folder of a model. clip_settings: params' Clip, which CLIP `load` is to open."""
         clip = clip_settings.model_dump()
         if clip["model"].startswith(LOCAL):  # relative to the folder, so that it loads from any working directory
             clip["model"] = LOCAL + os.path.relpath(clip["model"].removeprefix(LOCAL), folder)
         config = {"clip": clip, "segment": self.settings.model_dump()}
+        Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "segmenter.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def segment(self, image, names, background=False, threshold=None):
@@ -106,13 +106,17 @@ class Segmenter:
         image = as_image(image)
         classes = self.clip.embed_classes(names, self.settings.templates)
         windows, where = cut_windows(image, self.settings)
-        batches = (windows[start : start + self.settings.batch] for start in range(0, len(windows), self.settings.batch))
-        parts = [self.classify(self.embed(self.clip.encode_dense(batch)), classes) for batch in batches]
-        scores = stitch(torch.cat(parts), where, self.settings.window, (image.height, image.width))
+        scores = self.score(self.encode(windows), where, classes, (image.height, image.width))
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
         labels = scores.labels(self.settings.scale, threshold)
         names = (BACKGROUND, *names) if background else tuple(names)
         return Segmentation(labels.cpu().numpy(), names, scores)
+
+    @torch.no_grad()
+    def encode(self, windows):
+        """Dense CLIP features of windows, `batch` at once. (n, S, S, 3) uint8 -> (n, d, h, w)."""
+        step = self.settings.batch
+        return torch.cat([self.clip.encode_dense(windows[start : start + step]) for start in range(0, len(windows), step)])
 
     @torch.no_grad()
     def embed(self, features):
@@ -121,23 +125,28 @@ class Segmenter:
             return torch.cat([self.decoder(batch).float() for batch in features.split(self.settings.batch)])
 
     @torch.no_grad()
-    def classify(self, embeddings, classes):
-        """Class scores of windows from their pixel embeddings: the cosine of each pixel's unit and each class.
-
-        embeddings (n, d, h, w), classes (C, d), unit length. Returns (n, C, h, w).
-        """
+    def describe(self, embeddings):
+        """The embedding that each pixel is classified by: its unit's mean, unit length. (n, d, h, w) -> (n, d, h, w)."""
         s = self.settings
-        recognised, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity)
-        return torch.einsum("ndhw,cd->nchw", F.normalize(recognised, dim=1), classes)
+        unit_means, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity)
+        return F.normalize(unit_means, dim=1)
 
-    def score(self, embeddings, where, classes, size):
-        """Class scores of an image: `classify` of all its windows, of where (WindowGrid), stitched. size: (H, W). Returns Scores."""
-        return stitch(self.classify(embeddings, classes), where, self.settings.window, size)
+    @torch.no_grad()
+    def classify(self, descriptions, where, classes, size):
+        """Class scores of an image from `describe` of all its windows: cosines, stitched to the picture.
 
-    def with_unit(self, unit, meta_points=None):
+        where: WindowGrid of the windows. classes (C, d), unit length. size: (H, W) of the scores. Returns Scores.
+        """
+        cosines = torch.einsum("ndhw,cd->nchw", descriptions, classes)
+        return stitch(cosines, where, self.settings.window, size)
+
+    def score(self, features, where, classes, size):
+        """Class scores of an image from the dense CLIP features (n, d, h, w) of its windows. Arguments as of `classify`."""
+        return self.classify(self.describe(self.embed(features)), where, classes, size)
+
+    def with_unit(self, unit):
         """This segmenter with another semantic unit; CLIP and decoder are shared."""
-        settings = self.settings.model_dump() | {"unit": unit} | ({} if meta_points is None else {"meta_points": meta_points})
-        return Segmenter(self.clip, self.decoder, params.Segment.model_validate(settings))
+        return Segmenter(self.clip, self.decoder, self.settings.model_copy(update={"unit": unit}))
 
 
 def as_image(image):

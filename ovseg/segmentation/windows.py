@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+BACKGROUND = "background"  # the name of the class of pixels that belong to no other
 ENTRIES = 1 << 23  # of scores at once: 32 MiB
 
 

@@ -2,12 +2,22 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import hsv_to_rgb
 
-from ..benchmarks.datasets import IGNORED, palette
+from ..benchmarks.layouts import IGNORED
+from ..segmentation.windows import BACKGROUND
 
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
 NAMED = 40  # classes in a legend: those of the most pixels
 UNMARKED = 0.35  # brightness of what a mask leaves out
+
+
+def palette(classes):
+    """Colours of classes, (C, 3) uint8: background black, the others around the wheel in three lightnesses."""
+    named = sum(name != BACKGROUND for name in classes)
+    hues, values = np.arange(named) / max(1, named), np.resize([0.95, 0.6, 0.8], named)
+    colours = hsv_to_rgb(np.stack([hues, np.resize([0.85, 0.9, 0.5], named), values], -1))
+    return (np.concatenate([np.zeros((int(BACKGROUND in classes), 3)), colours]) * 255).astype(np.uint8)
 
 
 def grid(pictures, titles=None, size=1.9):
@@ -104,13 +114,14 @@ def correspondences(pictures, texts, found, shown):
 
 
 def training_curve(history):
-    """Losses and gates over steps. history: DataFrame as the train notebook writes it."""
+    """Losses and gates over steps. history: DataFrame of history.csv files, with a column `seed`; lines are means over seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    mean = history.groupby("step").mean()
     for name in ("loss", "object", "region", "pixel"):
-        if name in history:
-            left.plot(history["step"], history[name].rolling(5, min_periods=1).mean(), label=name)
+        if name in mean:
+            left.plot(mean.index, mean[name].rolling(5, min_periods=1).mean(), label=name)
     for name in ("gate0", "gate1"):
-        right.plot(history["step"], np.tanh(history[name]), label=f"tanh({name})")
+        right.plot(mean.index, np.tanh(mean[name]), label=f"tanh({name})")
     left.set(xlabel="step", ylabel="loss", title="InfoNCE, mean of 5 steps")
     right.set(xlabel="step", title="gates of the decoder")
     for axis in (left, right):

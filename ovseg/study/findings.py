@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 from scipy import stats
 
-from . import tables
-
 HOLDS, NOT, UNDECIDED = "holds", "does not hold", "undecided"
 LEVEL = 0.05
+PIXELS = "pixels"
 MARGIN = 1.0  # points of mIoU that "hardly matters" allows (F6)
 
 
@@ -90,103 +89,102 @@ def conclude(comparisons, missing=()):
     return HOLDS if complete and all(c.verdict == HOLDS for c in comparisons) else UNDECIDED
 
 
-def by_seed(rows):
-    """mIoU by seed."""
-    return rows.drop_duplicates("seed").set_index("seed")["miou"]
+class Compared:
+    """Comparisons of runs, gathered for one finding, and what was not run. averages: of Results.averages."""
 
+    def __init__(self, averages):
+        self.averages, self.comparisons, self.missing = averages, [], []
 
-def judge(runs, unit):
-    """F1 to F6, a list of Finding. runs: of tables.averages. unit: the segmenter's own, which F5 and F6 are judged with."""
-    return [f1(runs), f2(runs), f3(runs), f4(runs), f5(runs, unit), f6(runs, unit)]
+    def seeds(self, run, group):
+        """mIoU by seed, a Series."""
+        rows = self.averages
+        return rows[(rows["run"] == run) & (rows["group"] == group)].set_index("seed")["miou"]
 
-
-def _granularities(runs):
-    """{group: {granularity: mIoU by seed}} by pixels, as the paper's Table 3; the baseline is NONE."""
-    rows = tables.curve(runs, "granularity", unit="pixel")
-    rows = pd.concat([tables.baseline(runs, unit="pixel"), rows])
-    return {g: {name: by_seed(r) for name, r in rows[rows["group"] == g].groupby("granularity")} for g in dict.fromkeys(rows["group"])}
-
-
-def _versus(code, claim, runs, pairs):
-    """The finding that in each pair of granularities the first is better, by pixels."""
-    comparisons, missing = [], []
-    for group, rows in _granularities(runs).items():
-        for first, second in pairs:
-            if first in rows and second in rows:
-                comparisons.append(compare(group, (first, second), rows[first], rows[second]))
+    def add(self, names, first, second, margin=None):
+        """Compare two runs, None where there is no such run, on each group of benchmarks. names: what they are called."""
+        for group in dict.fromkeys(self.averages["group"]):
+            if first is None or second is None:
+                self.missing.append(f"{group}: {' against '.join(names)} was not run")
             else:
-                missing.append(f"{group}: {first} against {second} was not run")
-    return Finding(code, claim, conclude(comparisons, missing), comparisons, notes=missing)
+                self.comparisons.append(compare(group, names, self.seeds(first, group), self.seeds(second, group), margin))
+
+    def finding(self, code, claim, rule=""):
+        return Finding(code, claim, conclude(self.comparisons, self.missing), self.comparisons, rule, self.missing)
 
 
-def f1(runs):
+def judge(results):
+    """F1 to F6, a list of Finding. results: results.Results."""
+    return [f1(results), f2(results), f3(results), f4(results), f5(results), f6(results)]
+
+
+def _levels(results, pairs):
+    """Compared: in each pair of granularities the first against the second, by pixels as in the paper's Table 3; None: untrained."""
+    found = Compared(results.averages("pixel"))
+    for pair in pairs:
+        runs = [results.find({"mgca.granularity": levels}) if levels else results.baseline for levels in pair]
+        found.add(tuple(levels or "untrained" for levels in pair), *runs)
+    return found
+
+
+def f1(results):
     """Each level alone beats the baseline."""
-    pairs = [(level, tables.NONE) for level in ("object", "region", "pixel")]
-    return _versus("F1", "Each level of alignment alone beats the baseline", runs, pairs)
+    pairs = [(level, None) for level in ("object", "region", "pixel")]
+    return _levels(results, pairs).finding("F1", "Each level of alignment alone beats the baseline")
 
 
-def f2(runs):
+def f2(results):
     """The pixel level helps most."""
-    return _versus("F2", "The pixel level alone helps most", runs, [("pixel", "object"), ("pixel", "region")])
+    return _levels(results, [("pixel", "object"), ("pixel", "region")]).finding("F2", "The pixel level alone helps most")
 
 
-def f3(runs):
+def f3(results):
     """All three are best."""
     others = ("object", "region", "pixel", "object+region")
-    return _versus("F3", "All three levels together are best", runs, [("object+region+pixel", other) for other in others])
+    found = _levels(results, [("object+region+pixel", other) for other in others])
+    return found.finding("F3", "All three levels together are best")
 
 
-def f4(runs):
+def f4(results):
     """Fewer meta-points than pixels help, with a best count in the middle."""
-    comparisons, missing = [], []
-    rows = tables.at(runs, **tables.headline(runs))
-    for group, found in rows.groupby("group", sort=False):
-        pixel = by_seed(tables.at(found, unit="pixel"))
-        counts = {int(points): by_seed(r) for points, r in tables.at(found, unit="meta-point").groupby("points")}
-        if len(counts) < 3:
-            missing.append(f"{group}: at least three numbers of meta-points are needed")
-            continue
-        fewest = min(counts)
-        best = max(set(counts) - {fewest}, key=lambda points: counts[points].mean())
-        comparisons.append(compare(group, (f"{best} meta-points", "pixels"), counts[best], pixel))
-        comparisons.append(compare(group, (f"{best} meta-points", f"{fewest} meta-points"), counts[best], counts[fewest]))
-    claim = "Fewer meta-points than pixels help, with a best count in the middle"
+    own = pd.concat([results.averages("meta-point"), results.averages("pixel").replace({"run": {results.default: PIXELS}})])
+    found, counts = Compared(own), results.series("segment.meta_points")
+    if len(counts) < 3 or own[own["run"] == results.default].empty:
+        found.missing.append("at least three numbers of meta-points are needed, the default run's among them")
+    else:
+        for group in dict.fromkeys(own["group"]):
+            fewest, *others = counts
+            best = max(others, key=lambda points: found.seeds(counts[points], group).mean())
+            of_best = found.seeds(counts[best], group)
+            for name, run in ((PIXELS, PIXELS), (f"{fewest} meta-points", counts[fewest])):
+                found.comparisons.append(compare(group, (f"{best} meta-points", name), of_best, found.seeds(run, group)))
     rule = (
         "The best count is that with the highest mean, the fewest points aside; it is compared with pixels and with the fewest points."
         " It is chosen on the runs that it is then compared on, which favours the finding."
     )
-    return Finding("F4", claim, conclude(comparisons, missing), comparisons, rule, missing)
+    return found.finding("F4", "Fewer meta-points than pixels help, with a best count in the middle", rule)
 
 
-def f5(runs, unit):
+def f5(results):
     """Semi-hard k beats the hardest and the most trustworthy."""
-    default = tables.headline(runs)["k"]
-    comparisons, missing = [], []
-    for group, found in tables.curve(runs, "k", unit=unit).groupby("group", sort=False):
-        ks = {k: by_seed(r) for k, r in found.groupby("k")}
-        ends = [k for k in (min(ks), max(ks)) if k != default]
-        comparisons += [compare(group, (f"k = {default:g}", f"k = {k:g}"), ks[default], ks[k]) for k in ends]
-        if len(ends) < 2:
-            missing.append(f"{group}: values of k on both sides of {default:g} are needed")
-    claim = "A semi-hard k beats the hardest and the most trustworthy positives"
+    default, runs, found = results.parameters["mgca.k"], results.series("mgca.k"), Compared(results.averages())
+    ends = [k for k in (min(runs), max(runs)) if k != default]
+    for k in ends:
+        found.add((f"k = {default:g}", f"k = {k:g}"), runs[default], runs[k])
+    if len(ends) < 2:
+        found.missing.append(f"values of k on both sides of {default:g} are needed")
     rule = "The smallest k that was run stands for the most trustworthy positives, the largest for the hardest."
-    return Finding("F5", claim, conclude(comparisons, missing), comparisons, rule, missing)
+    return found.finding("F5", "A semi-hard k beats the hardest and the most trustworthy positives", rule)
 
 
-def f6(runs, unit):
+def f6(results):
     """beta hardly matters."""
-    point = tables.headline(runs)
-    default, own = point["beta"], point["granularity"]
-    comparisons, missing = [], []
-    rows = tables.curve(runs, "beta", unit=unit, granularity=own)
-    for group, found in rows.groupby("group", sort=False):
-        betas = {beta: by_seed(r) for beta, r in found.groupby("beta")}
-        others = sorted(set(betas) - {default})
-        comparisons += [compare(group, (f"beta = {b:g}", f"beta = {default:g}"), betas[b], betas[default], MARGIN) for b in others]
-        if not others:
-            missing.append(f"{group}: other values of beta are needed")
+    default, runs, found = results.parameters["mgca.beta"], results.series("mgca.beta"), Compared(results.averages())
+    for beta in sorted(set(runs) - {default}):
+        found.add((f"beta = {beta:g}", f"beta = {default:g}"), runs[beta], runs[default], MARGIN)
+    if len(runs) < 2:
+        found.missing.append("other values of beta are needed")
     rule = (
         f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and does not"
         " if they are further apart."
     )
-    return Finding("F6", "beta hardly matters", conclude(comparisons, missing), comparisons, rule, missing)
+    return found.finding("F6", "beta hardly matters", rule)

@@ -1,47 +1,100 @@
-"""One schema for the results of every run, written as JSON; tables.py reads them.
-
-run         name, e.g. "mgca", "ablations/alpha/0.2-seed-0", "ablations/dense/maskclip"
-seed        of its training; null if nothing was trained
-seconds     {"train": ..., "evaluate": ...}, all that differs between two runs of one study on one machine
-miou        {benchmark: {unit: percent}}: with those above what `dvc metrics show` prints
-parameters  [{"name": "mgca.alpha", "value": 0.4}, ...]: clip, segment and the thresholds; of a trained run, mgca and train
-classes     [{"benchmark", "unit", "class", "iou"}, ...], percent; null where a class is nowhere
-pictures    [{"benchmark", "pictures"}, ...]
-"""
+"""All results of a study as one table, and what is looked up in it. What a result holds: runs.make_result."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 
-def make(run, training, evaluated, parameters, seconds):
-    """The result of a run.
+from ..benchmarks.datasets import BACKGROUND
+from ..benchmarks.miou import mean
+from ..world import scenes
 
-    training: what `train` wrote into training.json, or None if nothing was trained. evaluated: {benchmark: of
-    evaluation.evaluate}. parameters: of params.flatten, those of the evaluation. seconds: that the evaluation took.
+GROUPS = ("with background", "without background")  # benchmarks are averaged in two groups, as in the paper's tables
+
+
+@dataclass(frozen=True)
+class Results:
+    """All results of a study.
+
+    rows: DataFrame, a row for each run, seed, benchmark and unit. Columns: run, kind, seed (NaN if nothing was trained), benchmark,
+    group (of GROUPS), unit, own (whether the unit is the run's segment.unit), miou, things and stuff (means over those classes
+    of the rendered world, NaN elsewhere), in percent.
+    changes: {run: what it changes in the default run}, without train.seeds. parameters: {key: value} of the default run.
     """
-    training = training or {"seed": None, "seconds": 0.0, "parameters": []}
-    return {
-        "run": run,
-        "seed": training["seed"],
-        "seconds": {"train": training["seconds"], "evaluate": seconds},
-        "miou": {name: {unit: found["miou"] for unit, found in by_unit.items()} for name, by_unit in evaluated.items()},
-        "parameters": training["parameters"] + parameters,
-        "classes": [
-            {"benchmark": name, "unit": unit} | row
-            for name, by_unit in evaluated.items()
-            for unit, found in by_unit.items()
-            for row in found["classes"]
-        ],
-        "pictures": [
-            {"benchmark": name, "pictures": found["pictures"]} for name, by_unit in evaluated.items() for found in [*by_unit.values()][:1]
-        ],
-    }
+
+    rows: pd.DataFrame
+    changes: dict
+    parameters: dict
+
+    @property
+    def default(self):
+        """The name of the default run."""
+        return self.find({})
+
+    @property
+    def baseline(self):
+        """The name of the untrained run that reads dense features as the default run does."""
+        return f"untrained/{self.parameters['clip.dense']}"
+
+    @property
+    def _compared(self):
+        """Runs that differ from the default run by their changes alone: all but the untrained."""
+        return set(self.rows.loc[self.rows["kind"] != "untrained", "run"])
+
+    @property
+    def ablated(self):
+        """Keys that some run changes alone, in their order: each makes a chart."""
+        single = [changes for run, changes in self.changes.items() if run in self._compared and len(changes) == 1]
+        return list(dict.fromkeys(key for changes in single for key in changes))
+
+    def find(self, changes):
+        """The name of the run with these changes, those to the default's own value left out, or None if it was not run."""
+        changes = {key: value for key, value in changes.items() if self.parameters[key] != value}
+        return next((name for name in self.changes if name in self._compared and self.changes[name] == changes), None)
+
+    def series(self, key, rest=None):
+        """{value of key: run} of the runs that differ from the default in `rest` and in `key` at most. rest: changes, {} if None."""
+        rest = rest or {}
+        found = {}
+        for name in self._compared:
+            others = {k: v for k, v in self.changes[name].items() if k != key}
+            if others == rest:
+                found[self.changes[name].get(key, self.parameters[key])] = name
+        return dict(sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+
+    def averages(self, unit=None):
+        """The mean mIoU of each group of benchmarks by run and seed, as the paper averages: columns run, seed, group, miou.
+
+        unit: by which unit; None: each run's own.
+        """
+        rows = self.rows[self.rows["own"] if unit is None else self.rows["unit"] == unit]
+        return rows.groupby(["run", "seed", "group"], dropna=False, sort=False)["miou"].mean().reset_index()
 
 
-def write(result, path):
-    """Write a result as JSON, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.replace(path)
+def load_results(paths):
+    """Results of a study from their JSON files. Raises FileNotFoundError that names the first that is missing, ValueError
+    that names the first that was not evaluated on the benchmarks of those before it."""
+    rows, suite, changes, parameters = [], None, {}, {}
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: `dvc repro` makes it")
+        result = json.loads(path.read_text())
+        suite = suite or set(result["miou"])
+        if set(result["miou"]) != suite:
+            raise ValueError(f"{path} is on {', '.join(result['miou'])}, other results on {', '.join(sorted(suite))}: evaluate it again")
+        changes[result["run"]] = {key: value for key, value in result["changes"].items() if key != "train.seeds"}
+        if result["kind"] == "default":
+            parameters = result["parameters"]
+        for seed in result["seeds"]:
+            for benchmark, by_unit in seed["iou"].items():
+                for unit, iou in by_unit.items():
+                    row = {"run": result["run"], "kind": result["kind"], "seed": seed["seed"], "benchmark": benchmark, "unit": unit}
+                    row["group"] = GROUPS[0] if BACKGROUND in iou else GROUPS[1]
+                    row["own"], row["miou"] = unit == result["parameters"]["segment.unit"], seed["miou"][benchmark][unit]
+                    if set(scenes.CLASSES) <= set(iou):
+                        row |= {"things": mean({c: iou[c] for c in scenes.THINGS}), "stuff": mean({c: iou[c] for c in scenes.STUFF})}
+                    rows.append(row)
+    columns = ["run", "kind", "seed", "benchmark", "group", "unit", "own", "miou", "things", "stuff"]
+    frame = pd.DataFrame(rows, columns=columns).astype({name: float for name in ("seed", "miou", "things", "stuff")})
+    return Results(frame, changes, parameters)

@@ -57,36 +57,10 @@ def test_meta_points_are_distinct_and_evenly_spaced(height, width, side):
         assert abs(places[0] - (length - 1 - places[-1])) <= 1  # as far from one edge as from the other
 
 
-def test_as_many_meta_points_as_pixels_are_the_pixels():
-    assert torch.equal(units.meta_points(5, 5, 25), torch.arange(25))
-
-
-@pytest.mark.parametrize("points", [5, 35, 2])
-def test_meta_points_that_are_no_square_are_an_error(points):
-    with pytest.raises(ValueError, match=f"meta_points = {points}.*square"):
-        units.meta_points(28, 28, points)
-
-
-@pytest.mark.parametrize(("height", "width"), [(5, 8), (8, 5)])
-def test_more_meta_points_than_fit_are_an_error(height, width):
-    with pytest.raises(ValueError, match="meta_points = 36.*25.*5"):
-        units.meta_points(height, width, 36)
-
-
-def test_an_unknown_unit_is_an_error():
-    with pytest.raises(ValueError, match="'superpixel'.*meta-point"):
-        units.form(embeddings(1, 3, 4, 4), "superpixel")
-
-
-def test_two_clear_regions_become_two_units_with_the_mean_of_their_pixels():
-    window = torch.zeros(1, 2, 4, 4)
-    window[0, 0, :, :2] = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 8]])  # left: along the first axis, mean 4.5
-    window[0, 1, :, 2:] = torch.tensor([[2.0, 2], [2, 2], [4, 4], [4, 4]])  # right: along the second, mean 3
-    spread, assignment = units.form(window, "meta-point", meta_point_count=4)
-    assert torch.equal(spread[0, :, :, :2], torch.tensor([4.5, 0]).view(2, 1, 1).expand(2, 4, 2))
-    assert torch.equal(spread[0, :, :, 2:], torch.tensor([0, 3.0]).view(2, 1, 1).expand(2, 4, 2))
-    left, right = assignment[0, :, :2].unique(), assignment[0, :, 2:].unique()
-    assert len(left) == len(right) == 1 and left != right
+@pytest.mark.parametrize("height, width, points, message", [(28, 28, 35, "35.*square"), (5, 8, 36, "36.*25.*5x8"), (8, 5, 36, "36.*25")])
+def test_meta_points_that_are_no_square_or_do_not_fit_are_an_error(height, width, points, message):
+    with pytest.raises(ValueError, match=f"meta_points = {message}"):
+        units.meta_points(height, width, points)
 
 
 def test_cosine_and_dot_affinity_join_different_units():
@@ -114,16 +88,15 @@ def test_the_pixel_unit_is_each_pixel_by_itself():
     windows = embeddings(2, 3, 4, 5)
     spread, assignment = units.form(windows, "pixel")
     assert torch.equal(spread, windows)
-    assert assignment.shape == (2, 4, 5)
-    assert all(torch.equal(a.flatten().unique(), torch.arange(20)) for a in assignment)
+    assert torch.equal(assignment, torch.arange(20).view(4, 5).expand(2, -1, -1))
 
 
-def test_as_many_meta_points_as_pixels_give_the_pixel_unit():
+@pytest.mark.parametrize("formed", [dict(unit="meta-point", meta_point_count=16), *(dict(unit="group", groups=n) for n in (16, 40))])
+def test_as_many_units_as_pixels_or_more_are_the_pixels(formed):
     windows = embeddings(2, 6, 4, 4)
-    spread, assignment = units.form(windows, "meta-point", meta_point_count=16)
-    expected_spread, expected_assignment = units.form(windows, "pixel")
-    assert torch.equal(assignment, expected_assignment)
-    torch.testing.assert_close(spread, expected_spread, rtol=1e-12, atol=1e-12)
+    spread, assignment = units.form(windows, **formed)
+    assert all(len(one.unique()) == 16 for one in assignment)
+    torch.testing.assert_close(spread, windows, rtol=1e-12, atol=1e-12)
 
 
 BOTH = [dict(unit="meta-point", meta_point_count=9), dict(unit="group", groups=5)]
@@ -145,10 +118,11 @@ def test_every_pixel_of_a_unit_has_the_mean_of_the_unit(formed):
 
 
 @FORMED
-def test_a_window_does_not_depend_on_the_others(formed):
+def test_a_window_does_not_depend_on_the_others_nor_on_the_random_state(formed):
     windows = embeddings(2, 4, 6, 6)
     spread, assignment = units.form(windows, **formed)
     for i in range(2):
+        torch.manual_seed(i)
         alone_spread, alone_assignment = units.form(windows[i : i + 1], **formed)
         assert torch.equal(assignment[i], alone_assignment[0])
         torch.testing.assert_close(spread[i], alone_spread[0], rtol=1e-12, atol=1e-12)
@@ -172,13 +146,6 @@ def test_groups_are_the_clusters_that_are_there(groups, layout):
     assert len(pairs) == groups and len({a for _, a in pairs}) == groups  # one to one
 
 
-def test_no_more_groups_than_asked_for():
-    window = embeddings(1, 6, 8, 8)
-    for groups in (1, 4, 100):
-        found = units.form(window, "group", groups=groups)[1].unique()
-        assert 1 <= len(found) <= min(groups, 64)
-
-
 def test_groups_end_where_each_pixel_is_most_like_its_own_group():
     # clusters that overlap somewhat: they settle within the steps, but only after some of them
     directions = torch.eye(6, dtype=torch.float64)[torch.arange(64).view(8, 8) % 5]
@@ -189,12 +156,3 @@ def test_groups_end_where_each_pixel_is_most_like_its_own_group():
     centres = torch.stack([pixels[assignment.flatten() == unit].mean(0) for unit in present])
     nearest = present[(pixels @ torch.nn.functional.normalize(centres, dim=-1).T).argmax(1)]
     assert len(present) > 1 and torch.equal(nearest, assignment.flatten())
-
-
-def test_groups_do_not_depend_on_the_random_state():
-    window = embeddings(1, 4, 6, 6)
-    results = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        results.append(units.form(window, "group", groups=5))
-    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])

@@ -14,11 +14,11 @@ from PIL import Image
 from ovseg import params
 from ovseg.data import shards
 from ovseg.data.captions import TextBank
-from ovseg.methods import alignment, distributed, training
+from ovseg.methods import alignment, batches, distributed, training
 from ovseg.methods.decoder import Decoder
 from ovseg.methods.distributed import World
 
-P = params.load(path=Path(__file__).parent.parent / "params.yaml")
+P = params.load(path=Path(__file__).parents[2] / "params.yaml")
 BATCH, WIDTH, PAIRS = 8, 8, 24
 SETTINGS = P.train.model_copy(
     update={"batch": BATCH, "epochs": 5 / 3, "warmup_epochs": 0.0, "precision": "float32", "lr": 0.01, "workers": 0, "processes": 2}
@@ -32,7 +32,7 @@ def data():
     bank = TextBank.build([CAPTIONS[n % len(CAPTIONS)] for n in range(PAIRS)], ["a photo of a {}.", "many {}."])
     rng = np.random.default_rng(1)
     texts = rng.normal(size=(len(bank.texts), WIDTH)).astype(np.float16)
-    return training.CachedImages(rng.normal(size=(PAIRS, WIDTH, 4, 4)).astype(np.float16)), bank, texts
+    return batches.CachedImages(rng.normal(size=(PAIRS, WIDTH, 4, 4)).astype(np.float16)), bank, texts
 
 
 def loss_and_gradients(world, direction):
@@ -73,14 +73,14 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path, directio
 def train_and_save(device, folder):
     images, bank, texts = data()
     world = distributed.joined()
-    decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, f"{folder}/run.pt", device)
+    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, images, bank, texts, f"{folder}/run.pt", device)
     torch.save((decoder.state_dict(), history), f"{folder}/{world.rank}.pt")
 
 
 def test_two_processes_have_the_weights_of_one_after_five_steps(tmp_path):
     distributed.launch(2, train_and_save, CPU, str(tmp_path))
     images, bank, texts = data()
-    decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, tmp_path / "alone.pt")
+    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, images, bank, texts, tmp_path / "alone.pt")
     assert len(history) == 5
     for rank in range(2):
         weights, rows = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
@@ -115,7 +115,7 @@ def write_shards(folder, counts):
 def stream_and_save(device, folder, workers):
     paths = shards.expand(f"{folder}/s*.tar")
     keys = [key for path in paths for key, _, _ in shards.pairs(path, shards.Report())]
-    images = training.StreamedImages(Colours(), paths, keys, 8, workers)
+    images = batches.StreamedImages(Colours(), paths, keys, 8, workers)
     share, found = distributed.joined().share(4), []
     for epoch in range(2):
         for rows, dense in images.epoch(0, epoch, 4, 0, device):
@@ -157,19 +157,19 @@ def test_a_process_that_dies_ends_the_run_with_its_error():
 def test_fewer_shards_than_processes_is_a_clear_error(tmp_path, monkeypatch):
     write_shards(tmp_path, (6,))
     paths = shards.expand(f"{tmp_path}/s*.tar")
-    images = training.StreamedImages(Colours(), paths, [f"s0/{i}" for i in range(6)], 8, 0)
+    images = batches.StreamedImages(Colours(), paths, [f"s0/{i}" for i in range(6)], 8, 0)
     bank = TextBank.build(["a cat"] * 6, ["many {}."])
     monkeypatch.setattr(distributed, "joined", lambda: World(0, 2))
     settings = SETTINGS.model_copy(update={"batch": 2})
     with pytest.raises(ValueError, match="use more shards"):
-        training.train(settings, P.mgca, images, bank, np.zeros((2, 3), np.float16), tmp_path / "run.pt")
+        training.train(settings, 0, P.mgca, images, bank, np.zeros((2, 3), np.float16), tmp_path / "run.pt")
 
 
 def resume_and_save(device, folder):
     """As train_and_save, but only the first process finds a checkpoint."""
     images, bank, texts = data()
     rank = distributed.joined().rank
-    decoder, history = training.train(SETTINGS, P.mgca, images, bank, texts, f"{folder}/{rank}/run.pt", device)
+    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, images, bank, texts, f"{folder}/{rank}/run.pt", device)
     torch.save((decoder.state_dict(), len(history)), f"{folder}/{rank}.pt")
 
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from ovseg import params
+from ovseg import schema
 from ovseg.methods import alignment
 
 B, L, D = 5, 12, 7
@@ -18,7 +18,7 @@ def mgca(**changes):
     values = dict(
         granularity="+".join(LEVELS), alpha=0.4, beta=0.3, k=0.25, tau=0.07, direction="both", mask_equal_texts=True, selection="float32"
     )
-    return params.Mgca(**{**values, **changes})
+    return schema.Mgca(**{**values, **changes})
 
 
 def batch(seed):

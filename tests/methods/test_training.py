@@ -1,4 +1,5 @@
 import io
+import json
 import math
 import tarfile
 from pathlib import Path
@@ -15,13 +16,15 @@ from ovseg.clip.frozen import FrozenCLIP
 from ovseg.data import shards
 from ovseg.data.captions import TextBank, nouns
 from ovseg.methods import alignment, training
+from ovseg.methods.batches import CachedImages, Pairs, StreamedImages, open_pairs
+from ovseg.methods.checkpoint import fingerprint
 from ovseg.methods.decoder import Decoder
-from ovseg.methods.training import CachedImages, StreamedImages, rate
+from ovseg.methods.training import learning_rate
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-P = params.load(path=Path(__file__).parent.parent / "params.yaml")
+P = params.load(path=Path(__file__).parents[2] / "params.yaml")
 SETTINGS = P.train.model_copy(
     update={"batch": 8, "epochs": 3.0, "warmup_epochs": 0.5, "precision": "float32", "checkpoint_steps": 2, "lr": 0.01, "workers": 0}
 )
@@ -56,24 +59,28 @@ def same(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
+def train(settings, mgca, images, bank, texts, checkpoint, device="cpu", seed=0):
+    return training.train(settings, seed, mgca, images, bank, texts, checkpoint, device)[:2]
+
+
 # ---- the schedule
 
 
 def test_rate_by_hand():
-    rates = [rate(step, 10, 4, 2.0) for step in range(10)]
+    rates = [learning_rate(step, 10, 4, 2.0) for step in range(10)]
     assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]  # up to the peak, which the cosine begins with
     assert rates[7] == pytest.approx(1.0)  # half of the cosine
     assert rates[9] == pytest.approx(1 + math.cos(math.pi * 5 / 6))
-    assert rate(10, 10, 4, 2.0) == pytest.approx(0)
+    assert learning_rate(10, 10, 4, 2.0) == pytest.approx(0)
 
 
 def test_rate_without_warm_up_only_falls():
-    rates = [rate(step, 50, 0, 0.1) for step in range(50)]
+    rates = [learning_rate(step, 50, 0, 0.1) for step in range(50)]
     assert rates[0] == 0.1 and rates == sorted(rates, reverse=True) and rates[-1] > 0
 
 
 def test_rate_of_a_single_step_is_the_peak():
-    assert rate(0, 1, 0, 0.1) == 0.1 and rate(0, 1, 1, 0.1) == 0.1
+    assert learning_rate(0, 1, 0, 0.1) == 0.1 and learning_rate(0, 1, 1, 0.1) == 0.1
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
@@ -97,10 +104,10 @@ def test_the_first_update_by_hand(optimizer):
 
 
 def test_a_run_reports_every_step(cached, bank, texts, tmp_path):
-    decoder, history = training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
+    decoder, history = train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
     assert [row["step"] for row in history] == list(range(STEPS))
     assert [row["epoch"] for row in history] == pytest.approx([step / 3 for step in range(STEPS)])
-    assert [row["lr"] for row in history] == [rate(step, STEPS, 2, 0.01) for step in range(STEPS)]
+    assert [row["lr"] for row in history] == [learning_rate(step, STEPS, 2, 0.01) for step in range(STEPS)]
     for row in history:
         assert math.isfinite(row["loss"])
         assert row["loss"] == pytest.approx(row["object"] + row["region"] + row["pixel"], rel=1e-5)
@@ -111,13 +118,13 @@ def test_a_run_reports_every_step(cached, bank, texts, tmp_path):
 @pytest.mark.parametrize("epochs, batch, steps", [(1.0, 8, 3), (0.4, 8, 1), (0.01, 8, 1), (1.0, 7, 3), (2.5, 12, 5), (1.0, 24, 1)])
 def test_a_run_has_as_many_steps_as_its_epochs_have_full_batches(cached, bank, texts, tmp_path, epochs, batch, steps):
     settings = changed(epochs=epochs, batch=batch, warmup_epochs=0.0)
-    assert len(training.train(settings, P.mgca, cached, bank, texts, tmp_path / "run.pt")[1]) == steps
+    assert len(train(settings, P.mgca, cached, bank, texts, tmp_path / "run.pt")[1]) == steps
 
 
 def test_weights_change_and_follow_the_seed(cached, bank, texts, tmp_path):
     runs = []
     for run, seed in enumerate((0, 0, 1)):
-        decoder, _ = training.train(changed(seed=seed), P.mgca, cached, bank, texts, tmp_path / f"{run}.pt")
+        decoder, _ = train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / f"{run}.pt", seed=seed)
         runs.append(weights(decoder))
     assert same(runs[0], runs[1])
     assert not any(torch.equal(runs[0][name], runs[2][name]) for name in runs[0] if name.endswith(("conv.weight", "gate")))
@@ -134,8 +141,8 @@ def test_each_step_draws_texts_of_its_pairs_anew(cached, bank, texts, tmp_path, 
         return real(pixels, drawn, subjects, mgca, world)
 
     monkeypatch.setattr(alignment, "losses", losses)
-    training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
-    batches = [rows for epoch in range(3) for rows, _ in cached.epoch(SETTINGS.seed, epoch, 8, 0, "cpu")]
+    train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
+    batches = [rows for epoch in range(3) for rows, _ in cached.epoch(0, epoch, 8, 0, "cpu")]
     drew_caption = [set() for _ in range(8)]  # of each place in a batch, over the steps
     for rows, (drawn, subjects) in zip(batches, seen, strict=True):
         ids = np.array([np.abs(texts.astype(np.float32) - row).sum(1).argmin() for row in drawn])
@@ -154,15 +161,15 @@ def test_texts_on_disk_train_as_texts_in_memory(cached, bank, texts, tmp_path):
     bank.save(tmp_path)
     (tmp_path / "captions.txt").unlink()  # training needs none of the strings
     runs = [
-        training.train(SETTINGS, P.mgca, cached, bank, texts.astype(np.float32), tmp_path / "memory.pt"),
-        training.train(SETTINGS, P.mgca, cached, TextBank.load(tmp_path), features.open_cached(tmp_path / "texts.npy"), tmp_path / "disk.pt"),
+        train(SETTINGS, P.mgca, cached, bank, texts.astype(np.float32), tmp_path / "memory.pt"),
+        train(SETTINGS, P.mgca, cached, TextBank.load(tmp_path), features.open_cached(tmp_path / "texts.npy"), tmp_path / "disk.pt"),
     ]
     assert same(*(weights(decoder) for decoder, _ in runs)) and runs[0][1] == runs[1][1]
 
 
 def test_only_the_wanted_levels_are_trained_on(cached, bank, texts, tmp_path):
     mgca = P.mgca.model_copy(update={"granularity": "pixel"})
-    _, history = training.train(SETTINGS, mgca, cached, bank, texts, tmp_path / "run.pt")
+    _, history = train(SETTINGS, mgca, cached, bank, texts, tmp_path / "run.pt")
     assert "object" not in history[0] and all(row["loss"] == row["pixel"] for row in history)
 
 
@@ -172,19 +179,19 @@ def test_training_lowers_the_loss(bank, texts, tmp_path):
     shown = texts[bank.caption].astype(np.float32)[:, :, None, None] * (rng.random((PAIRS, 1, 4, 4)) < 0.4)
     images = CachedImages((shown + 1.5 * rng.normal(size=shown.shape)).astype(np.float16))
     settings = changed(epochs=40.0, caption_probability=1.0, checkpoint_steps=1000)
-    _, history = training.train(settings, P.mgca, images, bank, texts, tmp_path / "run.pt")
+    _, history = train(settings, P.mgca, images, bank, texts, tmp_path / "run.pt")
     first, last = (np.mean([row["loss"] for row in part]) for part in (history[:12], history[-12:]))
     assert last < 0.8 * first
 
 
 def test_a_batch_larger_than_the_data_is_a_clear_error(cached, bank, texts, tmp_path):
     with pytest.raises(ValueError, match=r"train.batch = 25: allowed are 2\.\.24, the number of pairs"):
-        training.train(changed(batch=25), P.mgca, cached, bank, texts, tmp_path / "run.pt")
+        train(changed(batch=25), P.mgca, cached, bank, texts, tmp_path / "run.pt")
 
 
 def test_a_loss_that_is_not_finite_is_a_clear_error(cached, bank, texts, tmp_path):
     with pytest.raises(FloatingPointError, match="smaller train.lr"):
-        training.train(SETTINGS, P.mgca, cached, bank, np.full_like(texts, np.nan), tmp_path / "run.pt")
+        train(SETTINGS, P.mgca, cached, bank, np.full_like(texts, np.nan), tmp_path / "run.pt")
     assert not (tmp_path / "run.pt").exists()
 
 
@@ -211,43 +218,43 @@ def killed_at(step, monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adam", "precision": "bfloat16"}], ids=["adamw float32", "adam bfloat16"])
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(cached, bank, texts, tmp_path, monkeypatch, step, options):
     settings = changed(**options)
-    expected, history = training.train(settings, P.mgca, cached, bank, texts, tmp_path / "whole.pt")
+    expected, history = train(settings, P.mgca, cached, bank, texts, tmp_path / "whole.pt")
     killed_at(step, monkeypatch)
     with pytest.raises(Killed):
-        training.train(settings, P.mgca, cached, bank, texts, tmp_path / "run.pt")
+        train(settings, P.mgca, cached, bank, texts, tmp_path / "run.pt")
     assert (tmp_path / "run.pt").exists() == (step >= SETTINGS.checkpoint_steps)
-    resumed, rows = training.train(settings, P.mgca, cached, bank, texts, tmp_path / "run.pt")
+    resumed, rows = train(settings, P.mgca, cached, bank, texts, tmp_path / "run.pt")
     assert same(weights(resumed), weights(expected)) and rows == history
 
 
 def test_a_run_resumes_at_its_last_checkpoint(cached, bank, texts, tmp_path, monkeypatch):
     killed_at(5, monkeypatch)
     with pytest.raises(Killed):
-        training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
+        train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
     killed_at(STEPS - 4, monkeypatch)  # steps 4 to 8 are left: one more would raise
-    assert len(training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")[1]) == STEPS
+    assert len(train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")[1]) == STEPS
 
 
 def test_a_finished_run_is_not_trained_again(cached, bank, texts, tmp_path, monkeypatch):
-    decoder, history = training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
+    decoder, history = train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
     killed_at(0, monkeypatch)
-    again, rows = training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
+    again, rows = train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "run.pt")
     assert same(weights(again), weights(decoder)) and rows == history
 
 
 def test_checkpoint_intervals_and_workers_change_nothing(cached, bank, texts, tmp_path, monkeypatch):
-    expected, _ = training.train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "whole.pt")
+    expected, _ = train(SETTINGS, P.mgca, cached, bank, texts, tmp_path / "whole.pt")
     killed_at(5, monkeypatch)
     with pytest.raises(Killed):
-        training.train(changed(checkpoint_steps=3), P.mgca, cached, bank, texts, tmp_path / "run.pt")
+        train(changed(checkpoint_steps=3), P.mgca, cached, bank, texts, tmp_path / "run.pt")
     killed_at(STEPS - 3, monkeypatch)
-    resumed, _ = training.train(changed(checkpoint_steps=50, workers=4), P.mgca, cached, bank, texts, tmp_path / "run.pt")
+    resumed, _ = train(changed(checkpoint_steps=50, workers=4), P.mgca, cached, bank, texts, tmp_path / "run.pt")
     assert same(weights(resumed), weights(expected))
 
 
 OTHERS = {
     "settings": lambda run: run | {"settings": changed(lr=0.02)},
-    "seed": lambda run: run | {"settings": changed(seed=5)},
+    "seed": lambda run: run | {"seed": 5},
     "method": lambda run: run | {"mgca": P.mgca.model_copy(update={"tau": 0.1})},
     "texts": lambda run: run | {"texts": run["texts"] * 2},
     "images": lambda run: run | {"images": CachedImages(run["images"].array[::-1].copy())},
@@ -262,10 +269,10 @@ def test_a_checkpoint_of_another_run_is_not_used(cached, bank, texts, tmp_path, 
     with monkeypatch.context() as patch:
         killed_at(5, patch)
         with pytest.raises(Killed):
-            training.train(**run, checkpoint=path)
+            train(**run, checkpoint=path)
     assert path.exists()
-    found, _ = training.train(**other(run), checkpoint=path)
-    expected, _ = training.train(**other(run), checkpoint=tmp_path / "fresh.pt")
+    found, _ = train(**other(run), checkpoint=path)
+    expected, _ = train(**other(run), checkpoint=tmp_path / "fresh.pt")
     assert same(weights(found), weights(expected))
 
 
@@ -273,7 +280,7 @@ def test_a_checkpoint_is_replaced_whole(cached, bank, texts, tmp_path, monkeypat
     path = tmp_path / "made" / "run.pt"
     killed_at(3, monkeypatch)
     with pytest.raises(Killed):
-        training.train(SETTINGS, P.mgca, cached, bank, texts, path)
+        train(SETTINGS, P.mgca, cached, bank, texts, path)
     before = path.read_bytes()
 
     def dies(state, target):
@@ -282,8 +289,64 @@ def test_a_checkpoint_is_replaced_whole(cached, bank, texts, tmp_path, monkeypat
 
     monkeypatch.setattr(torch, "save", dies)
     with pytest.raises(Killed):
-        training.train(SETTINGS, P.mgca, cached, bank, texts, path)
+        train(SETTINGS, P.mgca, cached, bank, texts, path)
     assert path.read_bytes() == before
+
+
+@pytest.fixture
+def project(cached, bank, texts, tmp_path, monkeypatch):
+    """A project's folder with what `prepare` and `encode` leave. Returns a function that trains into models/mgca/seeds/SEED."""
+    monkeypatch.chdir(tmp_path)
+    bank.save("data/prepared")
+    Path("data/prepared/shards.txt").write_text("")
+    for name, array in {"pairs": cached.array, "texts": texts}.items():
+        features.create_cached(Path(f"data/features/train/{name}.npy"), array.shape)[:] = array
+    return lambda seed=0, **values: training.run(
+        Path(f"models/mgca/seeds/{seed}"), seed, P.clip, P.mgca, changed(threads=1, **values), torch.device("cpu")
+    )
+
+
+def contents(folder="models/mgca/seeds/0"):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def test_a_finished_training_is_kept_and_its_checkpoint_is_gone(project):
+    assert project()
+    before = contents()
+    assert set(before) == {"decoder.safetensors", "history.csv", "training.json"}
+    assert not list(Path("runs").rglob("*.pt"))
+    assert not project() and not project(seeds=7, workers=1) and contents() == before  # even its seconds
+
+
+def test_another_seed_trains_beside_the_first(project):
+    project()
+    before = contents()
+    assert project(1) and contents() == before
+    assert contents("models/mgca/seeds/1")["decoder.safetensors"] != before["decoder.safetensors"]
+
+
+def test_other_parameters_other_data_or_a_lost_decoder_train_again(project, texts):
+    project()
+    assert project(lr=0.02)
+    assert project() and not project()
+    Path("models/mgca/seeds/0/decoder.safetensors").unlink()
+    assert project() and not project()
+    features.create_cached(Path("data/features/train/texts.npy"), texts.shape)[:] = texts * 2
+    assert project() and not project()
+
+
+def test_a_killed_training_goes_on_and_counts_its_seconds(project, monkeypatch):
+    with monkeypatch.context() as patch:
+        killed_at(5, patch)
+        with pytest.raises(Killed):
+            project()
+    assert not Path("models/mgca/seeds/0/training.json").exists()
+    (path,) = Path("runs/checkpoints").rglob("*.pt")
+    state = torch.load(path, weights_only=True) | {"seconds": 1000.0}
+    torch.save(state, path)
+    killed_at(STEPS - 4, monkeypatch)  # steps 4 to 8 are left: one more would raise
+    assert project()
+    assert 1000 < json.loads(contents()["training.json"])["seconds"] < 2000
 
 
 def test_an_epoch_that_ends_early_does_not_go_on_for_ever(cached, bank, texts, tmp_path):
@@ -301,7 +364,7 @@ def test_an_epoch_that_ends_early_does_not_go_on_for_ever(cached, bank, texts, t
             yield from list(super().epoch(*arguments))[: 2 if self.calls == 1 else 0]
 
     with pytest.raises(ValueError, match="ends . batches early"):
-        training.train(SETTINGS, P.mgca, Vanishing(cached.array), bank, texts, tmp_path / "run.pt")
+        train(SETTINGS, P.mgca, Vanishing(cached.array), bank, texts, tmp_path / "run.pt")
 
 
 # ---- where batches come from
@@ -400,13 +463,13 @@ def test_worker_processes_give_every_pair_once_in_an_order_of_their_own_seed(str
 
 def test_fingerprints_of_streams_tell_their_images_apart(streamed, bank, texts):
 
-    def fingerprint(**values):
+    def mark(**values):
         other = StreamedImages(**({name: getattr(streamed, name) for name in ("clip", "paths", "keys", "size", "workers")} | values))
-        return training.fingerprint(SETTINGS, P.mgca, bank, texts, other)
+        return fingerprint(SETTINGS, 0, P.mgca, bank, texts, other)
 
-    assert fingerprint() == fingerprint(workers=3)
-    assert fingerprint() != fingerprint(keys=streamed.keys[:-1])
-    assert fingerprint() != fingerprint(size=16)
+    assert mark() == mark(workers=3)
+    assert mark() != mark(keys=streamed.keys[:-1])
+    assert mark() != mark(size=16)
 
 
 # ---- training on images
@@ -430,12 +493,12 @@ def test_training_encodes_images_at_each_step_and_survives_being_killed(clip, tm
     bank = TextBank.build([CAPTIONS[n % len(CAPTIONS)] for n in range(len(keys))], ["a photo of a {}."])
     run = {"settings": changed(batch=6, epochs=2.0), "mgca": P.mgca, "images": images, "bank": bank}
     run["texts"] = clip.encode_text(bank.texts).numpy()
-    expected, history = training.train(**run, checkpoint=tmp_path / "whole.pt")
+    expected, history = train(**run, checkpoint=tmp_path / "whole.pt")
     assert len(history) == 6 and all(math.isfinite(row["loss"]) for row in history)
     killed_at(5, monkeypatch)  # in the second epoch, its first batch done
     with pytest.raises(Killed):
-        training.train(**run, checkpoint=tmp_path / "run.pt")
-    resumed, rows = training.train(**run, checkpoint=tmp_path / "run.pt")
+        train(**run, checkpoint=tmp_path / "run.pt")
+    resumed, rows = train(**run, checkpoint=tmp_path / "run.pt")
     assert same(weights(resumed), weights(expected)) and rows == history
 
 
@@ -451,7 +514,7 @@ def test_images_are_cached_features_where_there_are_some(tmp_path):
     prepared(tmp_path, ["absent.tar"], ["absent/0"])
     array = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float16)
     features.create_cached(tmp_path / "pairs.npy", array.shape)[:] = array
-    pairs = training.open_pairs(P.clip, 0, "cpu", tmp_path, tmp_path)
+    pairs = open_pairs(P.clip, 0, "cpu", tmp_path, tmp_path)
     assert isinstance(pairs.images, CachedImages) and np.array_equal(pairs.images.array, array)
     assert pairs.paths == ["absent.tar"] and list(pairs.bank.texts) == ["a cat", "many cat."] and pairs.texts.shape == (2, 3)
 
@@ -460,13 +523,13 @@ def test_images_are_streamed_where_none_are_cached(tmp_path, monkeypatch, clip):
     paths, keys = write_shards(tmp_path)
     prepared(tmp_path, paths, keys)
     monkeypatch.setattr(FrozenCLIP, "open", lambda settings, device: clip)
-    images = training.open_pairs(P.clip.model_copy(update={"image_size": 8}), 0, "cpu", tmp_path, tmp_path).images
+    images = open_pairs(P.clip.model_copy(update={"image_size": 8}), 0, "cpu", tmp_path, tmp_path).images
     assert isinstance(images, StreamedImages) and images.width == clip.width and images.keys == keys
     np.testing.assert_allclose(images.first(1, "cpu"), clip.encode_dense(np.full((1, 8, 8, 3), colour(0), np.uint8)), atol=1e-5)
 
 
 def test_explain_draws_prompts_of_the_first_pairs(cached, bank, texts):
-    drawn, found = training.explain(Decoder(WIDTH).eval(), training.Pairs(cached, bank, texts, []), P.mgca, count=5)
+    drawn, found = training.explain(Decoder(WIDTH).eval(), Pairs(cached, bank, texts, []), P.mgca, count=5)
     assert len(drawn) == 5
     for row, text in enumerate(drawn):
         prompts = [template.format(noun) for noun in nouns(CAPTIONS[row]) for template in bank.templates]

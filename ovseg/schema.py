@@ -1,0 +1,283 @@
+"""The sections of params.yaml as types: every key, its type and its range. No value has a default here."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LEVELS = ("object", "region", "pixel")  # of alignment
+Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.DENSE_MODES, which takes seconds to import
+Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0)]
+
+
+def _one_slot(template):
+    if template.count("{}") != 1 or template.replace("{}", "").count("{") + template.replace("{}", "").count("}"):
+        raise ValueError("a text with exactly one {} and no other braces")
+    return template
+
+
+def _square(points):
+    if points < 1 or round(points**0.5) ** 2 != points:
+        raise ValueError("a square number: meta-points lie on a square grid")
+    return points
+
+
+def _distinct(values):
+    if len(set(values)) < len(values):
+        raise ValueError("each value once")
+    return values
+
+
+def _levels(granularity):
+    levels = granularity.split("+")
+    if not granularity or granularity != "+".join(level for level in LEVELS if level in levels):
+        raise ValueError(f"one or more of {', '.join(LEVELS)}, in this order, joined by +")
+    return granularity
+
+
+Granularity = Annotated[str, AfterValidator(_levels)]
+Template = Annotated[str, AfterValidator(_one_slot)]
+Points = Annotated[int, AfterValidator(_square)]
+Units = Annotated[list[Literal["pixel", "meta-point", "group"]], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Scenes(Section):
+    """The rendered world (scenes.py)."""
+
+    seed: Seed
+    pairs: Count
+    pictures: Count
+    size: Annotated[int, Field(ge=32, le=1024)]
+    max_things: Annotated[int, Field(ge=1, le=20)]
+    omit: Share
+    omit_stuff: Share
+    invent: Share
+
+
+class Data(Section):
+    """Where image-text pairs come from (shards.py, captions.py)."""
+
+    shards: str | None
+    max_bad_fraction: Share
+    templates: Annotated[list[Template], Field(min_length=1)]
+
+
+class Benchmark(Section):
+    """One benchmark: a folder, plain or in a layout, or shards with label maps (benchmarks.py, layouts.py)."""
+
+    folder: str | None = None
+    layout: Layout | None = None
+    shards: str | None = None
+    label: str | None = None
+    classes: str | None = None
+    calibration: str | None = None
+    optional: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self):
+        from_shards = (self.shards, self.label, self.classes)
+        if self.layout is not None and (self.folder is None or any(from_shards)):
+            raise ValueError("layout goes with folder, the root of its files, and not with shards, label and classes")
+        if self.folder is None and None in from_shards:
+            raise ValueError("either folder, or all of shards, label and classes")
+        if self.folder is not None and any(from_shards):
+            raise ValueError("either folder, or shards, label and classes, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _calibrates_on_other_pictures(self):
+        if self.layout is not None and self.calibration is not None:
+            raise ValueError("calibration goes without layout, whose training split is used")
+        if self.calibration is not None and self.calibration == (self.folder or self.shards):
+            raise ValueError("calibration should be other pictures than those evaluated")
+        return self
+
+
+def _layout_of_its_name(benchmarks):
+    for name, benchmark in benchmarks.items():
+        if name in get_args(Layout) and benchmark.layout != name:
+            raise ValueError(f"{name} is a benchmark of the paper and needs layout: {name}; give other pictures another name")
+    return benchmarks
+
+
+BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+Benchmarks = Annotated[dict[BenchmarkName, Benchmark], Field(min_length=1), AfterValidator(_layout_of_its_name)]
+
+
+class Clip(Section):
+    """The frozen CLIP (clip.py)."""
+
+    model: str
+    pretrained: str | None
+    dense: Dense
+    precision: Literal["float32", "bfloat16"]
+    image_size: Annotated[int, Field(ge=16, le=2048)]
+    batch: Count
+    cache_images: bool
+
+
+class Pretrain(Section):
+    """Pretraining of the compact CLIP (pretraining.py)."""
+
+    seed: Seed
+    pairs: Count
+    batch: Annotated[int, Field(ge=2)]
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    caption_probability: Share
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)]
+    workers: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=32, le=1024)]
+    max_things: Annotated[int, Field(ge=1, le=20)]
+    omit: Share
+    omit_stuff: Share
+    invent: Share
+    templates: Annotated[list[Template], Field(min_length=1)]
+    embed_dim: Count
+    patch: Count
+    vision_width: Annotated[int, Field(ge=64, multiple_of=64)]
+    vision_layers: Count
+    text_width: Annotated[int, Field(ge=64, multiple_of=64)]
+    text_layers: Count
+    embedding_norm: Positive
+
+
+class Mgca(Section):
+    """Multi-grained alignment (alignment.py)."""
+
+    granularity: Granularity
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    beta: Annotated[float, Field(gt=0, le=1)]
+    k: Annotated[float, Field(ge=0, le=1)]
+    tau: Positive
+    direction: Literal["image-to-text", "text-to-image", "both"]
+    mask_equal_texts: bool
+    selection: Literal["float32", "bfloat16"]
+
+    @property
+    def levels(self):
+        """The levels of the granularity, e.g. ("object", "region")."""
+        return tuple(self.granularity.split("+"))
+
+    @field_validator("k")
+    @classmethod
+    def _semi_hard(cls, k, info):
+        if k > info.data.get("alpha", 1):
+            raise ValueError(f"at most alpha, {info.data['alpha']}: a positive pixel lies in the object")
+        return k
+
+
+class Train(Section):
+    """Training of the decoder (training.py)."""
+
+    seeds: Count
+    epochs: Positive
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    batch: Annotated[int, Field(ge=2)]
+    optimizer: Literal["adam", "adamw"]
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    caption_probability: Share
+    precision: Literal["float32", "bfloat16"]
+    checkpoint_steps: Count
+    threads: Count
+    workers: Annotated[int, Field(ge=0)]
+    processes: Count
+
+    @field_validator("processes")
+    @classmethod
+    def _divides(cls, processes, info):
+        if info.data.get("batch", 0) % processes:
+            raise ValueError(f"a divisor of train.batch, {info.data['batch']}")
+        return processes
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _warm(cls, warmup, info):
+        if warmup >= info.data.get("epochs", float("inf")):
+            raise ValueError(f"below train.epochs, {info.data['epochs']}")
+        return warmup
+
+
+class Segment(Section):
+    """From embeddings to a label map (units.py, segmenter.py)."""
+
+    unit: Literal["pixel", "meta-point", "group"]
+    meta_points: Points
+    groups: Count
+    affinity: Literal["cosine", "dot"]
+    short_side: Count
+    window: Count
+    stride: Count
+    batch: Count
+    precision: Literal["float32", "bfloat16"]
+    scale: Positive
+    threshold: Share
+    templates: Annotated[list[Template], Field(min_length=1)]
+
+    @field_validator("stride")
+    @classmethod
+    def _covers(cls, stride, info):
+        if stride > info.data.get("window", float("inf")):
+            raise ValueError(f"at most segment.window, {info.data['window']}: a larger stride leaves pixels out")
+        return stride
+
+
+class Evaluate(Section):
+    """What is evaluated (evaluation.py)."""
+
+    units: Units
+    thresholds: dict[str, Share]
+
+
+class Ablations(Section):
+    """Which runs a study holds besides the default run (study/runs.py); load() checks each line."""
+
+    trained: list[str]
+    inferred: list[str]
+    untrained: Annotated[list[Dense], AfterValidator(_distinct)]
+
+
+class Figures(Section):
+    """What the figures show (figures.py)."""
+
+    pictures: Annotated[list[Index], Field(min_length=1)]
+    pairs: Annotated[list[Index], Field(min_length=1)]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    scenes: Scenes
+    data: Data
+    benchmarks: Benchmarks
+    clip: Clip
+    pretrain: Pretrain
+    mgca: Mgca
+    train: Train
+    segment: Segment
+    evaluate: Evaluate
+    ablations: Ablations
+    figures: Figures
+
+    @field_validator("evaluate")
+    @classmethod
+    def _thresholds_of_benchmarks(cls, evaluate, info):
+        unknown = set(evaluate.thresholds) - set(info.data.get("benchmarks", evaluate.thresholds))
+        if unknown:
+            raise ValueError(
+                f"thresholds of {', '.join(sorted(unknown))}: allowed are those of benchmarks, {', '.join(info.data['benchmarks'])}"
+            )
+        return evaluate

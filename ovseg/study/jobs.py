@@ -1,0 +1,127 @@
+"""The study's stages side by side: `python -m ovseg.study.jobs [--jobs N] [--part I/N] [STAGE ...]`.
+
+`dvc repro` runs one stage after another. Here each stage whose inputs are ready is a `dvc repro --single-item` of its own, N at a
+time, each with its share of the cores and, where there are GPUs, one of them; results are the same. DVC guards dvc.lock and
+the files of each stage, so that several of these may also run in one folder that machines share: `--part I/N` takes every Nth
+line of the ablations, beginning with line I (from 0). What a stage prints goes to runs/logs/STAGE.log.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import networkx as nx
+
+from .. import params
+
+LOGS = Path("runs/logs")
+
+
+def plan(graph, changed, targets=(), part=None):
+    """Stages to run, {name: names of those to run before it}, in an order that holds to it.
+
+    graph: edges from each stage to those that it depends on. changed: names of stages that DVC finds changed; those downstream of
+    them may change too. targets: only these and what they depend on; all if empty. part: (i, n), only the i-th of every n lines of
+    matrices, and nothing that they share. Raises ValueError for an unknown target.
+    """
+    unknown = [name for name in targets if name not in graph]
+    if unknown:
+        raise ValueError(f"{unknown[0]}: no such stage; allowed are {', '.join(sorted(graph))}")
+    wanted = set(graph) if not targets else set(targets).union(*(nx.descendants(graph, name) for name in targets))
+    if part is not None:
+        lines = sorted({name.split("@")[1] for name in wanted if "@" in name})
+        wanted = {name for name in wanted if "@" in name and lines.index(name.split("@")[1]) % part[1] == part[0]}
+    affected = set(changed).union(*(nx.ancestors(graph, name) for name in changed if name in graph))
+    order = [name for name in reversed(list(nx.lexicographical_topological_sort(graph))) if name in wanted & affected]
+    return {name: set(graph.successors(name)) & set(order) for name in order}
+
+
+def run(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item"), gpus=0):
+    """Run the stages of a plan, `jobs` at a time. Returns names of those that failed.
+
+    Once one has failed no other is started; those that run go on to their end, so that no work is lost.
+    """
+    waiting, running, done, failed, total = dict(stages), {}, set(), [], len(stages)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    slots = set(range(jobs))
+    while running or (waiting and not failed):
+        ready = [name for name, before in waiting.items() if before <= done] if not failed else []
+        share = max(1, (os.cpu_count() or 1) // min(jobs, max(1, len(ready) + len(running))))
+        for name in ready[: len(slots)]:
+            del waiting[name]
+            slot = min(slots)
+            slots.remove(slot)
+            # Threads that wait for each other sleep: spinning, two processes with two threads each would block two cores.
+            env = os.environ | {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1"}
+            if gpus:
+                env["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+            log = LOGS / f"{name}.log"
+            with open(log, "wb") as file:
+                process = subprocess.Popen([*command, name], stdout=file, stderr=subprocess.STDOUT, env=env)
+            running[name] = (process, slot, log, time.perf_counter())
+            say(f"start  {name}  ({share} threads)")
+        time.sleep(0.1)
+        for name, (process, slot, log, started) in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[name]
+            slots.add(slot)
+            seconds = f"{time.perf_counter() - started:.0f} s"
+            if process.returncode == 0:
+                done.add(name)
+                say(f"done   {name}  {seconds}  [{len(done)}/{total}]")
+            else:
+                failed.append(name)
+                say(f"FAILED {name}  {seconds}; the end of {log}:")
+                print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), flush=True)
+                if running:
+                    say(f"waiting for {', '.join(running)}; no other stage is started")
+    return failed
+
+
+def say(line):
+    print(time.strftime("%H:%M:%S"), line, flush=True)
+
+
+def _part(text):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N with I from 0 to N-1")
+    return int(match[1]), int(match[2])
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m ovseg.study.jobs", description="Run the study's stages side by side.")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="these and what they depend on; none: all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="stages at a time; the number of cores by default")
+    parser.add_argument("--part", type=_part, help="I/N: this worker's part of the ablations, for several workers on a shared folder")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: at least 1")
+    from dvc.repo import Repo  # takes a second to import
+
+    try:
+        params.enter_project()
+        p = params.load()
+        repo = Repo(_wait_for_lock=True)
+        graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
+        stages = plan(graph, set(repo.status()), options.stages, options.part)
+    except ValueError as error:
+        sys.exit(f"{error}")
+    gpus = 0
+    if p.device != "cpu":
+        import torch
+
+        gpus = torch.cuda.device_count()
+    say(f"{len(stages)} stages to run, {options.jobs} at a time" if stages else "nothing to do: all is up to date")
+    failed = run(stages, options.jobs, gpus=gpus)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}. Run again to go on: finished stages are not repeated.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Which runs a study holds, and training and evaluating one.
+
+    default     params.yaml as it is                                          models/mgca
+    trained     a line of ablations.trained: trained and evaluated with it    models/trained/LINE
+    inferred    a line of ablations.inferred: the default run's decoders, evaluated with it
+    untrained   a dense mode of ablations.untrained: CLIP's features alone
+
+Results are results/runs/mgca.json, results/runs/trained/LINE.json and so on. Each training of a run, at seeds 0 to train.seeds - 1,
+has a folder in its model's: seeds/0 and so on. Under torchrun, `python -m ovseg.study.runs [--change LINE]` trains the default run, or
+that line, over all processes.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import params
+from ..benchmarks import evaluation
+from ..benchmarks.miou import mean
+from ..methods import distributed, training
+from ..methods.decoder import Decoder
+from ..segmentation.segmenter import Segmenter
+
+DEFAULT = "mgca"
+
+
+@dataclass(frozen=True)
+class Run:
+    """kind: default, trained, inferred or untrained. change: its line of params.yaml, "" for the default run."""
+
+    kind: str = "default"
+    change: str = ""
+
+    @property
+    def name(self):
+        return DEFAULT if self.kind == "default" else f"{self.kind}/{self.change}"
+
+    @property
+    def model(self):
+        """The folder of its decoders."""
+        return Path("models") / (self.name if self.kind == "trained" else DEFAULT)
+
+    @property
+    def result(self):
+        return Path("results/runs") / f"{self.name}.json"
+
+    @property
+    def changes(self):
+        """What it changes in params.yaml: {"mgca.k": 0.1}."""
+        return {"clip.dense": self.change} if self.kind == "untrained" else params.parse_change(self.change)
+
+    def params(self):
+        """params.yaml with its changes."""
+        return params.load(self.changes)
+
+
+def all_runs(ablations):
+    """Every run of the study. ablations: params' Ablations."""
+    lists = {kind: getattr(ablations, kind) for kind in ("untrained", "trained", "inferred")}
+    return [Run(), *(Run(kind, change) for kind, changes in lists.items() for change in changes)]
+
+
+def train(run, device):
+    """Train a run's decoder at each of its seeds; finished trainings are not repeated. device: torch.device."""
+    p = run.params()
+    for seed in range(p.train.seeds):
+        trained = training.run(run.model / "seeds" / str(seed), seed, p.clip, p.mgca, p.train, device)
+        print(f"seed {seed}: {'trained' if trained else 'was trained before, and nothing that it depends on has changed'}")
+
+
+def open_segmenters(run, device):
+    """(suite, {seed: Segmenter}) of a run: what evaluation.evaluate takes. The seed of an untrained run is None."""
+    p = run.params()
+    suite, clip = evaluation.open_suite(p), evaluation.open_clip(p.clip, device)
+    if run.kind == "untrained":
+        decoders = {None: Decoder(suite[0].classes.shape[1])}
+    else:
+        decoders = {seed: Decoder.load(run.model / "seeds" / str(seed)) for seed in range(p.train.seeds)}
+    return suite, {seed: Segmenter(clip, decoder.to(device), p.segment) for seed, decoder in decoders.items()}
+
+
+def units_of(run, p):
+    """The semantic units that a run is evaluated with, its own (segment.unit) first."""
+    others = {"default": p.evaluate.units, "untrained": p.evaluate.units, "trained": ["pixel"], "inferred": []}[run.kind]
+    return list(dict.fromkeys([p.segment.unit, *others]))
+
+
+def evaluate(run, suite, segmenters):
+    """Evaluate a run's segmenters with each of its units, and write its result and segmenter.json. Returns the result.
+
+    suite, segmenters: of `open_segmenters`.
+    """
+    p, started = run.params(), time.perf_counter()
+    variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run, p)}
+    found = evaluation.evaluate(variants, suite)
+    seconds = round(time.perf_counter() - started, 1)
+    trainings = [json.loads((run.model / "seeds" / str(seed) / "training.json").read_text()) for seed in segmenters if seed is not None]
+    if run.kind in ("default", "trained"):  # what Segmenter.load needs besides the decoders
+        segmenters[0].save_settings(run.model, p.clip)
+    result = make_result(run, p, found, {"train": sum(t["seconds"] for t in trainings), "evaluate": seconds})
+    write_result(result, run.result)
+    return result
+
+
+def make_result(run, p, found, seconds):
+    """The result of a run, for results/runs.
+
+    p: its Params. found: {benchmark: {(seed, unit): {class: IoU}}}, of evaluation.evaluate. Returns a dict:
+
+    run, kind   its name and kind
+    changes     what it changes in params.yaml, {"mgca.k": 0.1}: what tables tell runs apart by
+    miou        {benchmark: {unit: percent}}, mean over seeds: with `seconds` what `dvc metrics show` prints
+    seconds     {"train": ..., "evaluate": ...}, of all seeds; all that differs between two runs of a study on one machine
+    parameters  {"mgca.alpha": 0.4, ...}: all values of clip, mgca, train, segment and evaluate
+    seeds       [{"seed", "miou": {benchmark: {unit: percent}}, "iou": {benchmark: {unit: {class: percent or null}}}}, ...]; the
+                seed of an untrained run is null
+    """
+    units = list(dict.fromkeys(unit for variants in found.values() for _, unit in variants))
+    seeds = []
+    for seed in dict.fromkeys(seed for variants in found.values() for seed, _ in variants):
+        iou = {name: {unit: variants[seed, unit] for unit in units} for name, variants in found.items()}
+        miou = {name: {unit: mean(by_class) for unit, by_class in by_unit.items()} for name, by_unit in iou.items()}
+        seeds.append({"seed": seed, "miou": miou, "iou": iou})
+    return {
+        "run": run.name,
+        "kind": run.kind,
+        "changes": run.changes,
+        "miou": {name: {unit: sum(s["miou"][name][unit] for s in seeds) / len(seeds) for unit in units} for name in found},
+        "seconds": seconds,
+        "parameters": params.flatten({name: getattr(p, name) for name in ("clip", "mgca", "train", "segment", "evaluate")}),
+        "seeds": seeds,
+    }
+
+
+def write_result(result, path):
+    """Write a result as JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="torchrun ... -m ovseg.study.runs", description="Train a run over all processes of torchrun.")
+    parser.add_argument("--change", default="", help="a line of ablations.trained; none: the default run")
+    run = Run("trained", change) if (change := parser.parse_args(arguments).change) else Run()
+    try:
+        params.enter_project()
+        p = run.params()
+        device = distributed.own_device(params.device(p.device), int(os.environ["LOCAL_RANK"]))
+        distributed.join(device)
+        settings = p.train.model_copy(update={"processes": distributed.joined().size})
+        for seed in range(p.train.seeds):
+            training.run_in_group(device, run.model / "seeds" / str(seed), seed, p.clip, p.mgca, settings)
+        distributed.leave()
+    except params.ParamsError as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()

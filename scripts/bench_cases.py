@@ -1,0 +1,178 @@
+"""What bench.py measures: the losses, CLIP, a training step and segmentation, ours beside plain versions without our shortcuts.
+
+Shapes are the paper's: ViT-B/16, d = 512, 28x28 embeddings of a 224 px image, 448 px windows, 150 classes.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ovseg.methods import alignment
+from ovseg.methods.decoder import Decoder
+from ovseg.schema import Mgca, Segment
+from ovseg.segmentation.segmenter import Segmenter
+from ovseg.segmentation.windows import cut_windows, to_labels
+
+LENGTH, WIDTH = 784, 512
+WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16
+MGCA = Mgca(
+    granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both", mask_equal_texts=True, selection="float32"
+)  # fmt: skip
+SEGMENT = Segment(
+    unit="meta-point", meta_points=36, groups=8, affinity="cosine", short_side=448, window=448, stride=224,
+    batch=32, precision="bfloat16", scale=14.3, threshold=0.5, templates=["a photo of a {}."],
+)  # fmt: skip
+
+
+def plain_losses(pixels, texts, subjects, settings):
+    """The losses as the equations say, with all of S (B, B, L) and r (B, B, d): what alignment.losses is compared with."""
+    length, width = pixels.shape[1:]
+    diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
+    negative = alignment.negatives(subjects, settings)
+    scores = torch.einsum("ipd,jd->ijp", pixels, texts)
+
+    def pool(scores, share):
+        kept, index = scores.topk(alignment.top_count(share, length), dim=-1)
+        return F.normalize(torch.zeros_like(scores).scatter(-1, index, kept.softmax(-1)) @ pixels, dim=-1)
+
+    paired = scores.diagonal().T
+    objects, regions, unit = pool(paired[:, None], settings.alpha)[:, 0], pool(scores, settings.beta), F.normalize(texts, dim=-1)
+    hard = torch.einsum("ijd,jd->ij", regions, unit)
+    positive = paired.topk(alignment.top_count(settings.k, length)).values[:, -1:]
+    logits = {
+        "object": objects @ unit.T / settings.tau,
+        "region": torch.where(diagonal, (objects * unit).sum(-1, keepdim=True), hard) / settings.tau,
+        "pixel": torch.where(diagonal, positive, scores.amax(-1)) / math.sqrt(width),
+    }
+    return {level: alignment.info_nce(of_level, negative, settings.direction) for level, of_level in logits.items()}
+
+
+@dataclass
+class Case:
+    """What is measured. macs: {precision: multiply-adds}. bytes: read or written at least. held: of its memory, not counted."""
+
+    run: Callable
+    macs: dict[str, int]
+    bytes: int
+    held: int = 0
+    more: Callable = dict  # further columns, computed once the run is measured
+
+
+def loss_case(device, which, batch, length=LENGTH, selection="float32"):
+    """The three losses, forward and backward, float32. With a lower selection, how far the gradient is from the exact one."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(batch, length, WIDTH, generator=generator).to(device).requires_grad_()
+    texts = (torch.randn(batch, WIDTH, generator=generator) / 8).to(device)
+    subjects = torch.arange(batch, device=device)
+    losses, settings = {"plain": plain_losses, "ours": alignment.losses}[which], MGCA.model_copy(update={"selection": selection})
+
+    def run(pixels=pixels, settings=settings):
+        pixels.grad = None
+        sum(losses(pixels, texts[: len(pixels)], subjects[: len(pixels)], settings).values()).backward()
+        return pixels.grad
+
+    def gradient_error():
+        exact = run(settings=MGCA)
+        return {"gradient_error": ((run() - exact).norm() / exact.norm()).item()}
+
+    run(pixels[:2].detach().requires_grad_())  # what is loaded when first used is no memory of the losses
+    macs = {selection: batch * batch * length * WIDTH}
+    return Case(run, macs, 2 * pixels.nbytes, held=pixels.nbytes, more=dict if selection == MGCA.selection else gradient_error)
+
+
+def vit(device):
+    """A ViT-B/16 with random weights: speed does not depend on them."""
+    import open_clip
+
+    from ovseg.clip.frozen import FrozenCLIP
+
+    torch.manual_seed(0)
+    clip = open_clip.create_model("ViT-B-16-quickgelu", device=device)
+    return FrozenCLIP(clip, open_clip.get_tokenizer("ViT-B-16-quickgelu"), "bfloat16")
+
+
+def vit_macs(tokens, width=768, layers=12):
+    """Multiply-adds of a ViT-B over `tokens` tokens: projections and MLP, then attention itself."""
+    return layers * (12 * tokens * width * width + 2 * tokens * tokens * width)
+
+
+def decoder_macs(pixels, width=WIDTH):
+    """Multiply-adds of the decoder's two convolutions over `pixels` embeddings."""
+    return 2 * pixels * 9 * width * width
+
+
+def random_image(*shape):
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def encode_case(device, batch):
+    """The frozen encoder alone: dense features of images of 224 px."""
+    clip, images = vit(device), random_image(batch, 224, 224)
+    return Case(lambda: clip.encode_dense(images), {"bfloat16": batch * vit_macs(197)}, WEIGHTS)
+
+
+def step_case(device, batch):
+    """A training step from images: encoder, decoder, losses, backward, optimiser."""
+    clip, images = vit(device), random_image(batch, 224, 224)
+    decoder = Decoder(WIDTH).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(decoder.parameters(), fused=True)
+    texts, subjects = torch.randn(batch, WIDTH, device=device), torch.arange(batch, device=device)
+
+    def run():
+        features = clip.encode_dense(images)
+        with torch.autocast(device, torch.bfloat16):
+            pixels = decoder(features)
+        pixels = pixels.float().flatten(2).transpose(1, 2)
+        optimizer.zero_grad(set_to_none=True)
+        sum(alignment.losses(pixels, texts, subjects, MGCA).values()).backward()
+        optimizer.step()
+
+    macs = {"bfloat16": batch * (vit_macs(197) + 3 * decoder_macs(LENGTH)), "float32": batch * batch * LENGTH * WIDTH}
+    return Case(run, macs, WEIGHTS + 2 * 4 * batch * LENGTH * WIDTH)  # the losses read embeddings, and write their gradients
+
+
+def segment_case(device, which, classes=150, height=480, width=640):
+    """An image to its label map, from pixels. plain: a window at a time, its scores upsampled to full size at once."""
+    segmenter, image = Segmenter(vit(device), Decoder(WIDTH).to(device), SEGMENT), Image.fromarray(random_image(height, width))
+    names = F.normalize(torch.randn(classes, WIDTH, device=device), dim=-1)
+
+    @torch.no_grad()
+    def plain():
+        windows, where = cut_windows(image, SEGMENT)
+        total = torch.zeros(classes, max(448, where.height), max(448, where.width), device=device)
+        count = torch.zeros_like(total[0])
+        for window, (top, left) in zip(windows, where.positions, strict=True):
+            described = segmenter.describe(segmenter.embed(segmenter.encode(window[None])))
+            scores = torch.einsum("ndhw,cd->nchw", described, names)
+            place = np.s_[..., top : top + 448, left : left + 448]
+            total[place] += F.interpolate(scores, (448, 448), mode="bilinear", align_corners=False)[0]
+            count[place] += 1
+        total = (total / count)[:, : where.height, : where.width]
+        return to_labels(F.interpolate(total[None], (height, width), mode="bilinear", align_corners=False)[0])
+
+    def ours():
+        windows, where = cut_windows(image, SEGMENT)
+        return segmenter.score(segmenter.encode(windows), where, names, (height, width)).labels()
+
+    macs = {"bfloat16": len(cut_windows(image, SEGMENT)[0]) * (vit_macs(785) + decoder_macs(56 * 56))}
+    return Case({"plain": plain, "ours": ours}[which], macs, WEIGHTS + 8 * height * width)  # labels are int64
+
+
+def cases(device):
+    """[(group, name, function, arguments)]: what is measured, by device."""
+    large = device == "cuda"
+    batches = (256, 512, 1024) if large else (64, 128, 256)
+    found = [("loss over B", f"{which}, B = {b}", loss_case, (which, b)) for b in batches for which in ("plain", "ours")]
+    found += [("loss over L", f"{w}, L = {n}", loss_case, (w, batches[0], n)) for n in (196, 784, 3136) for w in ("plain", "ours")]
+    found += [("loss, bfloat16 selection", f"ours, B = {b}", loss_case, ("ours", b, LENGTH, "bfloat16")) for b in batches]
+    images = 256 if large else 8
+    found += [("encode", f"{images} images", encode_case, (images,)), ("step", f"{images} images", step_case, (images,))]
+    found += [("segment over classes", f"{w}, {c} classes", segment_case, (w, c)) for c in (21, 150) for w in ("plain", "ours")]
+    sizes = [(which, w, h) for w, h in ((640, 480), (2048, 1024)) for which in ("plain", "ours")]
+    sizes += [("ours", 5472, 3648)]  # the plain one takes 12 GB of that
+    return found + [("segment over image size", f"{which}, {w}x{h}", segment_case, (which, 150, h, w)) for which, w, h in sizes]

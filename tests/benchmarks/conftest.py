@@ -1,0 +1,67 @@
+"""Benchmarks of random pictures and label maps, as params describe them, and their suite."""
+
+import numpy as np
+import pytest
+import webdataset as wds
+from PIL import Image
+from tiny import P, changed, picture
+
+from ovseg.benchmarks import datasets, evaluation
+from ovseg.benchmarks.encoding import encode_benchmarks
+from ovseg.clip import features
+from ovseg.schema import Benchmark
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder benchmark with background, of three pictures of different sizes: 1, 3 and 6 windows or so."""
+    folder = tmp_path / "mine"
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    (folder / "classes.txt").write_text("background\ncat\nsofa\n")
+    for index, (height, width) in enumerate([(32, 32), (40, 70), (130, 41)]):
+        Image.fromarray(picture(height, width, index)).save(folder / "images" / f"{index}.png")
+        labels = np.random.default_rng(index).integers(0, 3, (height, width), dtype=np.uint8)
+        Image.fromarray(labels).save(folder / "labels" / f"{index}.png")
+    return {"mine": Benchmark(folder=str(folder))}
+
+
+@pytest.fixture
+def sharing(tmp_path):
+    """Three benchmarks in shards: things and all are of the same pictures, apart, between them, of others; all has no background."""
+    for name, seeds in (("same", (0, 1)), ("other", (2, 3))):
+        with wds.TarWriter(str(tmp_path / f"{name}.tar")) as tar:
+            for seed in seeds:
+                labels = np.random.default_rng(seed).integers(0, 3, (40, 50 + seed), dtype=np.uint8)
+                tar.write({"__key__": f"p{seed}", "png": picture(40, 50 + seed, seed), "things.png": labels, "all.png": 3 - labels})
+    (tmp_path / "things.txt").write_text("background\ncat\nsofa\n")
+    (tmp_path / "all.txt").write_text("cat\nsofa\ntall tree\nsky\n")
+    same, other = (str(tmp_path / f"{name}.tar") for name in ("same", "other"))
+    return {
+        "things": Benchmark(shards=same, label="things.png", classes=str(tmp_path / "things.txt")),
+        "apart": Benchmark(shards=other, label="things.png", classes=str(tmp_path / "things.txt")),
+        "all": Benchmark(shards=same, label="all.png", classes=str(tmp_path / "all.txt")),
+    }
+
+
+@pytest.fixture
+def study():
+    """Params of some benchmarks for the tiny CLIP: study(benchmarks, mode, thresholds, values of `segment`)."""
+
+    def of(benchmarks, mode="maskclip", thresholds=None, **segment):
+        reads, thresholds = P.clip.model_copy(update={"dense": mode}), P.evaluate.model_copy(update={"thresholds": thresholds or {}})
+        return P.model_copy(update={"benchmarks": benchmarks, "clip": reads, "segment": changed(**segment), "evaluate": thresholds})
+
+    return of
+
+
+@pytest.fixture
+def suite_of(clip, tmp_path):
+    """Encodes the benchmarks of Params into tmp_path/cache, their windows in some modes, and opens the suite."""
+
+    def of(p, modes=("maskclip",)):
+        made_with = features.made_with(p.clip, p.segment)
+        encode_benchmarks(clip, datasets.open_all(p.benchmarks), p.segment, tmp_path / "cache", modes, made_with)
+        return evaluation.open_suite(p, tmp_path / "cache")
+
+    return of

@@ -1,0 +1,231 @@
+"""The segmenter as users call it: from an image and names to labels, and from a saved model to a segmenter."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import TINY, P, bilinear, changed, picture, reading
+
+from ovseg import Segmenter
+from ovseg.methods.decoder import Decoder
+from ovseg.segmentation import units
+from ovseg.world import pretraining
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ["cat", "sofa", "tall tree"]
+
+
+@pytest.fixture(scope="module")
+def tiny(clip, decoder):
+    return Segmenter(clip, decoder, changed())
+
+
+# ---- scores and labels
+
+
+@pytest.mark.parametrize("unit", ["pixel", "meta-point", "group"])
+@pytest.mark.parametrize("mode", ["clip", "maskclip"])
+def test_one_window_is_scored_by_cosines_of_its_units(clip, decoder, unit, mode):
+    pixels = picture(32, 32)
+    with torch.no_grad():
+        embeddings = decoder(clip.encode_dense(pixels[None], mode))
+        embeddings = units.form(embeddings, unit, 4, changed().groups)[0][0].double().numpy()  # d, 8, 8
+    expected = []
+    for name in NAMES:
+        prompts = clip.encode_text([template.format(name) for template in changed().templates]).double().numpy()
+        text = sum(prompt / np.linalg.norm(prompt) for prompt in prompts)
+        cosine = np.einsum("dhw,d->hw", embeddings, text) / np.linalg.norm(embeddings, axis=0) / np.linalg.norm(text)
+        expected.append(bilinear(cosine, 32, 32))
+    result = Segmenter(reading(clip, mode), decoder, changed(unit=unit)).segment(pixels, NAMES)
+    np.testing.assert_allclose(result.scores, expected, atol=1e-4)
+    _, second, best = np.sort(expected, axis=0)
+    clear = best - second > 1e-3
+    assert clear.mean() > 0.5
+    assert np.array_equal(result.labels[clear], np.argmax(expected, 0)[clear])
+
+
+def test_no_more_windows_at_once_than_a_batch_and_their_number_changes_nothing(clip, decoder, monkeypatch):
+    image = picture(50, 90)
+    expected = Segmenter(clip, decoder, changed(batch=100)).segment(image, NAMES).scores
+    encoded, decoded = [], []
+    for sizes, module, method in [(encoded, clip, "encode_dense"), (decoded, decoder, "forward")]:
+        real = getattr(module, method)
+        monkeypatch.setattr(module, method, lambda x, sizes=sizes, real=real: sizes.append(len(x)) or real(x))
+    found = Segmenter(clip, decoder, changed(batch=2)).segment(image, NAMES).scores
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert encoded == decoded == [2, 1]
+
+
+def test_embeddings_in_bfloat16_are_rounded_ones_of_float32(clip, decoder):
+    features = torch.randn(10, clip.width, 4, 4, generator=torch.Generator().manual_seed(0))
+    exact, rounded = (Segmenter(clip, decoder, changed(precision=precision)).embed(features) for precision in ("float32", "bfloat16"))
+    assert rounded.dtype == torch.float32 and not rounded.requires_grad
+    assert 0 < (rounded - exact).norm() < 2**-7 * exact.norm()  # bfloat16 has 8 bits
+
+
+def test_another_unit_is_another_segmenter_of_the_same_clip_and_decoder(clip, decoder):
+    one, image = Segmenter(clip, decoder, changed(unit="group")), picture(40, 50)
+    other = one.with_unit("meta-point")
+    assert other.clip is clip and other.decoder is decoder and one.settings == changed(unit="group")
+    scores = other.segment(image, NAMES).scores
+    assert np.array_equal(scores, Segmenter(clip, decoder, changed(unit="meta-point")).segment(image, NAMES).scores)
+    assert np.abs(scores - one.segment(image, NAMES).scores).max() > 1e-4
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (33, 47), (61, 35), (1, 1), (1, 7), (6, 1), (20, 100), (2, 3)])
+@pytest.mark.parametrize("background", [False, True])
+def test_a_segmentation_has_the_images_size(tiny, height, width, background):
+    result = tiny.segment(Image.fromarray(picture(height, width)), NAMES, background)
+    assert result.labels.shape == (height, width) and result.labels.dtype == np.int64
+    assert result.scores.shape == (len(NAMES), height, width) and result.scores.dtype == np.float32
+    assert np.abs(result.scores).max() <= 1 + 1e-5
+    assert result.names == (("background", *NAMES) if background else tuple(NAMES))
+    assert 0 <= result.labels.min() and result.labels.max() < len(result.names)
+
+
+def test_the_order_of_names_permutes_labels_only(tiny):
+    image = picture(40, 33)
+    given, back = tiny.segment(image, NAMES), tiny.segment(image, reversed(NAMES))
+    assert back.names == tuple(NAMES[::-1])
+    np.testing.assert_allclose(back.scores[::-1], given.scores, atol=1e-5)
+    clear = np.diff(np.sort(given.scores, axis=0), axis=0)[-1] > 1e-4
+    assert np.array_equal((len(NAMES) - 1 - back.labels)[clear], given.labels[clear])
+
+
+def test_the_threshold_moves_pixels_to_the_background_and_is_by_default_that_of_the_settings(tiny, clip, decoder):
+    image = picture(40, 33)
+    none, some, all_ = (tiny.segment(image, NAMES, background=True, threshold=threshold).labels for threshold in (0.0, 0.37, 1.0))
+    assert np.array_equal(none - 1, tiny.segment(image, NAMES).labels) and (all_ == 0).all()
+    assert 0 < (some == 0).mean() < 1 and np.array_equal(some[some > 0], none[some > 0])
+    own = Segmenter(clip, decoder, changed(threshold=0.37)).segment(image, NAMES, background=True)
+    assert np.array_equal(own.labels, some)
+
+
+# ---- what is taken for an image, and for names
+
+
+def test_a_picture_is_segmented_the_same_in_any_form_that_holds_it(tiny):
+    colours, grey = picture(33, 40), picture(33, 40)[..., 0]
+    in_colour, in_grey, deep = Image.fromarray(colours), Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257)
+    for image, *forms in [
+        [in_colour, in_colour.convert("RGBA"), in_colour.convert("RGBX"), colours],
+        [in_grey.convert("RGB"), in_grey, in_grey.convert("LA"), grey, deep],
+    ]:
+        expected = tiny.segment(image, NAMES).scores
+        for form in forms:
+            assert np.array_equal(tiny.segment(form, NAMES).scores, expected)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "1", "YCbCr", "HSV", "F", "I"])
+def test_images_of_any_mode_are_segmented(tiny, mode):
+    image = Image.fromarray(picture(33, 40))
+    image = image.convert("L").convert(mode) if mode in ("F", "I") else image.convert(mode)
+    assert image.mode == mode and tiny.segment(image, NAMES).labels.shape == (33, 40)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((5, 5, 3), np.float32),
+        np.zeros((5, 5, 3), np.int64),
+        np.zeros((5, 5), bool),
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros((1, 5, 5, 3), np.uint8),
+        np.zeros(5, np.uint8),
+        torch.zeros(5, 5, 3, dtype=torch.uint8),
+        "cat.jpg",
+        None,
+    ],
+    ids=["float", "int64", "bool", "4 channels", "4 axes", "1 axis", "tensor", "path", "None"],
+)
+def test_what_is_no_image_is_an_error(tiny, image):
+    with pytest.raises(TypeError, match="image"):
+        tiny.segment(image, NAMES)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_an_empty_image_is_an_error(tiny, shape):
+    for image in (np.zeros(shape, np.uint8), np.zeros((*shape, 3), np.uint8), Image.new("RGB", shape)):
+        with pytest.raises(ValueError, match="empty"):
+            tiny.segment(image, NAMES)
+
+
+@pytest.mark.parametrize(
+    "names, background, message",
+    [
+        ([], False, "at least two classes"),
+        (["cat"], True, "at least two classes"),
+        (["cat"], False, "at least two classes"),
+        ("cat", False, "at least two classes"),
+        (["cat", "dog", "cat"], False, "each class once"),
+        (["cat", ""], False, "non-empty"),
+        (["cat", "  "], True, "non-empty"),
+        (["cat", None], False, "non-empty strings"),
+        (["background", "cat"], True, "background"),
+    ],
+)
+def test_bad_names_are_errors(tiny, names, background, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.segment(picture(32, 32), names, background)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_that_is_no_share_is_an_error(tiny, threshold):
+    with pytest.raises(ValueError, match="threshold = .*0 to 1"):
+        tiny.segment(picture(32, 32), NAMES, background=True, threshold=threshold)
+
+
+def test_a_window_must_be_whole_patches(clip, decoder):
+    with pytest.raises(ValueError, match="segment.window = 30.*multiples of.*8"):
+        Segmenter(clip, decoder, changed(window=30))
+
+
+# ---- saving and loading
+
+
+@pytest.fixture
+def saved(clip, decoder, tmp_path, monkeypatch):
+    """A segmenter saved in a project's models/mgca, its CLIP in models/clip; returns the project."""
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    pretraining.save(clip.clip, TINY, "models/clip")
+    own = {"model": "local-dir:models/clip", "pretrained": None, "precision": "float32", "dense": "clip"}
+    Segmenter(reading(clip, "clip"), decoder, changed(unit="meta-point")).save_settings("models/mgca", P.clip.model_copy(update=own))
+    decoder.save("models/mgca/seeds/0")
+    Decoder(clip.width).save("models/mgca/seeds/3")
+    return project
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_saved_segmenter_gives_the_same_labels_elsewhere(saved, clip, decoder, tmp_path, monkeypatch, moved):
+    expected = Segmenter(reading(clip, "clip"), decoder, changed(unit="meta-point")).segment(picture(33, 50), NAMES)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    if moved:  # the models folder, as a whole
+        shutil.move(saved / "models", tmp_path / "elsewhere" / "models")
+    loaded = Segmenter.load("models/mgca" if moved else saved / "models/mgca", device="cpu")
+    assert loaded.clip.dense == "clip" and loaded.settings == changed(unit="meta-point")
+    result = loaded.segment(picture(33, 50), NAMES)
+    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-5)
+    assert (result.labels == expected.labels).mean() > 0.99
+
+
+def test_the_decoder_is_that_of_the_seed_asked_for(saved, decoder):
+    first, other = (Segmenter.load(saved / "models/mgca", device="cpu", seed=seed).decoder for seed in (0, 3))
+    assert first.blocks[0].gate == decoder.blocks[0].gate != 0 and other.blocks[0].gate == 0
+
+
+def test_a_folder_without_a_model_is_a_clear_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent holds no segmenter.json"):
+        Segmenter.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("gone", ["clip", "mgca/seeds/0/decoder.safetensors"])
+def test_a_model_that_lost_a_part_is_a_clear_error(saved, gone):
+    shutil.move(saved / "models" / gone, saved / "gone")
+    with pytest.raises(FileNotFoundError, match=gone):
+        Segmenter.load(saved / "models/mgca", device="cpu")

@@ -1,0 +1,50 @@
+"""What tests of segmenting share: the settings of a tiny model, pictures to segment, interpolation by loops."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ovseg import params
+
+P = params.load(path=Path(__file__).parent.parent / "params.yaml")
+TINY = P.pretrain.model_copy(
+    update={"size": 32, "patch": 8, "embed_dim": 16, "vision_width": 64, "vision_layers": 2, "text_width": 64, "text_layers": 1}
+)
+SETTINGS = P.segment.model_copy(
+    update={"unit": "pixel", "short_side": 32, "window": 32, "stride": 16, "batch": 4, "meta_points": 4, "precision": "float32"}
+    | {"templates": ["a {}.", "many {}."]}
+)
+
+
+def changed(**values):
+    return SETTINGS.model_copy(update=values)
+
+
+def reading(clip, mode):
+    """The same CLIP that reads dense features in another mode."""
+    other = copy.copy(clip)
+    other.dense = mode
+    return other
+
+
+def picture(height, width, seed=0):
+    """A smooth random picture, so that resizing it does not leave it grey."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def bilinear(array, height, width):
+    """Bilinear interpolation of a (h, w) array between pixel centres, a pixel at a time."""
+    h, w = array.shape
+    out = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            v, u = max(0, (y + 0.5) * h / height - 0.5), max(0, (x + 0.5) * w / width - 0.5)
+            top, left = int(v), int(u)
+            bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
+            above = array[top, left] * (1 - u + left) + array[top, right] * (u - left)
+            below = array[bottom, left] * (1 - u + left) + array[bottom, right] * (u - left)
+            out[y, x] = above * (1 - v + top) + below * (v - top)
+    return out
