@@ -1,0 +1,47 @@
+"""Results made by hand: the rows of Results without any file."""
+
+import pandas as pd
+
+from ovseg.study.results import GROUPS, Results
+
+WITH, WITHOUT = GROUPS
+ALL = "object+region+pixel"
+PARAMETERS = {
+    "clip.dense": "maskclip",
+    "mgca.granularity": ALL,
+    "mgca.alpha": 0.4,
+    "mgca.beta": 0.05,
+    "mgca.k": 0.06,
+    "mgca.tau": 0.07,
+    "mgca.mask_equal_texts": True,
+    "train.lr": 0.008,
+    "segment.unit": "meta-point",
+    "segment.meta_points": 36,
+}
+
+
+def run(changes, meta_point=None, pixel=None, group=WITH, kind=None):
+    """A run's rows: (changes, rows). changes: {} for the default run. meta_point, pixel: mIoU at seeds 0, 1, ..."""
+    kind = kind or ("default" if not changes else "trained")
+    text = ",".join(f"{key}={value}" for key, value in changes.items())
+    name = "mgca" if kind == "default" else f"untrained/{changes['clip.dense']}" if kind == "untrained" else f"{kind}/{text}"
+    rows = []
+    for unit, values in {"meta-point": meta_point, "pixel": pixel}.items():
+        for seed, miou in enumerate(values or ()):
+            row = {"run": name, "kind": kind, "seed": None if kind == "untrained" else seed, "benchmark": f"b-{group}", "group": group}
+            rows.append(row | {"unit": unit, "own": unit == "meta-point", "miou": miou, "things": None, "stuff": None})
+    return name, changes, rows
+
+
+def baseline(miou, group=WITH):
+    return run({"clip.dense": "maskclip"}, pixel=[miou], group=group, kind="untrained")
+
+
+def inferred(points, values, group=WITH):
+    return run({"segment.meta_points": points}, values, group=group, kind="inferred")
+
+
+def results(*runs):
+    frame = pd.DataFrame([row for _, _, rows in runs for row in rows])
+    frame = frame.astype({name: float for name in ("seed", "miou", "things", "stuff")})
+    return Results(frame, {name: changes for name, changes, _ in runs}, PARAMETERS)
