@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from ovseg import params, schema
-from ovseg.study import tables
+from ovseg.study import report
 
 PROJECT = Path(__file__).parent.parent
 VALUES = yaml.safe_load((PROJECT / "params.yaml").read_text())
@@ -80,8 +80,8 @@ def test_the_projects_own_values_are_valid():
         ("train.batch", 6.5, "integer"),
         ("train.lr", "fast", "number"),
         ("train.lr", float("nan"), "finite"),
-        ("train.seed", -1, "greater than or equal to 0"),
-        ("train.seed", None, "integer"),
+        ("train.seeds", 0, "greater than or equal to 1"),
+        ("train.seeds", None, "integer"),
         ("train.optimizer", "sgd", "'adam' or 'adamw'"),
         ("train.warmup_epochs", float(EPOCHS), f"below train.epochs, {EPOCHS}"),
         ("segment.stride", WINDOW + 1, f"at most segment.window, {WINDOW}"),
@@ -100,14 +100,14 @@ def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed, written)
     assert message(written(VALUES), {key: value}) == line  # a change is held to the same rules
 
 
-def test_the_ways_to_read_dense_features_are_those_that_can_be_read():
+def test_the_names_of_dense_modes_are_the_same_everywhere():
     from ovseg.clip import dense
 
-    assert get_args(schema.Dense) == tuple(dense.DENSE_MODES) == tuple(tables.METHODS)
+    assert get_args(schema.Dense) == tuple(dense.DENSE_MODES) == tuple(report.METHODS)
 
 
 @pytest.mark.parametrize(
-    "ways, allowed",
+    "modes, allowed",
     [
         (["clip", "sclip"], "must hold clip.dense, maskclip"),
         ([], "must hold clip.dense, maskclip"),
@@ -115,16 +115,93 @@ def test_the_ways_to_read_dense_features_are_those_that_can_be_read():
         (["maskclip", "proxyclip"], "'clip', 'maskclip', 'sclip' or 'clearclip'"),
     ],
 )
-def test_ways_that_are_compared_hold_the_one_in_use_each_once(ways, allowed, written):
-    values = having("ablations.dense", ways)
+def test_untrained_runs_hold_the_baseline_each_once(modes, allowed, written):
+    values = having("ablations.untrained", modes)
     values["clip"]["dense"] = "maskclip"
     line = message(written(values))
-    assert "ablations.dense" in line and allowed in line
+    assert "ablations.untrained" in line and allowed in line
 
 
-def test_a_way_in_use_and_alone_compared_is_valid(written):
-    values = having("ablations.dense", ["sclip"])
-    assert params.load({"clip.dense": "sclip"}, written(values)).ablations.dense == ["sclip"]
+# ---- lines of ablations
+
+
+def with_lines(trained=(), inferred=()):
+    values = having("ablations.trained", list(trained))
+    values["ablations"]["inferred"] = list(inferred)
+    return values
+
+
+def another(field, value):
+    """Another value than the default's that the field accepts."""
+    choices = [c for part in (field.annotation, *field.metadata) for c in get_args(part) if isinstance(c, str)]
+    if choices:
+        return next(choice for choice in choices if choice != value)
+    return not value if isinstance(value, bool) else value * 2 if isinstance(value, int) else value / 2
+
+
+@pytest.mark.parametrize(
+    "key",
+    [f"mgca.{key}" for key in schema.Mgca.model_fields if key != "granularity"]
+    + [f"train.{key}" for key in schema.Train.model_fields if key not in ("seeds", "processes")],
+)
+def test_any_parameter_of_the_method_and_its_training_is_an_ablation(key, written):
+    section, name = key.split(".")
+    value = another(getattr(schema, section.capitalize()).model_fields[name], VALUES[section][name])
+    line = f"{key}={str(value).lower()}"
+    p = params.load(path=written(with_lines([line])))
+    assert p.ablations.trained == [line] and params.parse_change(line) == {key: value}
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("mgca.taau=0.1", "no such key in .*; the nearest is mgca.tau"),
+        ("mgca.k=0.9", "at most alpha, 0.4"),
+        ("mgca.alpha=0.2,mgca.k=0.3", "at most alpha, 0.2"),
+        ("mgca.tau=hot", "valid number"),
+        ("mgca.k=0.06", "the same run as the default run"),
+        ("mgca.granularity=object+region+pixel", "the same run as the default run"),
+        ("train.seeds=1", "the same run as the default run"),
+        ("mgca.tau=0.2", "the same run as mgca.tau=0.2"),
+        ("train.seeds=1,mgca.tau=0.20", "the same run as mgca.tau=0.2"),
+        ("clip.model=ViT-B-16", "data and features are shared by all runs"),
+        ("segment.window=128", "data and features are shared by all runs"),
+        ("segment.unit=group", "belongs to ablations.inferred"),
+        ("mgca.k", "expected section.key=value"),
+        ("", "expected section.key=value|trains nothing new"),
+        ("mgca.k=0.1, mgca.alpha=0.5", "expected section.key=value"),
+        ("train.lr=1/8", "expected section.key=value"),
+        ("mgca.k=0.1,mgca.k=0.2", "mgca.k comes twice"),
+    ],
+)
+def test_a_bad_line_is_named_before_any_work(line, said, written):
+    found = message(written(with_lines(["mgca.tau=0.2", line])))
+    assert f"ablations.trained: {line}: " in found and re.search(said, found)
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("mgca.k=0.1", "it needs training"),
+        ("segment.meta_points=26", "square number"),
+        ("segment.meta_points=36", "the same run as the default run"),
+        ("segment.stride=64", "shared by all runs"),
+    ],
+)
+def test_a_bad_line_of_inference_is_named(line, said, written):
+    assert re.search(said, message(written(with_lines(inferred=[line]))))
+
+
+def test_lines_in_another_order_are_the_same_run(written):
+    lines = ["mgca.k=0.1,mgca.tau=0.1", "mgca.tau=0.1,mgca.k=0.1"]
+    assert "the same run as mgca.k=0.1,mgca.tau=0.1" in message(written(with_lines(lines)))
+
+
+def test_the_values_of_a_line_are_typed():
+    line = "mgca.k=0,train.lr=1e-3,mgca.mask_equal_texts=false,mgca.granularity=object+pixel"
+    found = params.parse_change(line)
+    assert found == {"mgca.k": 0, "train.lr": 0.001, "mgca.mask_equal_texts": False, "mgca.granularity": "object+pixel"}
+    assert params.parse_change("") == {}
 
 
 @pytest.mark.parametrize("template", ["a photo", "a {} and a {}", "a {name}", "", "a {} in {place}", "{} {!r}", "{} {", "{} }"])
@@ -270,8 +347,8 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
 def test_changes_replace_values_in_memory_only(written):
     path = written(VALUES)
     before = path.read_bytes()
-    p = params.load({"mgca.k": 0.1, "train.seed": 7, "device": "cpu", "evaluate.thresholds.things": 0.5}, path)
-    assert (p.mgca.k, p.train.seed, p.device, p.evaluate.thresholds) == (0.1, 7, "cpu", {"things": 0.5})
+    p = params.load({"mgca.k": 0.1, "train.seeds": 7, "device": "cpu", "evaluate.thresholds.things": 0.5}, path)
+    assert (p.mgca.k, p.train.seeds, p.device, p.evaluate.thresholds) == (0.1, 7, "cpu", {"things": 0.5})
     assert p.mgca.alpha == VALUES["mgca"]["alpha"]
     assert path.read_bytes() == before and params.load(path=path).mgca.k == VALUES["mgca"]["k"]
 

@@ -110,6 +110,8 @@ def main(arguments=None):
         repo = Repo(_wait_for_lock=True)
         graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
         stages = plan(graph, set(repo.status()), options.stages, options.part)
+        if "sources" in stages and not run({"sources": set()}, 1):  # it often leaves what all depend on as it was
+            stages = plan(graph, set(repo.status()), options.stages, options.part)
     except ValueError as error:
         sys.exit(f"{error}")
     gpus = 0

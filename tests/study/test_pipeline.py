@@ -47,7 +47,8 @@ def tiny(params):
 
 def run(folder, *command, check=True):
     """Run a command in folder with this interpreter's environment in front. Returns its output."""
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0 or not check, done.stdout[-4000:]
     return done.stdout

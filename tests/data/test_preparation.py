@@ -139,7 +139,7 @@ def test_a_scan_killed_in_the_middle_reads_only_the_rest(tmp_path, in_process, r
     paths.append(str(tmp_path / "3.tar"))
     os.mkfifo(paths[3])  # whoever reads that waits for ever
     call = f"preparation.scan({paths}, 0.0, {TEMPLATES}, {str(tmp_path / 'kept')!r})"
-    (tmp_path / "run.py").write_text(f"from ovseg import preparation\nif __name__ == '__main__':\n    {call}\n")
+    (tmp_path / "run.py").write_text(f"from ovseg.data import preparation\nif __name__ == '__main__':\n    {call}\n")
     process = subprocess.Popen([sys.executable, tmp_path / "run.py"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "kept").glob("*.json"))) < 3:

@@ -12,7 +12,7 @@ from ovseg.data import shards
 from ovseg.data.captions import nouns
 from ovseg.world import scenes
 
-SETTINGS = params.load(path=Path(__file__).parent.parent / "params.yaml").scenes
+SETTINGS = params.load(path=Path(__file__).parents[2] / "params.yaml").scenes
 INDICES = range(40)
 CERTAIN = {"omit": 0.0, "omit_stuff": 0.0, "invent": 0.0}
 

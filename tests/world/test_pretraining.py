@@ -14,7 +14,7 @@ from ovseg.clip.frozen import FrozenCLIP
 from ovseg.data.captions import nouns
 from ovseg.world import pretraining, scenes
 
-PARAMS = params.load(path=Path(__file__).resolve().parents[1] / "params.yaml")
+PARAMS = params.load(path=Path(__file__).resolve().parents[2] / "params.yaml")
 TINY = PARAMS.pretrain.model_copy(
     update={"pairs": 32, "batch": 8, "size": 32, "patch": 8, "embed_dim": 16, "workers": 0}
     | {"vision_width": 64, "vision_layers": 1, "text_width": 64, "text_layers": 1}
@@ -96,7 +96,7 @@ def test_zero_shot_precision_of_every_class_is_a_share(trained):
 
 
 def test_committed_weights_know_things_and_stuff():
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     settings = PARAMS.clip.model_copy(update={"model": f"local-dir:{root / 'models/clip'}"})
     found = pretraining.zero_shot(FrozenCLIP.open(settings), PARAMS.pretrain, pictures=120)
     assert np.mean([found[name] for name in scenes.THINGS]) > 0.8
