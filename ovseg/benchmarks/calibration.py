@@ -78,7 +78,7 @@ def load(run, p):
     """The Segmenter of a run's first training by params' `segment`, CLIP included. p: Params. Raises FileNotFoundError."""
     folder = Path("models") / run / "seeds/0"
     if not (folder / "decoder.safetensors").is_file():
-        raise FileNotFoundError(f"{folder} holds no decoder.safetensors: train it first, the headline by `dvc repro train`")
+        raise FileNotFoundError(f"{folder} holds no decoder.safetensors: train it first, the default run by `dvc repro train`")
     from ..clip.frozen import FrozenCLIP  # takes seconds to import
 
     device = params.device(p.device)

@@ -34,6 +34,22 @@ class Prepared(NamedTuple):
     report: shards.Report
     downloads: dict | None
 
+    def save(self, paths, folder):
+        """Write the bank, the keys of the pairs and the paths of their shards into folder: what `load_keys` and `load_paths` read."""
+        self.bank.save(folder)
+        (Path(folder) / "pairs.txt").write_text("\n".join(self.keys) + "\n")
+        (Path(folder) / "shards.txt").write_text("\n".join(map(str, paths)) + "\n")
+
+
+def load_keys(folder):
+    """Keys of the pairs, in the order of the bank."""
+    return (Path(folder) / "pairs.txt").read_text().split("\n")[:-1]
+
+
+def load_paths(folder):
+    """Paths of the shards that were prepared."""
+    return (Path(folder) / "shards.txt").read_text().split("\n")[:-1]
+
 
 def scan(paths, max_bad_fraction, templates, kept=KEPT):
     """Read every sample of every shard, images too, in parallel. Returns Prepared.

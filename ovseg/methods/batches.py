@@ -13,7 +13,7 @@ import torch
 import webdataset as wds
 
 from ..clip import features
-from ..data import captions, shards
+from ..data import captions, preparation, shards
 from ..data.images import center_crop
 from . import distributed
 
@@ -139,13 +139,12 @@ def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/feat
     """
     prepared, cache = Path(prepared), Path(cache)
     bank = captions.TextBank.load(prepared)
-    paths = (prepared / "shards.txt").read_text().split("\n")[:-1]
+    paths = preparation.load_paths(prepared)
     array = features.open_cached(cache / "pairs.npy")
     if array is not None:
         images = CachedImages(array)
     else:
         from ..clip.frozen import FrozenCLIP  # open_clip takes seconds to import, and a run on cached features needs none
 
-        keys = (prepared / "pairs.txt").read_text().split("\n")[:-1]
-        images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
+        images = StreamedImages(FrozenCLIP.open(clip, device), paths, preparation.load_keys(prepared), clip.image_size, workers)
     return Pairs(images, bank, features.open_cached(cache / "texts.npy"), paths)

@@ -1,1 +1,5 @@
-"""From an image and class names to a label map: sliding windows, semantic units, the Segmenter."""
+"""From an image and class names to a label map.
+
+Read units.py (pixels, meta-points, groups), windows.py (sliding windows, their scores as those of the picture), segmenter.py (the
+Segmenter: the one public object for users).
+"""

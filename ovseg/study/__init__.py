@@ -1,1 +1,6 @@
-"""Which runs a study has, and what is made of their results: tables, findings, figures, the report."""
+"""The study: which runs it has, and what is made of their results.
+
+In come params.yaml (the lines of `ablations`), cached features and benchmarks; out go models, results/runs/*.json, the report and its
+figures. Read runs.py (runs, training and evaluating one), results.py (all results as one table), findings.py (the paper's findings),
+report.py and charts.py, figures.py (pictures and masks for notebooks), jobs.py (stages side by side).
+"""

@@ -56,7 +56,7 @@ def run(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item
             slot = min(slots)
             slots.remove(slot)
             # Threads that wait for each other sleep: spinning, two processes with two threads each would block two cores.
-            env = os.environ | {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1"}
+            env = os.environ | {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
             if gpus:
                 env["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
             log = LOGS / f"{name}.log"

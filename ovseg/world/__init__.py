@@ -1,1 +1,5 @@
-"""The rendered world: scenes with captions and label maps, written as shards, and the compact CLIP pretrained on them."""
+"""The rendered world, this repository's own data set.
+
+Out come cartoon scenes with captions and exact label maps, written as webdataset shards, and a compact CLIP pretrained on their pictures
+and captions alone. Read scenes.py, then pretraining.py.
+"""

@@ -15,128 +15,17 @@ from pathlib import Path
 import numpy as np
 import webdataset as wds
 from PIL import Image, ImageDraw
+from ruamel.yaml import YAML
 
 from ..data.shards import parallel
 
 TRAIN, BENCHMARK, PRETRAIN, CALIBRATION = 0, 1, 2, 3  # splits: no two share a picture
 PER_SHARD = 1024
 
-RED, ORANGE, YELLOW, GREEN = (205, 50, 45), (240, 140, 40), (245, 210, 70), (60, 140, 60)
-BLUE, CYAN, PURPLE, PINK = (55, 95, 200), (95, 205, 210), (130, 70, 170), (240, 130, 180)
-BROWN, CREAM, WHITE, GREY, BLACK = (120, 75, 45), (240, 220, 180), (246, 246, 246), (150, 155, 160), (40, 40, 50)
-
-# A thing is its parts in drawing order: (shape, colour, coordinates), x to the right and y down, both in -1..1.
-# disc: centre x, centre y, radius; ellipse: left, top, right, bottom; poly: x, y, x, y, ...
-# The first part is the largest: what one sees of it from afar.
-THINGS = {
-    "car": [
-        ("poly", RED, (-1, 0.1, -0.6, 0, -0.35, -0.5, 0.4, -0.5, 0.65, 0, 1, 0.1, 1, 0.5, -1, 0.5)),
-        ("poly", CYAN, (-0.45, 0, -0.27, -0.38, 0.02, -0.38, 0.02, 0)),
-        ("poly", CYAN, (0.12, 0, 0.12, -0.38, 0.34, -0.38, 0.5, 0)),
-        ("disc", BLACK, (-0.55, 0.5, 0.26)),
-        ("disc", BLACK, (0.55, 0.5, 0.26)),
-        ("disc", GREY, (-0.55, 0.5, 0.11)),
-        ("disc", GREY, (0.55, 0.5, 0.11)),
-    ],
-    "bus": [
-        ("poly", YELLOW, (-1, -0.65, 1, -0.65, 1, 0.55, -1, 0.55)),
-        ("poly", BLUE, (-0.88, -0.48, -0.45, -0.48, -0.45, -0.02, -0.88, -0.02)),
-        ("poly", BLUE, (-0.32, -0.48, 0.1, -0.48, 0.1, -0.02, -0.32, -0.02)),
-        ("poly", BLUE, (0.23, -0.48, 0.9, -0.48, 0.9, -0.02, 0.23, -0.02)),
-        ("disc", BLACK, (-0.55, 0.58, 0.24)),
-        ("disc", BLACK, (0.55, 0.58, 0.24)),
-    ],
-    "house": [
-        ("poly", CREAM, (-0.75, -0.2, 0.75, -0.2, 0.75, 0.95, -0.75, 0.95)),
-        ("poly", RED, (-1, -0.15, 0, -0.95, 1, -0.15)),
-        ("poly", BROWN, (-0.2, 0.3, 0.2, 0.3, 0.2, 0.95, -0.2, 0.95)),
-        ("poly", CYAN, (0.35, 0.05, 0.62, 0.05, 0.62, 0.35, 0.35, 0.35)),
-        ("poly", CYAN, (-0.62, 0.05, -0.35, 0.05, -0.35, 0.35, -0.62, 0.35)),
-    ],
-    "tree": [
-        ("disc", GREEN, (0, -0.35, 0.62)),
-        ("disc", GREEN, (-0.4, 0, 0.42)),
-        ("disc", GREEN, (0.4, 0, 0.42)),
-        ("poly", BROWN, (-0.16, 0.25, 0.16, 0.25, 0.22, 1, -0.22, 1)),
-    ],
-    "boat": [
-        ("poly", BROWN, (-1, 0.35, 1, 0.35, 0.6, 0.9, -0.6, 0.9)),
-        ("poly", WHITE, (0.03, -0.95, 0.85, 0.25, 0.03, 0.25)),
-        ("poly", ORANGE, (-0.08, -0.75, -0.08, 0.25, -0.7, 0.25)),
-        ("poly", BLACK, (-0.06, -1, 0.03, -1, 0.03, 0.35, -0.06, 0.35)),
-    ],
-    "fish": [
-        ("ellipse", ORANGE, (-0.95, -0.5, 0.55, 0.5)),
-        ("poly", ORANGE, (0.4, 0, 1, -0.5, 0.85, 0, 1, 0.5)),
-        ("poly", WHITE, (-0.5, -0.42, -0.25, -0.5, -0.25, 0.5, -0.5, 0.42)),
-        ("poly", WHITE, (0.05, -0.45, 0.25, -0.36, 0.25, 0.36, 0.05, 0.45)),
-        ("disc", BLACK, (-0.68, -0.12, 0.1)),
-    ],
-    "bird": [
-        ("ellipse", BLUE, (-0.65, -0.3, 0.7, 0.5)),
-        ("disc", BLUE, (-0.55, -0.35, 0.35)),
-        ("poly", YELLOW, (-0.85, -0.45, -1, -0.22, -0.82, -0.2)),
-        ("poly", CREAM, (-0.25, -0.05, 0.5, -0.05, 0.25, 0.4)),
-        ("poly", BLUE, (0.55, 0, 1, -0.35, 1, 0.1)),
-        ("disc", WHITE, (-0.6, -0.42, 0.1)),
-        ("poly", YELLOW, (-0.1, 0.45, 0, 0.45, 0.05, 0.85, -0.1, 0.85)),
-        ("poly", YELLOW, (0.15, 0.45, 0.25, 0.45, 0.3, 0.85, 0.15, 0.85)),
-    ],
-    "flower": [
-        ("disc", PINK, (0, -0.85, 0.3)),
-        ("disc", PINK, (0.38, -0.55, 0.3)),
-        ("disc", PINK, (0.24, -0.12, 0.3)),
-        ("disc", PINK, (-0.24, -0.12, 0.3)),
-        ("disc", PINK, (-0.38, -0.55, 0.3)),
-        ("poly", GREEN, (-0.07, 0, 0.07, 0, 0.07, 1, -0.07, 1)),
-        ("poly", GREEN, (0, 0.75, 0.5, 0.3, 0.4, 0.7)),
-        ("poly", GREEN, (0, 0.85, -0.5, 0.4, -0.4, 0.8)),
-        ("disc", YELLOW, (0, -0.45, 0.26)),
-    ],
-    "mushroom": [
-        ("poly", CREAM, (-0.3, 0, 0.3, 0, 0.38, 0.95, -0.38, 0.95)),
-        ("poly", PURPLE, (-1, 0.1, -0.85, -0.4, -0.45, -0.8, 0, -0.92, 0.45, -0.8, 0.85, -0.4, 1, 0.1)),
-        ("disc", WHITE, (-0.45, -0.28, 0.17)),
-        ("disc", WHITE, (0.12, -0.55, 0.17)),
-        ("disc", WHITE, (0.55, -0.15, 0.15)),
-    ],
-    "balloon": [
-        ("disc", PURPLE, (0, -0.3, 0.7)),
-        ("poly", PURPLE, (-0.55, 0.1, 0.55, 0.1, 0.2, 0.6, -0.2, 0.6)),
-        ("ellipse", YELLOW, (-0.28, -1, 0.28, 0.45)),
-        ("poly", BROWN, (-0.22, 0.68, 0.22, 0.68, 0.18, 1, -0.18, 1)),
-    ],
-    "umbrella": [
-        ("poly", GREY, (-0.05, -0.2, 0.05, -0.2, 0.05, 0.85, -0.05, 0.85)),
-        ("poly", PINK, (-1, 0.1, -0.85, -0.35, -0.5, -0.7, 0, -0.85, -0.4, 0.1)),
-        ("poly", GREEN, (-0.4, 0.1, 0, -0.85, 0.4, 0.1)),
-        ("poly", PINK, (1, 0.1, 0.85, -0.35, 0.5, -0.7, 0, -0.85, 0.4, 0.1)),
-        ("poly", GREY, (0.05, 0.85, 0.05, 0.98, 0.3, 0.98, 0.3, 0.75, 0.2, 0.75, 0.2, 0.85)),
-    ],
-    "rocket": [
-        ("poly", WHITE, (-0.35, -0.4, 0, -1, 0.35, -0.4, 0.35, 0.6, -0.35, 0.6)),
-        ("poly", ORANGE, (-0.3, -0.48, 0, -1, 0.3, -0.48)),
-        ("poly", BLUE, (-0.35, 0.1, -0.75, 0.75, -0.35, 0.6)),
-        ("poly", BLUE, (0.35, 0.1, 0.75, 0.75, 0.35, 0.6)),
-        ("disc", BLACK, (0, -0.12, 0.19)),
-        ("poly", YELLOW, (-0.2, 0.6, 0.2, 0.6, 0, 1)),
-    ],
-    "penguin": [
-        ("ellipse", BLACK, (-0.6, -0.95, 0.6, 0.9)),
-        ("ellipse", WHITE, (-0.38, -0.35, 0.38, 0.8)),
-        ("poly", ORANGE, (-0.14, -0.55, 0.14, -0.55, 0, -0.32)),
-        ("disc", WHITE, (-0.2, -0.65, 0.1)),
-        ("disc", WHITE, (0.2, -0.65, 0.1)),
-        ("ellipse", ORANGE, (-0.5, 0.78, -0.05, 1)),
-        ("ellipse", ORANGE, (0.05, 0.78, 0.5, 1)),
-    ],
-    "clock": [
-        ("disc", BROWN, (0, 0, 0.95)),
-        ("disc", CREAM, (0, 0, 0.72)),
-        ("poly", BLACK, (-0.06, 0.05, -0.06, -0.6, 0.06, -0.6, 0.06, 0.05)),
-        ("poly", BLACK, (0, -0.06, 0.42, 0.2, 0.36, 0.3, -0.05, 0.06)),
-        ("disc", RED, (0, 0, 0.12)),
-    ],
+_YAML = YAML(typ="safe").load(Path(__file__).with_name("things.yaml").read_text())
+THINGS = {  # {name: [(shape, RGB, coordinates), ...]}, the parts in drawing order
+    name: [(shape, tuple(_YAML["colours"][colour]), tuple(points)) for shape, colour, points in parts]
+    for name, parts in _YAML["things"].items()
 }
 STUFF = ("grass", "water", "sand", "road", "brick", "sky", "snow", "wood")
 CLASSES = (*THINGS, *STUFF)  # a label map holds indices into this

@@ -1,4 +1,4 @@
-"""The paper's preset from end to end, shrunk in sizes and to one process: python tests/paper_preset.py FOLDER [--pairs TAR ...]
+"""The paper's preset from end to end, shrunk in sizes and to one process: python tests/study/paper_preset.py FOLDER [--pairs TAR ...]
 
 Makes a copy of the project in FOLDER with presets/paper.yaml as its params.yaml, a ViT-B/16 with random weights as its CLIP,
 a few image-text pairs (yours, or rendered ones) as img2dataset leaves them, and a picture for each of the eight benchmarks in
