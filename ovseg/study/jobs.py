@@ -1,9 +1,9 @@
 """The study's stages side by side: `python -m ovseg.study.jobs [--jobs N] [--part I/N] [STAGE ...]`.
 
 `dvc repro` runs one stage after another. Here each stage whose inputs are ready is a `dvc repro --single-item` of its own, N at a
-time, each with its share of the cores and, where there are GPUs, one of them; results are the same. DVC guards dvc.lock and
-the files of each stage, so that several of these may also run in one folder that machines share: `--part I/N` takes every Nth
-line of the ablations, beginning with line I (from 0). What a stage prints goes to runs/logs/STAGE.log.
+time, each with its share of the cores and, where there are GPUs, one of them; results are the same. DVC guards dvc.lock
+and, on one machine, the files of each stage. On machines that share the folder, `--part I/N` keeps them apart: it takes every Nth line
+of the ablations, beginning with line I (from 0). What a stage prints goes to runs/logs/STAGE.log.
 """
 
 import argparse
@@ -40,8 +40,23 @@ def plan(graph, changed, targets=(), part=None):
     return {name: set(graph.successors(name)) & set(order) for name in order}
 
 
-def run(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item"), gpus=0):
-    """Run the stages of a plan, `jobs` at a time. Returns names of those that failed.
+def cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(device):
+    """GPUs that stages may use, as CUDA_VISIBLE_DEVICES names them. device: params' device."""
+    if device == "cpu":
+        return []
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(torch.cuda.device_count())] if given is None else [name for name in given.split(",") if name]
+
+
+def run(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item"), gpus=()):
+    """Run the stages of a plan, `jobs` at a time. Returns names of those that failed. gpus: of visible_gpus, given out in turn.
 
     Once one has failed no other is started; those that run go on to their end, so that no work is lost.
     """
@@ -50,7 +65,7 @@ def run(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item
     slots = set(range(jobs))
     while running or (waiting and not failed):
         ready = [name for name, before in waiting.items() if before <= done] if not failed else []
-        share = max(1, (os.cpu_count() or 1) // min(jobs, max(1, len(ready) + len(running))))
+        share = max(1, cores() // min(jobs, max(1, len(ready) + len(running))))
         for name in ready[: len(slots)]:
             del waiting[name]
             slot = min(slots)
@@ -58,7 +73,7 @@ def run(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item
             # Threads that wait for each other sleep: spinning, two processes with two threads each would block two cores.
             env = os.environ | {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
             if gpus:
-                env["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+                env["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
             log = LOGS / f"{name}.log"
             with open(log, "wb") as file:
                 process = subprocess.Popen([*command, name], stdout=file, stderr=subprocess.STDOUT, env=env)
@@ -97,10 +112,10 @@ def _part(text):
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m ovseg.study.jobs", description="Run the study's stages side by side.")
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="these and what they depend on; none: all")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="stages at a time; the number of cores by default")
+    parser.add_argument("--jobs", type=int, help="stages at a time; by default as many as there are GPUs, or else cores")
     parser.add_argument("--part", type=_part, help="I/N: this worker's part of the ablations, for several workers on a shared folder")
     options = parser.parse_args(arguments)
-    if options.jobs < 1:
+    if options.jobs is not None and options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: at least 1")
     from dvc.repo import Repo  # takes a second to import
 
@@ -110,17 +125,18 @@ def main(arguments=None):
         repo = Repo(_wait_for_lock=True)
         graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
         stages = plan(graph, set(repo.status()), options.stages, options.part)
-        if "sources" in stages and not run({"sources": set()}, 1):  # it often leaves what all depend on as it was
+        if "sources" in stages:  # it often leaves what all depend on as it was
+            if run({"sources": set()}, 1):
+                sys.exit("failed: sources")
             stages = plan(graph, set(repo.status()), options.stages, options.part)
     except ValueError as error:
         sys.exit(f"{error}")
-    gpus = 0
-    if p.device != "cpu":
-        import torch
-
-        gpus = torch.cuda.device_count()
-    say(f"{len(stages)} stages to run, {options.jobs} at a time" if stages else "nothing to do: all is up to date")
-    failed = run(stages, options.jobs, gpus=gpus)
+    gpus = visible_gpus(p.device)
+    jobs = options.jobs or len(gpus) or cores()
+    if gpus and jobs > 1 and p.train.processes > 1:
+        sys.exit(f"train.processes = {p.train.processes}: stages side by side have one GPU each; use `dvc repro`, or --jobs 1")
+    say(f"{len(stages)} stages to run, {jobs} at a time" if stages else "nothing to do: all is up to date")
+    failed = run(stages, jobs, gpus=gpus if jobs > 1 else ())
     if failed:
         sys.exit(f"failed: {', '.join(failed)}. Run again to go on: finished stages are not repeated.")
 

@@ -73,10 +73,10 @@ def test_after_a_failure_no_stage_is_started_and_those_that_run_end(folder, caps
 
 
 def test_cores_are_shared_and_each_slot_has_its_gpu(folder, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(jobs, "cores", lambda: 8)
     script = 'echo "$OMP_NUM_THREADS $OMP_WAIT_POLICY $CUDA_VISIBLE_DEVICES" > "$1"; sleep 0.5'
-    assert jobs.run({"a": set(), "b": set(), "c": {"a", "b"}}, 2, command(script), gpus=2) == []
-    assert {(folder / name).read_text() for name in "ab"} == {"4 PASSIVE 0\n", "4 PASSIVE 1\n"}
+    assert jobs.run({"a": set(), "b": set(), "c": {"a", "b"}}, 2, command(script), gpus=["4", "6"]) == []
+    assert {(folder / name).read_text() for name in "ab"} == {"4 PASSIVE 4\n", "4 PASSIVE 6\n"}
     assert (folder / "c").read_text().startswith("8 PASSIVE")  # alone, it has all
 
 

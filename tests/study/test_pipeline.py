@@ -61,6 +61,7 @@ def copy_project(folder):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    shutil.rmtree(folder / "results/runs", ignore_errors=True)  # of the study in git
     run(folder, "git", "init", "--quiet")
 
 
