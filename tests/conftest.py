@@ -4,7 +4,6 @@ import os
 
 import pytest
 import torch
-from tiny import TINY
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the cores are shared: threads of one file would wait for those of others
     threads = max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
@@ -25,6 +24,7 @@ def one_thread():
 def clip():
     """A FrozenCLIP of random weights: 32 px, patch 8, d = 16."""
     import open_clip
+    from tiny import TINY
 
     from ovseg.clip.frozen import FrozenCLIP
     from ovseg.world import pretraining

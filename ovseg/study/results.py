@@ -83,15 +83,16 @@ def load_results(paths):
         suite = suite or set(result["miou"])
         if set(result["miou"]) != suite:
             raise ValueError(f"{path} is on {', '.join(result['miou'])}, other results on {', '.join(sorted(suite))}: evaluate it again")
-        changes[result["run"]] = {key: value for key, value in result["changes"].items() if key != "train.seeds"}
+        changes[result["run"]] = {key: value for key, value in result["changes"] if key != "train.seeds"}
+        own = dict(result["parameters"])
         if result["kind"] == "default":
-            parameters = result["parameters"]
+            parameters = own
         for seed in result["seeds"]:
             for benchmark, by_unit in seed["iou"].items():
                 for unit, iou in by_unit.items():
                     row = {"run": result["run"], "kind": result["kind"], "seed": seed["seed"], "benchmark": benchmark, "unit": unit}
                     row["group"] = GROUPS[0] if BACKGROUND in iou else GROUPS[1]
-                    row["own"], row["miou"] = unit == result["parameters"]["segment.unit"], seed["miou"][benchmark][unit]
+                    row["own"], row["miou"] = unit == own["segment.unit"], seed["miou"][benchmark][unit]
                     if set(scenes.CLASSES) <= set(iou):
                         row |= {"things": mean({c: iou[c] for c in scenes.THINGS}), "stuff": mean({c: iou[c] for c in scenes.STUFF})}
                     rows.append(row)

@@ -112,10 +112,10 @@ def make_result(run, p, found, seconds):
     p: its Params. found: {benchmark: {(seed, unit): {class: IoU}}}, of evaluation.evaluate. Returns a dict:
 
     run, kind   its name and kind
-    changes     what it changes in params.yaml, {"mgca.k": 0.1}: what tables tell runs apart by
+    changes     what it changes in params.yaml, [["mgca.k", 0.1]]: what tables tell runs apart by
     miou        {benchmark: {unit: percent}}, mean over seeds: with `seconds` what `dvc metrics show` prints
     seconds     {"train": ..., "evaluate": ...}, of all seeds; all that differs between two runs of a study on one machine
-    parameters  {"mgca.alpha": 0.4, ...}: all values of clip, mgca, train, segment and evaluate
+    parameters  [["mgca.alpha", 0.4], ...]: all values of clip, mgca, train, segment and evaluate; DVC would take a dict for metrics
     seeds       [{"seed", "miou": {benchmark: {unit: percent}}, "iou": {benchmark: {unit: {class: percent or null}}}}, ...]; the
                 seed of an untrained run is null
     """
@@ -128,10 +128,10 @@ def make_result(run, p, found, seconds):
     return {
         "run": run.name,
         "kind": run.kind,
-        "changes": run.changes,
+        "changes": list(run.changes.items()),
         "miou": {name: {unit: sum(s["miou"][name][unit] for s in seeds) / len(seeds) for unit in units} for name in found},
         "seconds": seconds,
-        "parameters": params.flatten({name: getattr(p, name) for name in ("clip", "mgca", "train", "segment", "evaluate")}),
+        "parameters": list(params.flatten({name: getattr(p, name) for name in ("clip", "mgca", "train", "segment", "evaluate")}).items()),
         "seeds": seeds,
     }
 

@@ -98,7 +98,8 @@ def stale(folder):
 
 
 def result(folder, name):
-    return json.loads((folder / f"results/runs/{name}.json").read_text())
+    found = json.loads((folder / f"results/runs/{name}.json").read_text())
+    return found | {key: dict(found[key]) for key in ("changes", "parameters")}
 
 
 def test_each_run_leaves_its_result_by_seed_and_unit(project):

@@ -17,7 +17,8 @@ def write(folder, name, kind, changes, seeds, unit="meta-point"):
     for seed, iou in seeds.items():
         found = {b: {u: sum(classes.values()) / len(classes) for u, classes in by_unit.items()} for b, by_unit in iou.items()}
         made.append({"seed": seed, "miou": found, "iou": iou})
-    result = {"run": name, "kind": kind, "changes": changes, "miou": miou, "parameters": PARAMETERS | changes, "seeds": made}
+    result = {"run": name, "kind": kind, "changes": list(changes.items()), "miou": miou, "seeds": made}
+    result["parameters"] = list((PARAMETERS | changes).items())
     path = folder / f"{name.replace('/', '-')}.json"
     path.write_text(json.dumps(result | {"seconds": {}}))
     return path
