@@ -1,6 +1,6 @@
 """Dense features: what an image tower that was trained to describe whole pictures says of each patch.
 
-Four modes to read them, all free of training. They differ in the attention of the last block, q, k, v being its projections:
+There are four modes of reading them, none needs training. They differ in the attention of the last block, with projections q, k, v:
 
     clip       softmax(q k) v                  the block as it is
     maskclip   v                               each patch is described by its own value (Zhou et al. 2022; MGCA §4.1)
@@ -9,6 +9,8 @@ Four modes to read them, all free of training. They differ in the attention of t
 
 The tower's last norm and its projection into the joint space follow, token by token; the class token is dropped.
 """
+
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +28,18 @@ DENSE_MODES = {
 
 
 class SelfAttention(nn.Module):
-    """nn.MultiheadAttention of a sequence with itself, its weights under the same names.
+    """nn.MultiheadAttention of a sequence with itself, its weights under the same names, the last block's mode to choose.
 
-    PyTorch's own hands `linear` a transposed tensor, which on a CPU in bfloat16 takes 15 times as long.
+    PyTorch's own hands `linear` a transposed tensor, which on a CPU in bfloat16 takes 15 times as long. weight (3 * width, width) and
+    bias (3 * width) are of queries, keys and values; out_proj: nn.Linear.
     """
 
     def __init__(self, heads, weight, bias, out_proj):
-        """weight (3 * width, width) and bias (3 * width), of queries, keys and values; out_proj: nn.Linear."""
         super().__init__()
         self.heads, self.in_proj_weight, self.in_proj_bias, self.out_proj = heads, weight, bias, out_proj
 
     def forward(self, x, *_, mode="clip", attn_mask=None, need_weights=False):
-        """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. mode: of DENSE_MODES. attn_mask: of "clip", additive."""
+        """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. attn_mask: additive, for mode "clip"."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # n, tokens, 3 * width
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each n, heads, tokens, width / heads
         found = DENSE_MODES[mode](q, k, v) if attn_mask is None else attend(q, k, v, attn_mask.to(q.dtype))
@@ -53,7 +55,7 @@ def replace_attention(model):
 
 
 def last_block(block, x, mode):
-    """The last block, its attention in one of DENSE_MODES. x (n, tokens, width) -> the same shape."""
+    """The last block, its attention in one of DENSE_MODES: x (n, tokens, width) -> the same shape."""
     attended = block.ls_1(block.attn(block.ln_1(x), mode=mode)[0])
     if mode == "clearclip":
         return attended
@@ -86,14 +88,10 @@ class ClassTokenTower:
         """Patch tokens behind the class token, with positions: (n, 3, H, W) -> (n, 1 + h*w, width)."""
         v = self.visual
         grid = v.conv1(x)  # n, width, h, w
-        tokens = grid.flatten(2).transpose(1, 2)
-        tokens = torch.cat([v.class_embedding.to(tokens.dtype).expand(len(x), 1, -1), tokens], 1)
-        return v.ln_pre(tokens + self.positions(grid.shape[2:]).to(tokens.dtype))
-
-    def positions(self, grid):
-        """Positional embeddings (1 + h*w, width) for a grid of patches; the class token's is as it is."""
-        own = self.visual.positional_embedding
-        return torch.cat([own[:1], resized(own[1:], self.visual.grid_size, grid).to(own.dtype)])
+        tokens = torch.cat([v.class_embedding.to(grid.dtype).expand(len(x), 1, -1), grid.flatten(2).transpose(1, 2)], 1)
+        own = v.positional_embedding  # the class token's, which stays as it is, and those of the pretraining's grid
+        positions = torch.cat([own[:1], resized(own[1:], v.grid_size, grid.shape[2:]).to(own.dtype)])  # 1 + h*w, width
+        return v.ln_pre(tokens + positions.to(tokens.dtype))
 
     def joint(self, x):
         """Into the joint space: (n, 1 + h*w, width) -> (n, h*w, d)."""
@@ -101,57 +99,46 @@ class ClassTokenTower:
 
 
 class PoolingTower:
-    """SigLIP's ViT: no class token, and an attention that pools all patches into the joint space.
+    """SigLIP's ViT: no class token, and a pool, which attends to all patches, leads into the joint space.
 
-    What it makes of a single patch is that patch in the joint space: its attention is the identity then, the value
-    passes on, whichever mode the last block is read.
+    A patch in the joint space is what the pool makes of that patch alone: its attention is the identity then, the value passes on.
     """
 
     def __init__(self, visual):
-        self.visual, trunk = visual, visual.trunk
-        self.patch, self.image_size = trunk.patch_embed.patch_size[0], visual.image_size[0]
-        self.width = trunk.attn_pool.out_features
+        trunk = self.trunk = visual.trunk
+        self.patch, self.image_size, self.width = trunk.patch_embed.patch_size[0], visual.image_size[0], trunk.attn_pool.out_features
         *self.blocks, last = trunk.blocks
-        attention = last.attn  # the same parts under other names
-        self.last = nn.Module()
-        self.last.ln_1, self.last.ls_1, self.last.ln_2, self.last.mlp, self.last.ls_2 = last.norm1, last.ls1, last.norm2, last.mlp, last.ls2
-        self.last.attn = SelfAttention(attention.num_heads, attention.qkv.weight, attention.qkv.bias, attention.proj)
+        attn = SelfAttention(last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, last.attn.proj)
+        self.last = SimpleNamespace(attn=attn, ln_1=last.norm1, ls_1=last.ls1, ln_2=last.norm2, ls_2=last.ls2, mlp=last.mlp)
 
     @staticmethod
     def fits(visual):
-        if not isinstance(visual, TimmModel):
-            return False
-        import timm
+        import timm  # takes a second
 
-        trunk, vit = visual.trunk, timm.models.vision_transformer
-        if type(trunk) is not vit.VisionTransformer or not isinstance(trunk.attn_pool, timm.layers.AttentionPoolLatent):
+        vit = timm.models.vision_transformer
+        if not isinstance(visual, TimmModel) or type(visual.trunk) is not vit.VisionTransformer:
             return False
+        trunk, pool, embed = visual.trunk, visual.trunk.attn_pool, visual.trunk.patch_embed
         attention = [block.attn for block in trunk.blocks if type(block) is vit.Block and type(block.attn) is timm.layers.Attention]
-        if len(attention) < len(trunk.blocks) or any(part.gate is not None for part in attention):
+        plain = len(attention) == len(trunk.blocks) and all(part.gate is None for part in attention)
+        plain = plain and isinstance(pool, timm.layers.AttentionPoolLatent) and pool.pos_embed is None
+        plain = plain and type(embed) is timm.layers.PatchEmbed and len(set(embed.patch_size)) == 1
+        if not plain or trunk.num_prefix_tokens or trunk.pos_embed is None:
             return False
-        if type(trunk.patch_embed) is not timm.layers.PatchEmbed or len(set(trunk.patch_embed.patch_size)) > 1:
-            return False
-        if trunk.num_prefix_tokens or trunk.pos_embed is None or trunk.attn_pool.pos_embed is not None:
-            return False
-        identity = [visual.head, trunk.patch_embed.norm, trunk.norm_pre, trunk.fc_norm, trunk.head, trunk.attn_pool.k_norm]
+        identity = [visual.head, embed.norm, trunk.norm_pre, trunk.fc_norm, trunk.head, pool.k_norm]
         identity += [norm for part in attention for norm in (part.q_norm, part.k_norm, part.norm)]
         return all(isinstance(part, (nn.Identity, nn.Sequential)) and not list(part.children()) for part in identity)
 
     def embed(self, x):
         """As ClassTokenTower.embed, without a class token: (n, h*w, width)."""
-        grid = self.visual.trunk.patch_embed.proj(x)  # n, width, h, w
-        return grid.flatten(2).transpose(1, 2) + self.positions(grid.shape[2:]).to(grid.dtype)
-
-    def positions(self, grid):
-        """As ClassTokenTower.positions: (h*w, width)."""
-        return resized(self.visual.trunk.pos_embed[0], self.visual.trunk.patch_embed.grid_size, grid)
+        grid = self.trunk.patch_embed.proj(x)  # n, width, h, w
+        positions = resized(self.trunk.pos_embed[0], self.trunk.patch_embed.grid_size, grid.shape[2:])  # h*w, width
+        return grid.flatten(2).transpose(1, 2) + positions.to(grid.dtype)
 
     def joint(self, x):
         """As ClassTokenTower.joint: (n, h*w, width) -> (n, h*w, d)."""
-        trunk = self.visual.trunk
-        pool, width = trunk.attn_pool, x.shape[-1]
-        value = F.linear(trunk.norm(x), pool.kv.weight[width:], pool.kv.bias[width:])
-        x = pool.proj(value)
+        pool, width = self.trunk.attn_pool, x.shape[-1]
+        x = pool.proj(F.linear(self.trunk.norm(x), pool.kv.weight[width:], pool.kv.bias[width:]))  # of keys and values, the values
         return x + pool.mlp(pool.norm(x))
 
 

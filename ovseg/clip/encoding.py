@@ -1,5 +1,6 @@
 """Encoding once what training and evaluation read again and again: texts and training images."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +21,17 @@ def encode_texts(clip, texts, folder):
 
 
 def encode_pairs(clip, paths, keys, settings, folder):
-    """Encode the training images into pairs.npy, row n that of keys[n]. settings: params.Clip."""
+    """Encode the training images into pairs.npy, row n that of keys[n]. settings: params.Clip. Raises ValueError at other pairs."""
     side = settings.image_size // clip.patch
     out = create_cached(Path(folder) / "pairs.npy", (len(keys), clip.width, side, side))
-    row, batch, wanted = 0, [], iter(keys)
     report = shards.Report()
-    found = (pair for path in paths for pair in shards.pairs(path, report))
-    for key, image, _ in tqdm(found, "encode images", len(keys), mininterval=2):
-        if key != next(wanted, None):
-            raise ValueError(f"{key}: the shards have changed since `prepare` read them; run it again")
-        batch.append(center_crop(image, settings.image_size))
-        if len(batch) == settings.batch or row + len(batch) == len(keys):
-            out[row : row + len(batch)] = clip.encode_dense(np.stack(batch)).cpu().numpy()
-            row, batch = row + len(batch), []
-    if row != len(keys):
-        raise ValueError(
-            f"{len(keys) - row - len(batch)} pairs are missing: the shards have changed since `prepare` read them; run it again"
-        )
+    found = itertools.chain.from_iterable(shards.pairs(path, report) for path in paths)
+    batch = []
+    for row, (wanted, pair) in enumerate(itertools.zip_longest(tqdm(keys, "encode images", mininterval=2), found), 1):
+        if pair is None or pair[0] != wanted:
+            raise ValueError(f"{wanted or pair[0]}: the shards have changed since `prepare` read them; run it again")
+        batch.append(center_crop(pair[1], settings.image_size))
+        if len(batch) == settings.batch or row == len(keys):
+            out[row - len(batch) : row] = clip.encode_dense(np.stack(batch)).cpu().numpy()
+            batch = []
     out.flush()

@@ -1,9 +1,9 @@
 """The cache of what the frozen CLIP says: arrays on disk, float16, memory-mapped when read.
 
-    train/texts.npy                         (T, d)        every text of the bank
-    train/pairs.npy                         (N, d, h, w)  dense features of the training images, if they are cached
-    benchmarks/NAME/classes.npy             (C, d)        class embeddings of benchmark NAME (float32, unit length)
-    benchmarks/NAME/maskclip.npy, ...       (W, d, h, w)  dense features of the windows of its pictures, in order, by dense.DENSE_MODES
+    train/texts.npy              (T, d)        every text of the bank
+    train/pairs.npy              (N, d, h, w)  dense features of the training images, if they are cached
+    benchmarks/NAME/classes.npy  (C, d)        class embeddings of benchmark NAME (float32, unit length)
+    benchmarks/NAME/MODE.npy     (W, d, h, w)  dense features of the windows of its pictures, in order, in a mode of dense.DENSE_MODES
 
 Embeddings of texts and dense features are not normalised. encoding.py fills it.
 """

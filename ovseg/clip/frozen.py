@@ -12,15 +12,13 @@ from . import dense
 class FrozenCLIP(nn.Module):
     """A CLIP that is never trained.
 
-    Attributes: width (d, of the joint space), patch (pixels), image_size (pixels, square, of its pretraining), dense (of
-    dense.DENSE_MODES: how a patch is described if nothing else is asked for).
+    Attributes: width (d, of the joint space), patch (pixels), image_size (pixels, square, of its pretraining), dense (the mode of
+    dense.DENSE_MODES in which dense features are read if no other is asked for).
     """
 
     def __init__(self, clip, tokenizer, precision="float32", mode="maskclip"):
-        """clip: an open_clip model, weights loaded; it is changed: to be run faster, and its weights to `precision`.
-
-        tokenizer: its tokenizer. precision: float32 or bfloat16. mode: the attribute `dense`. Raises ValueError if dense.py
-        cannot read its image tower.
+        """clip: an open_clip model, weights loaded; it is changed: to be run faster, and its weights to `precision`, float32 or
+        bfloat16. tokenizer: its tokenizer. mode: the attribute `dense`. Raises ValueError if dense.py cannot read its image tower.
         """
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
@@ -43,9 +41,9 @@ class FrozenCLIP(nn.Module):
     def open(cls, settings, device="cpu"):
         """The CLIP that settings (params.Clip) name.
 
-        settings.model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER" with
-        open_clip_config.json and weights. settings.pretrained: open_clip's tag ("openai") or the path of a checkpoint;
-        None with local-dir. Raises ValueError when dense.py cannot read its image tower or its tokenizer is not installed.
+        settings.model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER" with open_clip_config.json and weights.
+        settings.pretrained: open_clip's tag ("openai") or the path of a checkpoint; None with local-dir. Raises ValueError when
+        dense.py cannot read its image tower or its tokenizer is not installed.
         """
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
         try:
@@ -64,12 +62,10 @@ class FrozenCLIP(nn.Module):
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
-    @torch.no_grad()
     def encode_dense(self, images, mode=None):
-        """Dense features in the joint space, not normalised.
+        """Dense features in the joint space, not normalised: (n, H, W, 3) uint8 -> (n, d, H/patch, W/patch) float32.
 
-        images: (n, H, W, 3) uint8, H and W multiples of the patch. mode: of dense.DENSE_MODES; None: the CLIP's own. Returns
-        (n, d, H/patch, W/patch) float32.
+        H and W are multiples of the patch. mode: of dense.DENSE_MODES; None: the CLIP's own.
         """
         mode = mode or self.dense
         return self.encode_modes(images, (mode,))[mode]
@@ -94,12 +90,9 @@ class FrozenCLIP(nn.Module):
     @torch.no_grad()
     def encode_text(self, texts, batch=512):
         """Text embeddings in the joint space, not normalised: list of n str -> (n, d) float32."""
-        out = []
-        for start in range(0, len(texts), batch):
-            tokens = self.tokenizer(texts[start : start + batch]).to(self.device)
-            with self._autocast():
-                out.append(self.clip.encode_text(tokens).float())
-        return torch.cat(out)
+        tokens = (self.tokenizer(texts[start : start + batch]).to(self.device) for start in range(0, len(texts), batch))
+        with self._autocast():
+            return torch.cat([self.clip.encode_text(of_batch).float() for of_batch in tokens])
 
     def embed_classes(self, names, templates):
         """Class embeddings: each name in each template, encoded, normalised, averaged, normalised. (C, d) float32."""

@@ -23,23 +23,6 @@ def top_count(share, length):
     return min(length, max(1, math.floor(share * length + 0.5)))
 
 
-def paired_similarity(pixels, texts):
-    """S[i, i, p] = V[i, p] . t[i], of each image and its own text. pixels (B, L, d), texts (B, d) -> (B, L). Eq. 2."""
-    return torch.einsum("ipd,id->ip", pixels, texts)
-
-
-def object_mask(scores, alpha):
-    """M: which pixels form the object. scores (..., L) -> bool (..., L), the top alpha*L true. Eq. 3."""
-    index = scores.topk(top_count(alpha, scores.shape[-1]), dim=-1).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, index, True)
-
-
-def semi_hard(scores, k):
-    """The similarity of rank k*L, 1 the highest. scores (..., L) -> values (...), indices (...). Eq. 7."""
-    kept = scores.topk(top_count(k, scores.shape[-1]), dim=-1)
-    return kept.values[..., -1], kept.indices[..., -1]
-
-
 def info_nce(logits, negative, direction="both"):
     """InfoNCE of a (B, B) matrix of logits, rows images, columns texts, positives on the diagonal.
 
@@ -62,12 +45,12 @@ def negatives(subjects, settings):
 def losses(pixels, texts, subjects, settings, world=distributed.World()):  # noqa: B008 (frozen)
     """The losses of the levels in settings.levels: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
 
-    pixels (b, L, d), those of this process' images, its share of the batch; texts (B, d), of the whole batch: not
-    normalised. subjects (B,): equal where images drew texts of the same subject, see TextBank.subjects.
-    settings: params.Mgca. world: this process among others; alone, b = B. The sum of the losses is the objective (Eq. 8).
+    pixels (b, L, d), those of this process' images, its share of the batch; texts (B, d), of the whole batch, frozen: neither is
+    normalised. subjects (B,): equal where images drew texts of the same subject, see TextBank.subjects. settings: params.Mgca.
+    world: this process among others; alone, b = B. The sum of the losses is the objective (Eq. 8).
     """
     length, width = pixels.shape[1:]
-    levels = settings.levels
+    levels, texts = settings.levels, texts.detach()
     share = world.share(len(texts))
     own = torch.arange(len(texts), device=texts.device)[share]  # b
     negative = negatives(subjects, settings)
@@ -89,19 +72,24 @@ def losses(pixels, texts, subjects, settings, world=distributed.World()):  # noq
 
 @torch.no_grad()
 def correspondences(pixels, texts, subjects, settings):
-    """What the losses pick in a batch, to look at. Arguments as of `losses`.
+    """What the losses pick in a batch, to look at. Arguments as of `losses`, of one process.
 
-    Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, M; positive (B,), the index of the
-    semi-hard pixel; negative (B,), the text j != i whose region in image i is most like it; region (B, L) bool.
+    Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, its top alpha*L pixels; positive (B,), the index of the
+    semi-hard pixel; negative (B,), the text j != i whose region in image i is most like it; region (B, L) bool, that region.
     """
-    length, everyone = pixels.shape[1], torch.arange(len(texts), device=texts.device)
-    paired = paired_similarity(pixels, texts)  # B, L
-    hardness = mining.mine(pixels, texts, everyone, 1, 1, top_count(settings.beta, length)).region  # B, B
+
+    def top(scores, share):
+        index = scores.topk(top_count(share, scores.shape[1])).indices
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(1, index, True)
+
+    own = torch.arange(len(texts), device=texts.device)
+    paired = mining.paired_similarity(pixels, texts)  # B, L
+    hardness = mining.mine(pixels, texts, own, 1, 1, top_count(settings.beta, pixels.shape[1])).region  # B, B
     negative = hardness.masked_fill(~negatives(subjects, settings), -torch.inf).argmax(1)
     return {
         "similarity": paired,
-        "object": object_mask(paired, settings.alpha),
-        "positive": semi_hard(paired, settings.k)[1],
+        "object": top(paired, settings.alpha),
+        "positive": paired.topk(top_count(settings.k, pixels.shape[1])).indices[:, -1],
         "negative": negative,
-        "region": object_mask(paired_similarity(pixels, texts[negative]), settings.beta),
+        "region": top(mining.paired_similarity(pixels, texts[negative]), settings.beta),
     }

@@ -26,10 +26,6 @@ class CachedImages:
 
     array: np.ndarray
 
-    @property
-    def width(self):
-        return self.array.shape[1]
-
     def first(self, count, device):
         """Dense features of the first pairs, (count, d, h, w)."""
         return features.as_tensor(self.array[:count], device)
@@ -49,21 +45,13 @@ class CachedImages:
 
 @dataclass
 class StreamedImages:
-    """Batches of images read from shards and encoded at each step, for data too large to cache.
+    """Batches of images read from shards and encoded at each step, for data too large to cache."""
 
-    clip: FrozenCLIP. paths: shards. keys: N keys of pairs, as `prepare` found them. size: pixels. workers: processes
-    that decode.
-    """
-
-    clip: object
-    paths: list
-    keys: list
-    size: int
-    workers: int
-
-    @property
-    def width(self):
-        return self.clip.width
+    clip: object  # FrozenCLIP
+    paths: list  # of shards
+    keys: list  # of the N pairs, as `prepare` found them
+    size: int  # of the images, in pixels
+    workers: int  # processes that decode
 
     def first(self, count, device):
         """As CachedImages.first."""
@@ -79,29 +67,20 @@ class StreamedImages:
     def epoch(self, seed, epoch, batch, skip, device):
         """As CachedImages.epoch; skipped batches are read but not encoded. Processes read shards of their own."""
         world = distributed.joined()
-        rows_of = {key: row for row, key in enumerate(self.keys)}
+        own = self.paths[world.rank :: world.size]
         stream = wds.DataPipeline(
-            wds.SimpleShardList(self.paths),
-            wds.split_by_node,
-            partial(_permuted, seed=(seed, epoch)),
+            wds.SimpleShardList([own[i] for i in np.random.default_rng((seed, epoch)).permutation(len(own))]),
             wds.split_by_worker,
             _samples,
             wds.shuffle(SHUFFLE, rng=random.Random(hash((seed, epoch)))),
-            partial(_decoded, rows_of=rows_of, size=self.size),
+            partial(_decoded, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size),
         )
-        loader = torch.utils.data.DataLoader(
-            stream, batch_size=None, num_workers=min(self.workers, len(self.paths[world.rank :: world.size]))
-        )
-        for index, chunk in enumerate(itertools.islice(_chunks(loader, batch // world.size), self.batches(batch))):
+        loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=min(self.workers, len(own))))
+        chunks = zip(*[loader] * (batch // world.size), strict=False)  # as many pairs at a time; what is left over is dropped
+        for index, chunk in enumerate(itertools.islice(chunks, self.batches(batch))):
             if index >= skip:
                 rows, images = zip(*chunk, strict=True)
                 yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), self.clip.encode_dense(np.stack(images))
-
-
-def _permuted(shards_of_node, seed):
-    shards_of_node = list(shards_of_node)
-    for index in np.random.default_rng(seed).permutation(len(shards_of_node)):
-        yield shards_of_node[index]
 
 
 def _samples(stream):
@@ -116,20 +95,13 @@ def _decoded(samples, rows_of, size):
             yield rows_of[key], center_crop(shards.decode(sample)[0], size)
 
 
-def _chunks(items, size):
-    """Full lists of `size` items; what is left over is dropped."""
-    items = iter(items)
-    while len(chunk := list(itertools.islice(items, size))) == size:
-        yield chunk
-
-
 class Pairs(NamedTuple):
-    """What training reads: the images, the bank of their texts, the texts' embeddings, the shards."""
+    """What training reads."""
 
-    images: CachedImages | StreamedImages
-    bank: captions.TextBank
-    texts: np.ndarray
-    paths: list
+    images: CachedImages | StreamedImages  # of N pairs
+    bank: captions.TextBank  # of the same pairs
+    texts: np.ndarray  # (T, d), embeddings of bank.texts
+    paths: list  # of the shards
 
 
 def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):

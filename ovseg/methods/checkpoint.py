@@ -1,4 +1,4 @@
-"""Checkpoints of a training, and what they must agree on with the run that resumes them."""
+"""Checkpoints of a training, files written whole, and what a training depends on."""
 
 import hashlib
 import json
@@ -10,62 +10,54 @@ import torch
 
 from ..data import captions
 from . import distributed
-from .batches import CachedImages, StreamedImages
+from .batches import CachedImages
 
 
-def fingerprint(settings, seed, mgca, bank, texts, images):
-    """What a training depends on: parameters, seed, texts, image features and code. Returns a hex digest.
+def fingerprint(settings, seed, mgca, images, bank, texts):
+    """What a training depends on: parameters, seed, texts, image features and code. Arguments as of training.train. A hex digest.
 
-    A checkpoint is resumed, and a finished training kept, only by the same. Not the number of seeds, workers and processes: workers and
-    processes change the order of a stream (not of cached features), so that a run may be resumed with others, but ends with the
-    weights of an uninterrupted one only with the same.
+    A checkpoint is resumed, and a finished training kept, only at an equal one. Workers and processes do not count. They change the
+    order of streamed images (not of cached features): resumed with others, a training ends with other weights than uninterrupted.
     """
     values = settings.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
-    digest = hashlib.sha256(json.dumps([seed, values, mgca.model_dump(), torch.__version__]).encode())
+    cached = isinstance(images, CachedImages)
+    streamed = [] if cached else [images.size, images.clip.dense, *images.keys]
+    digest = hashlib.sha256(json.dumps([seed, values, mgca.model_dump(), torch.__version__, streamed]).encode())
     for code in (*sorted(Path(__file__).parent.glob("*.py")), Path(captions.__file__)):
         digest.update(code.read_bytes())
     for array in (bank.caption, bank.noun, bank.offset):
         digest.update(array)
-    for array in (texts, images.array) if isinstance(images, CachedImages) else (texts,):
+    for array in (texts, images.array) if cached else (texts,):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]))  # a sample of rows tells other features apart
-    if isinstance(images, StreamedImages):
-        digest.update("\n".join([str(images.size), images.clip.dense, *images.keys]).encode())
     return digest.hexdigest()
 
 
-class Checkpoint:
-    """A file that holds a training run between two steps, or does not exist. Written whole or not at all."""
+def write_whole(path, write):
+    """Write a file whole or not at all: write(part) fills another one, which then takes its place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    write(part)
+    os.replace(part, path)
 
-    def __init__(self, path, fingerprint):
-        self.path, self.fingerprint = Path(path), fingerprint
 
-    def save(self, step, decoder, optimizer, history, seconds):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        state = {
-            "fingerprint": self.fingerprint,
-            "step": step,
-            "decoder": decoder.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": history,
-            "seconds": seconds,
-        }
-        torch.save(state, part)
-        os.replace(part, self.path)
+def save(path, mark, step, decoder, optimizer, history, seconds):
+    """Write a checkpoint: the state of a training of fingerprint `mark` after `step` steps."""
+    state = {"fingerprint": mark, "step": step, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
+    write_whole(path, lambda part: torch.save(state | {"history": history, "seconds": seconds}, part))
 
-    def restore(self, decoder, optimizer):
-        """Load the state into decoder and optimizer. Returns (step, history, seconds so far); (0, [], 0.0) if there is none of this run."""
-        world, state = distributed.joined(), None
-        if world.rank == 0 and self.path.is_file():  # the others may be machines without it
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if state["fingerprint"] != self.fingerprint:
-                state = None
-        state = world.from_first(state)
-        if state is None:
-            return 0, [], 0.0
-        decoder.load_state_dict(state["decoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        if world.rank == 0:
-            print(f"resuming at step {state['step']}, from {self.path}")
-        return state["step"], state["history"], state["seconds"]
+
+def restore(path, mark, decoder, optimizer):
+    """Load a checkpoint into decoder and optimizer. Returns (step, history, seconds); without one of that mark, (0, [], 0.0)."""
+    world, state = distributed.joined(), None
+    if world.rank == 0 and Path(path).is_file():  # the other processes may be on machines without it
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = world.from_first(state if state and state["fingerprint"] == mark else None)
+    if state is None:
+        return 0, [], 0.0
+    decoder.load_state_dict(state["decoder"])
+    optimizer.load_state_dict(state["optimizer"])
+    if world.rank == 0:
+        print(f"resuming at step {state['step']}, from {path}")
+    return state["step"], state["history"], state["seconds"]

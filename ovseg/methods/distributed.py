@@ -1,8 +1,8 @@
 """More than one process: each takes an equal part of every batch (torch.distributed over gloo or NCCL).
 
-Images and their pixel embeddings stay where they are. Every process knows the texts of the whole batch, so that its
-rows of the (B, B) logits are complete; rows are then gathered, and each process computes the loss of the whole batch. A
-gradient flows through its own rows only: summed over processes it is the gradient of one process on the same batch.
+Images and their pixel embeddings stay where they are. Every process knows the texts of the whole batch, so its rows of the (B, B)
+logits are complete; rows are then gathered, and each process computes the loss of the whole batch. A gradient flows through a
+process' own rows only: summed over processes it is the gradient of one process on the same batch.
 """
 
 import os
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
 @dataclass(frozen=True)
 class World:
-    """This process' place among `size`. Alone by default."""
+    """This process' rank among `size` processes. Alone by default."""
 
     rank: int = 0
     size: int = 1
@@ -36,10 +38,9 @@ class World:
 
     def from_first(self, value):
         """The first process' value of a Python object, for all."""
-        if self.size == 1:
-            return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
 
@@ -48,33 +49,28 @@ def joined():
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
-def join(device, **rendezvous):
-    """Join the other processes. device: torch.device of this one. rendezvous: of init_process_group, none under torchrun."""
+def in_group(function, *arguments):
+    """Join the processes that `launch` or torchrun started, return function(*arguments), leave.
+
+    The last argument is a torch.device: for a GPU, the function gets one of its own. The processes of a machine share its cores.
+    """
+    *arguments, device = arguments
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
     if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **rendezvous)
-
-
-def own_device(device, local_rank):
-    """The device of a process: its own GPU, or the CPU."""
-    return torch.device("cuda", local_rank) if torch.device(device).type == "cuda" else torch.device("cpu")
-
-
-def launch(processes, function, device, *arguments):
-    """Run function(device, *arguments) in so many processes of this machine. Whichever fails ends all, with its error."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (processes, folder, function, device, arguments), processes)
-
-
-def leave():
-    """Leave the process group."""
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    found = function(*arguments, device)
     dist.destroy_process_group()
+    return found
 
 
-def _process(rank, processes, folder, function, device, arguments):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}  # webdataset's splitters look here
-    device = own_device(device, rank)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-    join(device, init_method=f"file://{folder}/meeting-point", rank=rank, world_size=processes)
-    function(device, *arguments)
-    leave()
+def launch(processes, function, *arguments):
+    """`in_group` in so many new processes of this machine. Returns what the function returns in the first one.
+
+    If one raises or is killed, the others are ended and ChildFailedError names its rank and its error. None outlives this process.
+    """
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}  # at a free port
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(1, 1, processes, DefaultLogsSpecs(logs), run_id="ovseg", max_restarts=0, **place)
+        return elastic_launch(config, in_group)(function, *arguments)[0]

@@ -1,10 +1,10 @@
 """Mining a batch: what each text finds in each image, without ever holding all of S (MGCA §3.2, Eq. 2-7).
 
-The bulk of the method's cost: S has B*T*L entries of d multiply-adds each, and the pooled regions are B*T vectors of
-width d. Neither is kept. Images are taken a few at a time, of S only the selected pixels survive (alpha*L of an image's own
-row, beta*L of the others), and gradients flow through these alone, into one buffer. Values and gradients are those of the
-equations. Only a lower precision for selection approximates: which pixels a text finds in the images of others is decided
-on S in bfloat16 then, and what was selected is computed again in full. For an image and a text t that it is contrasted with:
+S has B*T*L entries of d multiply-adds each, and the pooled regions are B*T vectors of width d: the bulk of the method's cost. Neither
+is kept. Images are taken a few at a time, of S only the selected pixels survive (alpha*L of an image's own row, beta*L of the others),
+and gradients flow through these alone, into one buffer; texts are frozen and get none. Values and gradients are those of the
+equations. Only a lower precision for selection approximates: which pixels a text finds in the images of others is decided on S in
+bfloat16 then, and what was selected is computed again in full. For an image and a text t that it is contrasted with:
 
     m = max_p S_p                             the hardest pixel
     r = sum_p w_p V_p,  h = cos(r, t)         the hardest region; w the softmax of S over its pixels
@@ -27,23 +27,21 @@ EPSILON = 1e-12  # in place of the norm of a zero vector
 
 
 class Mined(NamedTuple):
-    """What `mine` finds. objects (B, d): o_i, pooled over an image's own text's top pixels. positive (B,): the similarity of
-    the pixel of a rank among them. peak (B, T): max_p S[i, j, p]. region (B, T): cos(r_ij, t_j).
-    """
+    """What `mine` finds in B images for T texts."""
 
-    objects: torch.Tensor
-    positive: torch.Tensor
-    peak: torch.Tensor
-    region: torch.Tensor
+    objects: torch.Tensor  # (B, d): o_i, pooled over the top pixels of an image's own text
+    positive: torch.Tensor  # (B,): the similarity of the pixel of a rank among them
+    peak: torch.Tensor  # (B, T): max_p S[i, j, p]
+    region: torch.Tensor  # (B, T): cos(r_ij, t_j)
 
 
 def mine(pixels, texts, own, object_top, rank, region_top, selection="float32"):
     """Objects, semi-hard positives and hard negatives of a batch.
 
-    pixels (B, L, d), texts (T, d): not normalised. own (B,): which text is an image's own. object_top: pixels of an object;
-    rank: of its positive pixel, 1..object_top, 1 the most similar. region_top: pixels of a region, or 0 to look for no
-    negatives (peak and region are zeros then). selection: float32, or bfloat16 to select
-    negatives approximately. Returns Mined, differentiable once, in pixels and texts. Ties go to whichever `topk` keeps.
+    pixels (B, L, d), texts (T, d): not normalised. own (B,): which text is an image's own. object_top: pixels of an object; rank: of
+    its positive pixel, 1..object_top, 1 the most similar. region_top: pixels of a region, or 0 to look for no negatives (peak and
+    region are zeros then). selection: float32, or bfloat16 to select negatives approximately. Returns Mined, differentiable once, in
+    pixels. Ties go to whichever `topk` keeps.
     """
     with torch.autocast(pixels.device.type, enabled=False):  # which would lower the precision of what is selected
         return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top, selection))
@@ -109,13 +107,13 @@ def _chunks(images, entries):
     return [slice(start, start + size) for start in range(0, images, size)]
 
 
-def _paired(pixels, texts):
-    """S of each image and its own text. pixels (b, L, d), texts (b, d) -> (b, L)."""
+def paired_similarity(pixels, texts):
+    """S of each image and its own text: pixels (b, L, d), texts (b, d) -> (b, L). Eq. 2."""
     return (pixels @ texts[..., None])[..., 0]
 
 
 def _select(pixels, texts, own, top, precision):
-    """The top pixels of each image for each text: similarities in descending order and indices, (b, T, top); and `_paired`."""
+    """The top pixels of images for each text: similarities in descending order and indices, (b, T, top); and their paired similarity."""
     if precision == "float32":
         scores = texts @ pixels.transpose(1, 2)  # b, T, L
         return *largest(scores, top), scores[torch.arange(len(scores), device=scores.device), own]
@@ -123,7 +121,7 @@ def _select(pixels, texts, own, top, precision):
     _, index = largest(texts.to(low) @ pixels.to(low).transpose(1, 2), top)
     _, exact = dots(pixels, index, torch.zeros(index.shape, dtype=pixels.dtype, device=pixels.device), texts.expand(len(pixels), -1, -1))
     kept, order = exact.sort(descending=True)
-    return kept, index.gather(-1, order), _paired(pixels, texts[own])
+    return kept, index.gather(-1, order), paired_similarity(pixels, texts[own])
 
 
 class _Mine(torch.autograd.Function):
@@ -146,7 +144,7 @@ class _Mine(torch.autograd.Function):
                 region[i] = (weights * kept[i]).sum(-1) / (region_norm[i] * text_norm)  # r.t = sum_p w_p S_p
                 index[i], peak[i] = selected, kept[i, :, 0]
             else:
-                paired = _paired(pixels[i], texts[own[i]])
+                paired = paired_similarity(pixels[i], texts[own[i]])
             own_kept[i], selected = paired[:, None].topk(object_top, dim=-1)  # b, 1, top
             own_index[i] = selected
             objects[i] = pool(pixels[i], selected, own_kept[i].softmax(-1))[:, 0]
@@ -162,7 +160,6 @@ class _Mine(torch.autograd.Function):
         length = pixels.shape[1]
         text_norm = texts.norm(dim=-1, keepdim=True).clamp(min=EPSILON)  # T, 1
         pixels_gradient = torch.empty_like(pixels)
-        texts_gradient = torch.zeros_like(texts) if ctx.needs_input_grad[1] else None
         for i in _chunks(len(pixels), length * max(texts.shape)):
             if kept.shape[-1]:
                 selected, weights = index[i].long(), kept[i].softmax(-1)  # b, T, top
@@ -177,9 +174,6 @@ class _Mine(torch.autograd.Function):
                 rows = torch.arange(len(texts), len(vectors), device=texts.device).view(weights.shape[:2])  # b, T
                 which = torch.stack([rows % len(texts), rows], 2)
                 others = spread(vectors, which, torch.stack([by_text, by_region], 2), selected, length)  # b, L, d
-                if texts_gradient is not None:
-                    turn = g * (regions / size - h * texts / text_norm) / text_norm
-                    texts_gradient += (turn + pool(pixels[i], selected, by_score)).sum(0)
             else:
                 others = pixels.new_zeros(1, 1, 1)
             selected, weights = own_index[i].long(), own_kept[i].softmax(-1)  # b, 1, top
@@ -191,6 +185,4 @@ class _Mine(torch.autograd.Function):
             share.scatter_(2, selected.expand(-1, 2, -1), torch.cat([weights, by_score], 1))
             own_texts = torch.stack([g[:, 0], texts[own[i]]], 1)
             torch.baddbmm(others, share.transpose(1, 2), own_texts, out=pixels_gradient[i])
-            if texts_gradient is not None:
-                texts_gradient.index_add_(0, own[i], pool(pixels[i], selected, by_score)[:, 0])
-        return pixels_gradient, texts_gradient, None, None, None, None, None
+        return pixels_gradient, None, None, None, None, None, None

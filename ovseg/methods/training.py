@@ -1,16 +1,15 @@
-"""Training the decoder: the loop, the schedule, where batches come from, checkpoints that survive being killed.
+"""Training the decoder: the learning rate, the loop, and a training into a folder.
 
-Every random choice is drawn from (seed, epoch) or (seed, step) rather than from a running generator, so that a
-checkpoint is just the step, the weights and the optimiser, and a resumed run ends with the very weights that an
-uninterrupted one has. Several processes draw the same numbers, so that each knows the whole batch and encodes its part.
+Every random choice is drawn from (seed, epoch) or (seed, step), not from a running generator. So a checkpoint is the step, the weights
+and the optimizer's state, and a resumed training ends with the weights of an uninterrupted one. Several processes draw the same
+numbers: each knows the whole batch and encodes its part.
 """
 
+import itertools
 import json
 import math
-import os
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,9 +19,9 @@ from tqdm import tqdm
 from .. import params
 from ..clip import features
 from . import alignment, distributed
-from . import decoder as decoding
 from .batches import open_pairs
-from .checkpoint import Checkpoint, fingerprint
+from .checkpoint import fingerprint, restore, save, write_whole
+from .decoder import WEIGHTS, Decoder
 
 
 def learning_rate(step, steps, warmup, peak):
@@ -38,141 +37,107 @@ def make_optimizer(decoder, settings):
     return kind(decoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
-class Trained(NamedTuple):
-    """A Decoder on the CPU; history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates; seconds of
-    training, those of killed runs before it included."""
-
-    decoder: decoding.Decoder
-    history: list
-    seconds: float
-
-
 def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu"):
-    """Train a decoder. Returns Trained.
+    """Train a decoder. Returns (Decoder on the CPU, history, seconds).
 
-    settings, mgca: params' Train and Mgca. seed: of weights, batches and texts.
-    images: CachedImages or StreamedImages of N pairs. bank: TextBank of the
-    same pairs. texts: (T, d) embeddings of bank.texts, a batch of which is read at a time. checkpoint: path; if a killed run
-    of the same settings, data and code left it, training goes on from there. It is still there at the end: remove it once the
-    weights are saved.
-    In a process group every process calls this, and gets the same decoder; the first one writes the checkpoints.
-    Raises ValueError when the batch is larger than the data, or does not divide among the processes.
+    settings, mgca: params' Train and Mgca. seed: of weights, batches and texts. images, bank, texts: as in Pairs. checkpoint: path; if a
+    killed training of the same fingerprint left it, training goes on from there. It stays: remove it once the weights are saved.
+    history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates. seconds: of training, those of killed
+    parts included. In a process group every process calls this, and gets the same decoder; the first one writes checkpoints.
+    Raises ValueError when there are too few pairs for a batch, when the batch does not divide among the processes, or when images are
+    fewer than `prepare` found; FloatingPointError when the loss is not finite.
     """
     world = distributed.joined()
-    if settings.batch > len(bank):
-        raise ValueError(f"train.batch = {settings.batch}: allowed are 2..{len(bank)}, the number of pairs")
     if settings.batch % world.size:
         raise ValueError(f"train.batch = {settings.batch}: allowed are multiples of the number of processes, {world.size}")
-    torch.manual_seed(seed)
-    decoder = decoding.Decoder(images.width).to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(decoder, settings)
     per_epoch = images.batches(settings.batch)
     if per_epoch == 0:
-        raise ValueError(
-            f"train.batch = {settings.batch}: some of {world.size} processes have fewer pairs in their shards; use more shards"
-        )
+        more = f", and {world.size} processes that all have enough pairs in their shards; use more shards" if world.size > 1 else ""
+        raise ValueError(f"train.batch = {settings.batch}: allowed are 2..{len(bank)}, the number of pairs{more}")
     steps = max(1, round(settings.epochs * per_epoch))
     warmup = round(settings.warmup_epochs * per_epoch)
-    state = Checkpoint(checkpoint, fingerprint(settings, seed, mgca, bank, texts, images))
-    step, history, before = state.restore(decoder, optimizer)
+    torch.manual_seed(seed)
+    decoder = Decoder(texts.shape[1]).to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(decoder, settings)
+    mark = fingerprint(settings, seed, mgca, images, bank, texts)
+    start, history, before = restore(checkpoint, mark, decoder, optimizer)
     started = time.perf_counter() - before
     forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
-    device_type = torch.device(device).type
-    progress = tqdm(total=steps, initial=step, desc="train", mininterval=2, disable=world.rank > 0)
-    while step < steps:
-        epoch, skip = divmod(step, per_epoch)
-        for rows, dense in images.epoch(seed, epoch, settings.batch, skip, device):
-            text_ids = bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
-            subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
-            drawn = features.as_tensor(texts[text_ids], device)  # B, d
-            lr = learning_rate(step, steps, warmup, settings.lr)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            with torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                pixels = forward(dense)  # b, d, 2h, 2w
-            pixels = pixels.float().flatten(2).transpose(1, 2)  # b, L, d
-            levels = alignment.losses(pixels, drawn, subjects, mgca, world)
-            loss = sum(levels.values())
-            optimizer.zero_grad(set_to_none=True)
-            (loss * world.size).backward()  # DDP takes the mean over processes of what is to be summed
-            optimizer.step()
-            gates = {f"gate{i}": block.gate.detach().clone() for i, block in enumerate(decoder.blocks)}
-            history.append(
-                {
-                    "step": step,
-                    "epoch": step / per_epoch,
-                    "lr": lr,
-                    "loss": loss.detach(),
-                    **{name: value.detach() for name, value in levels.items()},
-                    **gates,
-                }
-            )
-            step += 1
-            progress.update()
-            if step % settings.checkpoint_steps == 0 or step == steps:
-                history = _numbers(history)
-                if not math.isfinite(history[-1]["loss"]):
-                    raise FloatingPointError(f"the loss is {history[-1]['loss']} at step {step}: try a smaller train.lr")
-                progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
-                if world.rank == 0:
-                    state.save(step, decoder, optimizer, history, time.perf_counter() - started)
-            if step == steps:
-                break
-        if step < min(steps, (epoch + 1) * per_epoch):
-            raise ValueError(f"epoch {epoch} ends {(epoch + 1) * per_epoch - step} batches early: the shards have changed since `prepare`")
-    progress.close()
-    return Trained(decoder.cpu().eval(), history, time.perf_counter() - started)
+    batches = _batches(images, seed, start, per_epoch, settings.batch, device)
+    progress = tqdm(range(start, steps), "train", initial=start, total=steps, mininterval=2, disable=world.rank > 0)
+    for step in progress:
+        rows, dense = next(batches)  # B; b, d, h, w
+        text_ids = bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
+        subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
+        drawn = features.as_tensor(texts[text_ids], device)  # B, d
+        lr = learning_rate(step, steps, warmup, settings.lr)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            pixels = forward(dense)  # b, d, 2h, 2w
+        pixels = pixels.float().flatten(2).transpose(1, 2)  # b, L, d
+        levels = alignment.losses(pixels, drawn, subjects, mgca, world)
+        loss = sum(levels.values())
+        optimizer.zero_grad(set_to_none=True)
+        (loss * world.size).backward()  # DDP takes the mean over processes of what is to be summed
+        optimizer.step()
+        gates = {f"gate{i}": block.gate for i, block in enumerate(decoder.blocks)}
+        values = {name: value.detach().clone() for name, value in {"loss": loss, **levels, **gates}.items()}
+        history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
+        if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps:  # only here is a GPU waited for
+            history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
+            if not math.isfinite(history[-1]["loss"]):
+                raise FloatingPointError(f"the loss is {history[-1]['loss']} at step {step + 1}: try a smaller train.lr")
+            progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
+            if world.rank == 0:
+                save(checkpoint, mark, step + 1, decoder, optimizer, history, time.perf_counter() - started)
+    return decoder.cpu().eval(), history, time.perf_counter() - started
 
 
-def _numbers(history):
-    """The history with tensors turned into floats: once a checkpoint, so that a GPU is not waited for at every step."""
-    return [{name: value.item() if isinstance(value, torch.Tensor) else value for name, value in row.items()} for row in history]
+def _batches(images, seed, step, per_epoch, batch, device):
+    """The batches of one epoch after another, from those of `step` on."""
+    first, skip = divmod(step, per_epoch)
+    for epoch in itertools.count(first):
+        count = skip
+        for found in images.epoch(seed, epoch, batch, skip, device):
+            yield found
+            count += 1
+        if count < per_epoch:
+            raise ValueError(f"epoch {epoch} ends {per_epoch - count} batches early: the shards have changed since `prepare`")
+        skip = 0
 
 
 def run(folder, seed, clip, mgca, settings, device):
-    """Train a decoder into a folder, in settings.processes processes of this machine, unless it is there already.
+    """Train a decoder into a folder, unless it is there already. Returns whether anything was trained.
 
     folder: e.g. models/mgca/seeds/0; it gets decoder.safetensors, history.csv (a row a step, see `train`) and, last, training.json
-    (seed, seconds, fingerprint, parameters). clip, mgca, settings: params' Clip, Mgca, Train. Returns whether anything was trained: a
-    finished training of the same parameters, data and code is kept as it is.
+    (seed, seconds, fingerprint, parameters). It is kept as it is where training.json holds the fingerprint of what would be trained.
+    clip, mgca, settings: params' Clip, Mgca, Train. Trains in settings.processes processes: in this process group where there is one,
+    whose processes all call this; in new processes of this machine otherwise.
     """
-    if settings.processes > 1:
-        params.processes(settings.processes, device)
-        before = _stamp(folder)
-        distributed.launch(settings.processes, run_in_group, device, folder, seed, clip, mgca, settings)
-        return _stamp(folder) != before
-    if device.type == "cpu":
-        torch.set_num_threads(settings.threads)
-    return run_in_group(device, folder, seed, clip, mgca, settings)
-
-
-def _stamp(folder):
-    """When a training was finished; None if it was not."""
-    file = Path(folder) / "training.json"
-    return file.stat().st_mtime_ns if file.is_file() else None
-
-
-def run_in_group(device, folder, seed, clip, mgca, settings):
-    """`run`, in this process of a group that each of its processes has joined, or in this process alone."""
     folder, world = Path(folder), distributed.joined()
+    if settings.processes > world.size:
+        params.processes(settings.processes, device)
+        return distributed.launch(settings.processes, run, folder, seed, clip, mgca, settings, device)
+    if world.size == 1 and device.type == "cpu":
+        torch.set_num_threads(settings.threads)
     pairs = open_pairs(clip, settings.workers, device)
-    mark = fingerprint(settings, seed, mgca, pairs.bank, pairs.texts, pairs.images)
-    file, checkpoint = folder / "training.json", Path("runs/checkpoints") / folder.with_suffix(".pt")
-    finished = file.is_file() and (folder / decoding.WEIGHTS).is_file() and json.loads(file.read_text())["fingerprint"] == mark
-    if world.from_first(finished):
-        return False
-    trained = train(settings, seed, mgca, pairs.images, pairs.bank, pairs.texts, checkpoint, device)
-    if world.rank == 0:
+    of_pairs = pairs.images, pairs.bank, pairs.texts
+    mark, file = fingerprint(settings, seed, mgca, *of_pairs), folder / "training.json"
+    checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
+    kept = world.from_first(file.is_file() and (folder / WEIGHTS).is_file() and json.loads(file.read_text())["fingerprint"] == mark)
+    if not kept:
+        decoder, history, seconds = train(settings, seed, mgca, *of_pairs, checkpoint, device)
+    if not kept and world.rank == 0:
         file.unlink(missing_ok=True)
-        trained.decoder.save(folder)
-        pd.DataFrame(trained.history).round(6).to_csv(folder / "history.csv", index=False)
+        decoder.save(folder)
+        pd.DataFrame(history).round(6).to_csv(folder / "history.csv", index=False)
         parameters = params.flatten({"mgca": mgca, "train": settings})
-        found = {"seed": seed, "seconds": round(trained.seconds, 1), "fingerprint": mark, "parameters": parameters}
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(found, indent=1) + "\n")
-        os.replace(part, file)
-        checkpoint.unlink()
-    return True
+        found = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark, "parameters": parameters}
+        write_whole(file, lambda part: part.write_text(json.dumps(found, indent=1) + "\n"))
+    if world.rank == 0:
+        checkpoint.unlink(missing_ok=True)
+    return not kept
 
 
 @torch.no_grad()
@@ -182,12 +147,9 @@ def explain(decoder, pairs, mgca, count=16):
     decoder: Decoder on the CPU. pairs: Pairs. Returns (texts drawn: count str, of alignment.correspondences with maps as (count, h, w)).
     """
     bank = pairs.bank
-    count = min(count, len(bank))
-    drawn = bank.draw(np.arange(count), np.random.default_rng(0), caption_probability=0.0)
-    pixels = decoder(pairs.images.first(count, "cpu").cpu())  # B, d, h, w
-    found = alignment.correspondences(
-        pixels.flatten(2).transpose(1, 2), features.as_tensor(pairs.texts[drawn]), torch.from_numpy(bank.subjects(drawn)), mgca
-    )
+    drawn = bank.draw(np.arange(min(count, len(bank))), np.random.default_rng(0), caption_probability=0.0)
+    pixels = decoder(pairs.images.first(len(drawn), "cpu").cpu())  # B, d, h, w
+    texts, subjects = features.as_tensor(pairs.texts[drawn]), torch.from_numpy(bank.subjects(drawn))
+    found = alignment.correspondences(pixels.flatten(2).transpose(1, 2), texts, subjects, mgca)
     maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in found.items()}
     return [bank.texts[i] for i in drawn], maps
-

@@ -66,10 +66,12 @@ def all_runs(ablations):
 
 def train(run, device):
     """Train a run's decoder at each of its seeds; finished trainings are not repeated. device: torch.device."""
-    p = run.params()
-    for seed in range(p.train.seeds):
-        trained = training.run(run.model / "seeds" / str(seed), seed, p.clip, p.mgca, p.train, device)
-        print(f"seed {seed}: {'trained' if trained else 'was trained before, and nothing that it depends on has changed'}")
+    p, group = run.params(), distributed.joined()
+    settings = p.train.model_copy(update={"processes": group.size}) if group.size > 1 else p.train
+    for seed in range(settings.seeds):
+        trained = training.run(run.model / "seeds" / str(seed), seed, p.clip, p.mgca, settings, device)
+        if group.rank == 0:
+            print(f"seed {seed}: {'trained' if trained else 'was trained before, and nothing that it depends on has changed'}")
 
 
 def open_segmenters(run, device):
@@ -151,13 +153,7 @@ def main(arguments=None):
     run = Run("trained", change) if (change := parser.parse_args(arguments).change) else Run()
     try:
         params.enter_project()
-        p = run.params()
-        device = distributed.own_device(params.device(p.device), int(os.environ["LOCAL_RANK"]))
-        distributed.join(device)
-        settings = p.train.model_copy(update={"processes": distributed.joined().size})
-        for seed in range(p.train.seeds):
-            training.run_in_group(device, run.model / "seeds" / str(seed), seed, p.clip, p.mgca, settings)
-        distributed.leave()
+        distributed.in_group(train, run, params.device(run.params().device))
     except params.ParamsError as error:
         sys.exit(f"{error}")
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from ovseg.methods.decoder import WEIGHTS, Decoder, GatedConv
 
 
-def trained(width, seed=0):
+def trained(width):
     """A decoder none of whose parameters has the value it started with."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     decoder = Decoder(width)
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -28,13 +28,6 @@ def test_untrained_it_is_exactly_nearest_upsampling():
     features = torch.randn(2, 6, 3, 5, generator=torch.Generator().manual_seed(0)) * 10
     expected = features.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.equal(Decoder(6)(features), expected)
-
-
-def test_a_trained_one_adds_to_the_upsampled_features():
-    features = torch.randn(1, 6, 3, 3, generator=torch.Generator().manual_seed(0))
-    actual = trained(6)(features)
-    assert actual.shape == (1, 6, 6, 6)
-    assert not torch.allclose(actual, Decoder(6)(features), atol=1e-2)
 
 
 def test_gated_conv_is_layer_norm_gelu_convolution_and_gate():
@@ -62,17 +55,11 @@ def test_each_embedding_depends_on_its_neighbourhood_only():
     assert torch.equal(difference > 0, reached)
 
 
-def test_at_the_start_the_gradient_reaches_both_gates():
-    torch.manual_seed(0)
-    decoder = Decoder(6)
-    decoder(torch.randn(2, 6, 3, 3)).square().sum().backward()
-    assert all(block.gate.grad.abs() > 1e-3 for block in decoder.blocks)
-
-
 def test_what_is_saved_is_loaded_ready_for_evaluation(tmp_path):
     decoder = trained(6).to(memory_format=torch.channels_last)
     folder = tmp_path / "models" / "new"
-    decoder.save(folder)
+    Decoder(6).save(folder)
+    decoder.save(folder)  # over the other
     assert [file.name for file in folder.iterdir()] == [WEIGHTS]
     loaded = Decoder.load(folder)
     assert loaded.width == 6 and not loaded.training
@@ -81,9 +68,3 @@ def test_what_is_saved_is_loaded_ready_for_evaluation(tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in decoder.state_dict().items())
     features = torch.randn(1, 6, 3, 3)
     torch.testing.assert_close(loaded(features), decoder(features))
-
-
-def test_saving_again_replaces_the_weights(tmp_path):
-    for seed in (0, 1):
-        trained(4, seed).save(tmp_path)
-    assert torch.equal(Decoder.load(tmp_path).blocks[1].gate, trained(4, 1).blocks[1].gate)

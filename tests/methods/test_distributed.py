@@ -1,43 +1,29 @@
-"""Several gloo processes against one: the same losses, gradients and weights, every sample once, no hang."""
+"""Several gloo processes against one: the same losses, gradients and weights, every sample once, no hang, none left behind."""
 
-import io
+import json
 import os
 import signal
-import tarfile
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from small import BATCH, CPU, WIDTH, P, changed, contents, data, stream, write_project
 
-from ovseg import params
-from ovseg.data import shards
-from ovseg.data.captions import TextBank
-from ovseg.methods import alignment, batches, distributed, training
+from ovseg.methods import alignment, distributed, training
 from ovseg.methods.decoder import Decoder
 from ovseg.methods.distributed import World
 
-P = params.load(path=Path(__file__).parents[2] / "params.yaml")
-BATCH, WIDTH, PAIRS = 8, 8, 24
-SETTINGS = P.train.model_copy(
-    update={"batch": BATCH, "epochs": 5 / 3, "warmup_epochs": 0.0, "precision": "float32", "lr": 0.01, "workers": 0, "processes": 2}
-)
-CAPTIONS = ["a dog and a cat.", "the sea", "a boat on the sea", "a tree, a house and the sky", "a cat."]
-CPU = torch.device("cpu")
+SETTINGS = changed(epochs=5 / 3, warmup_epochs=0.0, processes=2)
 
 
-def data():
-    """A bank, its texts' embeddings and cached features, the same in every process."""
-    bank = TextBank.build([CAPTIONS[n % len(CAPTIONS)] for n in range(PAIRS)], ["a photo of a {}.", "many {}."])
-    rng = np.random.default_rng(1)
-    texts = rng.normal(size=(len(bank.texts), WIDTH)).astype(np.float16)
-    return batches.CachedImages(rng.normal(size=(PAIRS, WIDTH, 4, 4)).astype(np.float16)), bank, texts
-
-
-def loss_and_gradients(world, direction):
+def loss_and_gradients(direction):
     """Of one batch through a decoder, in this process' share: (loss, {parameter: gradient}), summed over processes by DDP."""
     images, bank, texts = data()
+    world = distributed.joined()
     torch.manual_seed(0)
     decoder = Decoder(WIDTH)
     for block in decoder.blocks:
@@ -53,69 +39,62 @@ def loss_and_gradients(world, direction):
     return loss.detach(), {name: value.grad.clone() for name, value in decoder.named_parameters()}
 
 
-def save_loss_and_gradients(device, folder, direction):
-    world = distributed.joined()
-    torch.save(loss_and_gradients(world, direction), f"{folder}/{world.rank}.pt")
+DIRECTIONS = ("image-to-text", "text-to-image", "both")
 
 
-@pytest.mark.parametrize("direction", ["image-to-text", "text-to-image", "both"])
-def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path, direction):
-    distributed.launch(2, save_loss_and_gradients, CPU, str(tmp_path), direction)
-    loss, gradients = loss_and_gradients(World(), direction)
+def save_losses_and_gradients(folder, device):
+    torch.save([loss_and_gradients(direction) for direction in DIRECTIONS], f"{folder}/{os.environ['RANK']}.pt")
+    return os.environ["RANK"], torch.get_num_threads()
+
+
+def test_two_processes_have_the_losses_and_the_gradients_of_one(tmp_path):
+    assert distributed.launch(2, save_losses_and_gradients, tmp_path, CPU) == ("0", max(1, os.cpu_count() // 2))
     for rank in range(2):
-        found, of_rank = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
-        for name, expected in gradients.items():
-            assert expected.any()
-            assert (of_rank[name] - expected).norm() <= 1e-5 * expected.norm(), name
+        of_rank = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for direction, (found, gradients) in zip(DIRECTIONS, of_rank, strict=True):
+            loss, expected = loss_and_gradients(direction)
+            torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
+            for name in expected:
+                assert expected[name].any()
+                assert (gradients[name] - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
 
 
-def train_and_save(device, folder):
-    images, bank, texts = data()
-    world = distributed.joined()
-    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, images, bank, texts, f"{folder}/run.pt", device)
-    torch.save((decoder.state_dict(), history), f"{folder}/{world.rank}.pt")
+def train_and_save(folder, device):
+    """Train where only the first process may find a checkpoint."""
+    rank = distributed.joined().rank
+    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, *data(), f"{folder}/of {rank}/run.pt", device)
+    torch.save((decoder.state_dict(), history), f"{folder}/{rank}.pt")
 
 
-def test_two_processes_have_the_weights_of_one_after_five_steps(tmp_path):
-    distributed.launch(2, train_and_save, CPU, str(tmp_path))
-    images, bank, texts = data()
-    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, images, bank, texts, tmp_path / "alone.pt")
+def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(tmp_path):
+    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, *data(), tmp_path / "alone.pt")
     assert len(history) == 5
-    for rank in range(2):
-        weights, rows = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    distributed.launch(2, train_and_save, tmp_path, CPU)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for weights, rows in found:
         for name, expected in decoder.state_dict().items():
             torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=1e-6)
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], rel=1e-5)
+    state = torch.load(tmp_path / "of 0/run.pt", weights_only=True)
+    state["decoder"]["blocks.0.gate"] += 1  # finished, but with other weights: so these are what all must end with
+    torch.save(state, tmp_path / "of 0/run.pt")
+    distributed.launch(2, train_and_save, tmp_path, CPU)
+    for rank, (before, _) in enumerate(found):
+        weights, rows = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert len(rows) == 5 and weights["blocks.0.gate"] == before["blocks.0.gate"] + 1
 
 
-class Colours:
-    """Stands in for a CLIP: the dense features of an image are its colours, averaged over 4x4 pixels."""
-
-    width, dense = 3, "maskclip"
-
-    def encode_dense(self, images):
-        return torch.nn.functional.avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2).float(), 4)
-
-
-def write_shards(folder, counts):
-    number = 0
-    for shard, count in enumerate(counts):
-        with tarfile.open(folder / f"s{shard}.tar", "w") as tar:
-            for key in range(count):
-                out = io.BytesIO()
-                Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(out, "PNG")
-                number += 1
-                for name, content in ((f"{key}.png", out.getvalue()), (f"{key}.txt", b"a cat")):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+def test_a_training_into_a_folder_in_two_processes_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_project()
+    run = ("models/mgca/seeds/0", 0, P.clip, P.mgca, SETTINGS, CPU)
+    assert training.run(*run)
+    before = contents(run[0])
+    assert json.loads(before["training.json"])["parameters"]["train.processes"] == 2 and not list(Path("runs").rglob("*.pt"))
+    assert not training.run(*run) and contents(run[0]) == before
 
 
-def stream_and_save(device, folder, workers):
-    paths = shards.expand(f"{folder}/s*.tar")
-    keys = [key for path in paths for key, _, _ in shards.pairs(path, shards.Report())]
-    images = batches.StreamedImages(Colours(), paths, keys, 8, workers)
+def stream_and_save(folder, images, device):
     share, found = distributed.joined().share(4), []
     for epoch in range(2):
         for rows, dense in images.epoch(0, epoch, 4, 0, device):
@@ -127,72 +106,71 @@ def stream_and_save(device, folder, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streams_give_each_sample_to_one_process_once_an_epoch(tmp_path, workers):
-    write_shards(tmp_path, (4, 3, 2, 3))  # six pairs each
-    distributed.launch(2, stream_and_save, CPU, str(tmp_path), workers)
+    images = stream(tmp_path, (4, 3, 2, 4), workers=workers)  # six pairs for the first process, seven for the second: one is left out
+    distributed.launch(2, stream_and_save, tmp_path, images, CPU)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert [batch[:2] for batch in found[0]] == [batch[:2] for batch in found[1]]  # both know whole batches
     for epoch in range(2):
         own = [[number for e, _, part in of_rank if e == epoch for number in part] for of_rank in found]
-        assert sorted(own[0]) == [0, 1, 2, 3, 7, 8] and sorted(own[1]) == [4, 5, 6, 9, 10, 11]  # shards 0, 2 and 1, 3
+        assert sorted(own[0]) == [0, 1, 2, 3, 7, 8]  # shards 0 and 2; of 1 and 3:
+        assert len(own[1]) == len(set(own[1])) == 6 and set(own[1]) < {4, 5, 6, 9, 10, 11, 12}
 
 
-def test_epochs_are_as_long_as_the_process_with_the_fewest_pairs_allows(tmp_path):
-    write_shards(tmp_path, (4, 3, 2, 1))
-    distributed.launch(2, stream_and_save, CPU, str(tmp_path), 0)
-    found = torch.load(tmp_path / "0.pt", weights_only=True)
-    assert [epoch for epoch, _, _ in found] == [0, 0, 1, 1]  # the second process has four pairs: two batches of two
-
-
-def fail_in_one(device):
-    if distributed.joined().rank == 1:
-        raise RuntimeError("rank 1 breaks")
-    torch.distributed.barrier()  # rank 0 waits for what never comes
-
-
-def test_a_process_that_dies_ends_the_run_with_its_error():
-    with pytest.raises(Exception, match="rank 1 breaks"):
-        distributed.launch(2, fail_in_one, CPU)
-
-
-def test_fewer_shards_than_processes_is_a_clear_error(tmp_path, monkeypatch):
-    write_shards(tmp_path, (6,))
-    paths = shards.expand(f"{tmp_path}/s*.tar")
-    images = batches.StreamedImages(Colours(), paths, [f"s0/{i}" for i in range(6)], 8, 0)
-    bank = TextBank.build(["a cat"] * 6, ["many {}."])
+def test_batches_that_processes_cannot_share_are_clear_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "joined", lambda: World(0, 2))
-    settings = SETTINGS.model_copy(update={"batch": 2})
-    with pytest.raises(ValueError, match="use more shards"):
-        training.train(settings, 0, P.mgca, images, bank, np.zeros((2, 3), np.float16), tmp_path / "run.pt")
-
-
-def resume_and_save(device, folder):
-    """As train_and_save, but only the first process finds a checkpoint."""
     images, bank, texts = data()
-    rank = distributed.joined().rank
-    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, images, bank, texts, f"{folder}/{rank}/run.pt", device)
-    torch.save((decoder.state_dict(), len(history)), f"{folder}/{rank}.pt")
+    with pytest.raises(ValueError, match="use more shards"):
+        training.train(SETTINGS, 0, P.mgca, stream(tmp_path, (6,)), bank, texts, tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="train.batch = 3: allowed are multiples of the number of processes, 2"):
+        training.train(changed(batch=3), 0, P.mgca, images, bank, texts, tmp_path / "run.pt")
 
 
-def test_all_resume_where_the_first_process_stood(tmp_path):
-    distributed.launch(2, train_and_save, CPU, str(tmp_path))
-    expected, _ = torch.load(tmp_path / "0.pt", weights_only=True)
-    (tmp_path / "0").mkdir()
-    (tmp_path / "run.pt").rename(tmp_path / "0" / "run.pt")
-    distributed.launch(2, resume_and_save, CPU, str(tmp_path))
-    for rank in range(2):
-        weights, steps = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert steps == 5 and all(torch.equal(weights[name], expected[name]) for name in expected)
-
-
-def kill_one(device):
+def fail(how, device):
     if distributed.joined().rank == 1:
+        if how == "raise":
+            raise RuntimeError("this is why")
         os.kill(os.getpid(), signal.SIGKILL)
+    torch.distributed.barrier()  # the first process waits for what never comes
+
+
+@pytest.mark.parametrize("how, why", [("raise", "RuntimeError: this is why"), ("kill", "SIGKILL")])
+def test_a_process_that_fails_ends_the_run_with_its_rank_and_error(how, why):
+    with pytest.raises(Exception, match=rf"rank +: 1 (.|\n)*{why}"):
+        distributed.launch(2, fail, how, CPU)
+
+
+def wait_for_ever(folder, device):
+    Path(f"{folder}/{distributed.joined().rank}.pid").write_text(str(os.getpid()))
+    if distributed.joined().rank == 1:
+        time.sleep(10_000)
     torch.distributed.barrier()
 
 
-def test_a_process_that_is_killed_ends_the_run():
-    with pytest.raises(Exception, match="SIGKILL|closed by peer"):
-        distributed.launch(2, kill_one, CPU)
+def running(pid):
+    """Whether a process is there, and not just waiting for its parent to notice its end."""
+    file = Path(f"/proc/{pid}/stat")
+    return file.exists() and file.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Killed, and started as a shell does in the background: with interrupts ignored."""
+    code = f"import test_distributed as t; t.distributed.launch(2, t.wait_for_ever, {str(tmp_path)!r}, t.CPU)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    parent = subprocess.Popen([*shell, sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[2])
+    files = [tmp_path / f"{rank}.pid" for rank in range(2)]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files) or parent.poll() is not None)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(running(file.read_text()) for file in files))
+
+
+def wait_until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_shares_are_equal_and_in_order():

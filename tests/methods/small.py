@@ -1,0 +1,90 @@
+"""What tests of training share: settings, pairs as cached features, pairs in shards, what `prepare` and `encode` leave."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ovseg import params
+from ovseg.clip import features
+from ovseg.data import shards
+from ovseg.data.captions import TextBank
+from ovseg.methods.batches import CachedImages, StreamedImages
+
+P = params.load(path=Path(__file__).parents[2] / "params.yaml")
+CPU = torch.device("cpu")
+WIDTH, PAIRS, BATCH = 16, 24, 8
+SETTINGS = P.train.model_copy(
+    update={"batch": BATCH, "epochs": 3.0, "warmup_epochs": 0.5, "precision": "float32", "checkpoint_steps": 2, "lr": 0.01}
+    | {"workers": 0, "threads": 1, "processes": 1}
+)
+CAPTIONS = ["a dog and a cat.", "the sea", "a boat on the sea", "running quickly", "a tree, a house and the sky", "a cat."]
+
+
+def changed(**values):
+    return SETTINGS.model_copy(update=values)
+
+
+def make_bank(pairs=PAIRS):
+    return TextBank.build([CAPTIONS[n % len(CAPTIONS)] for n in range(pairs)], ["a photo of a {}.", "many {}."])
+
+
+def data():
+    """Cached features of random pairs, the bank of their texts, embeddings of these, the same in every process."""
+    bank, rng = make_bank(), np.random.default_rng(1)
+    texts = rng.normal(size=(len(bank.texts), WIDTH)).astype(np.float16)
+    return CachedImages(rng.normal(size=(PAIRS, WIDTH, 4, 4)).astype(np.float16)), bank, texts
+
+
+def write_cache(path, array):
+    features.create_cached(Path(path), array.shape)[:] = array
+
+
+def write_project():
+    """Make the working directory a project's folder with data(), as `prepare` and `encode` leave it."""
+    images, bank, texts = data()
+    bank.save("data/prepared")
+    Path("data/prepared/captions.txt").unlink()  # training needs none of the strings
+    Path("data/prepared/shards.txt").write_text("")
+    write_cache("data/features/train/pairs.npy", images.array)
+    write_cache("data/features/train/texts.npy", texts)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def colour(number):
+    return (10 * number, 255 - 10 * number, 7)
+
+
+class Colours:
+    """Stands in for a CLIP: the dense features of an image are its colours, averaged over 2x2 pixels."""
+
+    dense = "maskclip"
+
+    def encode_dense(self, images):
+        assert images.dtype == np.uint8 and images.shape[1:] == (8, 8, 3)
+        return torch.nn.functional.avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2).float(), 2)
+
+
+def stream(folder, counts=(8, 7, 5), clip=None, size=8, workers=0):
+    """StreamedImages of shards of images, each of the colour of its number, with a bad sample at the end of each shard."""
+    numbers = iter(range(sum(counts)))
+    for shard, count in enumerate(counts):
+        with tarfile.open(folder / f"s{shard}.tar", "w") as tar:
+            for key in [f"k{i}" for i in range(count)] + ["bad"]:
+                out = io.BytesIO()
+                shape = (4, 4) if key == "bad" else (8, 10)  # to be cropped
+                Image.new("RGB", shape, (1, 2, 3) if key == "bad" else colour(next(numbers))).save(out, "PNG")
+                for name, content in ((f"{key}.png", out.getvalue()), (f"{key}.txt", b"a cat")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    paths = shards.expand(f"{folder}/s*.tar")
+    keys = [key for path in paths for key, _, _ in shards.pairs(path, shards.Report())]
+    assert len(keys) == sum(counts)
+    return StreamedImages(clip or Colours(), paths, keys, size, workers)
