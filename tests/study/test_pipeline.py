@@ -16,14 +16,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINED, INFERRED = ["mgca.granularity=object", "mgca.k=0,train.seeds=2"], ["segment.meta_points=9"]
-EVALUATIONS = {
-    "evaluate",
-    *(f"evaluate-ablation@{line}" for line in TRAINED),
-    *(f"evaluate-inferred@{line}" for line in INFERRED),
-    "evaluate-untrained@clip",
-    "evaluate-untrained@maskclip",
-}
-TRAININGS = {"train", *(f"train-ablation@{line}" for line in TRAINED)}
+ABLATIONS = {f"ablation@{line}" for line in TRAINED}
+INFERENCES = {f"evaluate-inferred@{line}" for line in INFERRED}
+EVALUATIONS = {"evaluate", "evaluate-untrained@clip", "evaluate-untrained@maskclip"} | INFERENCES | ABLATIONS
+TRAININGS = {"train"} | ABLATIONS
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -146,7 +142,7 @@ def test_models_hold_a_folder_for_each_seed_and_no_checkpoint_is_left(project):
 
 def test_executed_notebooks_hold_outputs_and_figures_are_drawn(project):
     executed = ["prepare", "encode", "train", "evaluate", "figures", "untrained/clip", "inferred/segment.meta_points=9"]
-    executed += [f"trained/{line}-{step}" for line in TRAINED for step in ("train", "evaluate")]
+    executed += [f"trained/{line}/{step}" for line in TRAINED for step in ("train", "evaluate")]
     for notebook in executed:
         cells = nbformat.read(project / f"runs/{notebook}.ipynb", as_version=4).cells
         assert any(cell.get("outputs") for cell in cells)
@@ -197,7 +193,7 @@ def test_outputs_saved_in_a_source_notebook_rerun_no_notebook(project):
         ("segment", {"stride": 128}, {"encode"}),
         ("data", {"max_bad_fraction": 0.2}, {"prepare"}),
         ("figures", {"pictures": [1]}, {"figures"}),
-        ("ablations", {"trained": [*TRAINED, "train.lr=0.004"]}, {f"{step}-ablation@train.lr=0.004" for step in ("train", "evaluate")}),
+        ("ablations", {"trained": [*TRAINED, "train.lr=0.004"]}, {"ablation@train.lr=0.004"}),
         ("ablations", {"inferred": [*INFERRED, "segment.unit=group"]}, {"evaluate-inferred@segment.unit=group"}),
         ("ablations", {"untrained": ["clip", "maskclip", "sclip"]}, {"evaluate-untrained@sclip"}),
     ],
@@ -235,7 +231,7 @@ def test_a_line_added_trains_itself_alone_and_appears_in_report_and_charts(proje
     with changed(project, "ablations", trained=[*TRAINED, "mgca.tau=0.1"]):
         printed = run(project, sys.executable, "-m", "ovseg.study.jobs", "--jobs", "1")
         started = re.findall(r"start +(\S+)", printed)
-        assert set(started) == {"sources", "train-ablation@mgca.tau=0.1", "evaluate-ablation@mgca.tau=0.1", "figures"}
+        assert set(started) == {"sources", "ablation@mgca.tau=0.1", "figures"}
         report = (project / "results/REPORT.md").read_text()
         assert "| mgca.tau = 0.1 " in report and "figures/mgca.tau.png" in report
         assert (project / "results/figures/mgca.tau.png").stat().st_size > 5000
