@@ -32,28 +32,20 @@ def nouns(caption):
 
 
 class Lines(Sequence):
-    """The lines of a text file, `count` of them, as a sequence of str: the file is read when one is asked for."""
+    """The lines of a text file, `count` of them: the file is read when one is asked for."""
 
     def __init__(self, path, count):
-        self.path, self.count = Path(path), count
+        self.path, self.count = path, count
 
     @functools.cached_property
-    def _content(self):
-        data = self.path.read_bytes()  # bytes and where lines end take a third of the memory of that many str
-        return data, np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    def _lines(self):
+        return self.path.read_text().split("\n")[:-1]  # each ends with a break, the last one too
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, index):
-        index = range(self.count)[index]
-        data, ends = self._content
-        return data[ends[index - 1] + 1 if index else 0 : ends[index]].decode()
-
-    @staticmethod
-    def write(path, lines):
-        with open(path, "wb") as file:
-            file.writelines(line.encode() + b"\n" for line in lines)
+        return self._lines[index]
 
 
 class Texts(Sequence):
@@ -155,8 +147,8 @@ class TextBank:
         """Write captions.txt and nouns.txt (a line each), bank.json (templates and counts) and pairs.npz (indices) into folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        Lines.write(folder / "captions.txt", self.captions)
-        Lines.write(folder / "nouns.txt", self.nouns)
+        for name, lines in (("captions", self.captions), ("nouns", self.nouns)):
+            (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
         counts = {"captions": len(self.captions), "nouns": len(self.nouns), "templates": self.templates}
         (folder / "bank.json").write_text(json.dumps(counts, indent=1, ensure_ascii=False))
         np.savez(folder / "pairs.npz", caption=self.caption, noun=self.noun, offset=self.offset)
