@@ -10,6 +10,7 @@ from ..segmentation.windows import BACKGROUND
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
 NAMED = 40  # classes in a legend: those of the most pixels
 UNMARKED = 0.35  # brightness of what a mask leaves out
+PAINT = 0.75  # strength of a label map's colours over its picture
 
 
 def palette(classes):
@@ -34,15 +35,14 @@ def grid(pictures, titles=None, size=1.9):
     return figure
 
 
-def paint(labels, colours):
-    """A label map in colours: (H, W) indices, (C, 3) uint8 -> (H, W, 3) uint8. Ignored pixels are grey."""
-    return np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
+def overlay(image, labels, colours):
+    """A label map painted over its picture in grey, so that colours stay those of the legend; ignored pixels are grey.
 
-
-def overlay(image, labels, colours, strength=0.75):
-    """A label map painted over its picture in grey, (H, W, 3) uint8: colours stay those of the legend."""
+    labels: (H, W) indices into colours, (C, 3) uint8. Returns (H, W, 3) uint8.
+    """
+    painted = np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
     grey = np.asarray(image).mean(-1, keepdims=True)
-    return (grey * (1 - strength) + paint(labels, colours) * strength).astype(np.uint8)
+    return (grey * (1 - PAINT) + painted * PAINT).astype(np.uint8)
 
 
 def legend(figure, classes, colours, shown):
