@@ -86,11 +86,6 @@ class TextBank:
     offset: np.ndarray
 
     @classmethod
-    def build(cls, captions, templates):
-        """Make the bank of N captions, one per pair."""
-        return cls.collect(((caption, nouns(caption)) for caption in captions), templates)
-
-    @classmethod
     def collect(cls, tagged, templates):
         """Make the bank of N pairs (caption, its nouns). Line breaks and other runs of blanks in captions become one blank."""
         caption_index, noun_index = {}, {}

@@ -1,5 +1,7 @@
 """Pictures, masks and curves that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
@@ -26,10 +28,9 @@ def grid(pictures, titles=None, size=1.9):
     figure, axes = plt.subplots(
         len(pictures), len(pictures[0]), squeeze=False, figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained"
     )
-    for row, line in zip(axes, pictures, strict=True):
-        for axis, picture in zip(row, line, strict=True):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set_axis_off()
+    for axis, picture in zip(axes.flat, itertools.chain(*pictures), strict=True):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_axis_off()
     for axis, title in zip(axes[0], titles or [], strict=False):
         axis.set_title(title, fontsize=10)
     return figure
@@ -117,14 +118,9 @@ def training_curve(history):
     """Losses and gates over steps. history: DataFrame of history.csv files, with a column `seed`; lines are means over seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     mean = history.groupby("step").mean()
-    for name in ("loss", "object", "region", "pixel"):
-        if name in mean:
-            left.plot(mean.index, mean[name].rolling(5, min_periods=1).mean(), label=name)
-    for name in ("gate0", "gate1"):
-        right.plot(mean.index, np.tanh(mean[name]), label=f"tanh({name})")
-    left.set(xlabel="step", ylabel="loss", title="InfoNCE, mean of 5 steps")
-    right.set(xlabel="step", title="gates of the decoder")
+    losses, gates = mean.filter(["loss", "object", "region", "pixel"]), mean[["gate0", "gate1"]]
+    losses.rolling(5, min_periods=1).mean().plot(ax=left, ylabel="loss", title="InfoNCE, mean of 5 steps")
+    np.tanh(gates).rename(columns="tanh({})".format).plot(ax=right, title="gates of the decoder")
     for axis in (left, right):
         axis.grid(alpha=0.4)
-        axis.legend()
     return figure

@@ -214,21 +214,21 @@ def _file(array, kind, **options):
 def _write_shard(job):
     """Write one shard of the rendered world: (path, settings as a dict, split, first index, last index + 1)."""
     path, s, split, first, last = job
+    longer = s["size"] * 5 // 4
+    sizes = [(s["size"], s["size"])] if split == TRAIN else [(s["size"], longer), (longer, s["size"])]  # so that windows slide
     with wds.TarWriter(str(path) + ".part", encoder=False, mtime=0) as tar:
         for index in range(first, last):
-            # benchmark pictures are wider or higher than the window, so that windows slide
-            longer = s["size"] * 5 // 4
-            height, width = ((s["size"], s["size"]), (s["size"], longer), (longer, s["size"]))[0 if split == TRAIN else 1 + index % 2]
+            key = f"{index:08d}"
+            height, width = sizes[index % len(sizes)]
             scene = render(s["seed"], split, index, height, width, s["max_things"], s["omit"], s["omit_stuff"], s["invent"])
             things = np.where(scene.labels < len(THINGS), scene.labels + 1, 0).astype(np.uint8)
+            about = {"key": key, "caption": scene.caption, "present": scene.present, "height": height, "width": width}
             tar.write(
                 {
-                    "__key__": f"{index:08d}",
+                    "__key__": key,
                     "jpg": _file(scene.image, "JPEG", quality=92, subsampling=0),
                     "txt": scene.caption.encode(),
-                    "json": json.dumps(
-                        {"key": f"{index:08d}", "caption": scene.caption, "present": scene.present, "height": height, "width": width}
-                    ).encode(),
+                    "json": json.dumps(about).encode(),
                     "scenes.png": _file(scene.labels, "PNG"),  # indices into scenes.txt
                     "things.png": _file(things, "PNG"),  # indices into things.txt, where 0 is the background
                 }
@@ -246,11 +246,8 @@ def write(settings, folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
-    for split, name, count in (
-        (TRAIN, "train", settings.pairs),
-        (BENCHMARK, "benchmark", settings.pictures),
-        (CALIBRATION, "calibration", settings.pictures),
-    ):
+    for split, name in ((TRAIN, "train"), (BENCHMARK, "benchmark"), (CALIBRATION, "calibration")):
+        count = settings.pairs if split == TRAIN else settings.pictures
         for first in range(0, count, PER_SHARD):
             path = folder / f"{name}-{first // PER_SHARD:05d}.tar"
             jobs.append((path, settings.model_dump(), split, first, min(first + PER_SHARD, count)))
