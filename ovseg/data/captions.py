@@ -14,20 +14,15 @@ from pathlib import Path
 import numpy as np
 
 
-@functools.cache
-def _tagger():
-    from textblob.en.taggers import PatternTagger  # takes a second to import, and only `prepare` looks for nouns
-
-    return PatternTagger()
-
-
 @functools.lru_cache(maxsize=1 << 16)
 def nouns(caption):
     """Distinct nouns of a caption, lower case, in order of appearance.
 
-    Tags are those of TextBlob's PatternTagger, whose lexicon ships with it. Words of one letter are no nouns here.
+    Tags are those of TextBlob's default tagger, whose lexicon ships with it. Words of one letter are no nouns here.
     """
-    words = (word.lower() for word, tag in _tagger().tag(caption) if tag.startswith("NN"))
+    from textblob.en import tag  # takes a second to import, and only `prepare` looks for nouns
+
+    words = (word.lower() for word, kind in tag(caption) if kind.startswith("NN"))
     return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha()))
 
 

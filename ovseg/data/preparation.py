@@ -1,7 +1,4 @@
-"""Reading all shards once: which pairs can be used, the nouns of their captions, and what img2dataset says it downloaded.
-
-Shards are read in parallel. What each gave is kept in a file, so that a killed run goes on and a second one need not read them.
-"""
+"""Reading all shards once: which pairs can be used, the nouns of their captions, and what img2dataset says it downloaded."""
 
 import functools
 import hashlib
@@ -47,7 +44,8 @@ def scan(paths, max_bad_fraction, templates, kept=KEPT):
     """Read every sample of every shard, images too, in parallel. Returns Prepared.
 
     Decoding takes most of it: about 1,100 pictures/s a core with a shorter side of 256 pixels. Nouns: about 18,000 captions/s a core.
-    kept: folder of what was read, a file a shard. Those in it are read again only if they, or the code that reads them, have changed.
+    kept: folder of what was read, a file a shard, so that a killed run goes on. Those in it are read again only if they, or the code
+    that reads them, have changed.
     Raises ValueError when more than max_bad_fraction of the samples cannot be used.
     """
     keys, reports = [], []
