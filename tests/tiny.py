@@ -1,4 +1,4 @@
-"""What tests of segmenting share: the settings of a tiny model, pictures to segment, interpolation by loops."""
+"""What tests share: the settings of a tiny model, a bank of captions, pictures to segment, interpolation by loops."""
 
 import copy
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg import params
+from ovseg.data.captions import TextBank, nouns
 
 P = params.load(path=Path(__file__).parent.parent / "params.yaml")
 TINY = P.pretrain.model_copy(
@@ -16,6 +17,11 @@ SETTINGS = P.segment.model_copy(
     update={"unit": "pixel", "short_side": 32, "window": 32, "stride": 16, "batch": 4, "meta_points": 4, "precision": "float32"}
     | {"templates": ["a {}.", "many {}."]}
 )
+
+
+def bank_of(captions, templates):
+    """The TextBank of captions, one per pair."""
+    return TextBank.collect(((caption, nouns(caption)) for caption in captions), templates)
 
 
 def changed(**values):

@@ -1,13 +1,7 @@
 """Dense features: what an image tower that was trained to describe whole pictures says of each patch.
 
-There are four modes of reading them, none needs training. They differ in the attention of the last block, with projections q, k, v:
-
-    clip       softmax(q k) v                  the block as it is
-    maskclip   v                               each patch is described by its own value (Zhou et al. 2022; MGCA §4.1)
-    sclip      (softmax(q q) + softmax(k k)) v  correlative self-attention (Wang et al. 2023)
-    clearclip  softmax(q q) v                  and neither the residual connection nor the MLP (Lan et al. 2024)
-
-The tower's last norm and its projection into the joint space follow, token by token; the class token is dropped.
+There are four modes of reading them (DENSE_MODES), none needs training. They differ in the attention of the last block. The tower's
+last norm and its projection into the joint space follow, token by token; the class token is dropped.
 """
 
 from types import SimpleNamespace
@@ -18,12 +12,12 @@ from open_clip import transformer as layers
 from open_clip.timm_model import TimmModel
 from torch import nn
 
-attend = F.scaled_dot_product_attention  # (q, k, v), each (n, heads, tokens, width of a head); divides by its root
+attend = F.scaled_dot_product_attention  # (q, k, v), each (n, heads, tokens, width of a head): softmax(q k / its root) v
 DENSE_MODES = {
-    "clip": lambda q, k, v: attend(q, k, v),
-    "maskclip": lambda q, k, v: v,
-    "sclip": lambda q, k, v: attend(q, q, v) + attend(k, k, v),
-    "clearclip": lambda q, k, v: attend(q, q, v),
+    "clip": attend,  # the block as it is
+    "maskclip": lambda q, k, v: v,  # each patch is described by its own value (Zhou et al. 2022; MGCA §4.1)
+    "sclip": lambda q, k, v: attend(q, q, v) + attend(k, k, v),  # correlative self-attention (Wang et al. 2023)
+    "clearclip": lambda q, k, v: attend(q, q, v),  # without residual connection and MLP (Lan et al. 2024)
 }
 
 

@@ -14,46 +14,33 @@ from pathlib import Path
 import numpy as np
 
 
-@functools.cache
-def _tagger():
-    from textblob.en.taggers import PatternTagger  # takes a second to import, and only `prepare` looks for nouns
-
-    return PatternTagger()
-
-
 @functools.lru_cache(maxsize=1 << 16)
 def nouns(caption):
     """Distinct nouns of a caption, lower case, in order of appearance.
 
-    Tags are those of TextBlob's PatternTagger, whose lexicon ships with it. Words of one letter are no nouns here.
+    Tags are those of TextBlob's default tagger, whose lexicon ships with it. Words of one letter are no nouns here.
     """
-    words = (word.lower() for word, tag in _tagger().tag(caption) if tag.startswith("NN"))
+    from textblob.en import tag  # takes a second to import, and only `prepare` looks for nouns
+
+    words = (word.lower() for word, kind in tag(caption) if kind.startswith("NN"))
     return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha()))
 
 
 class Lines(Sequence):
-    """The lines of a text file, `count` of them, as a sequence of str: the file is read when one is asked for."""
+    """The lines of a text file, `count` of them: the file is read when one is asked for."""
 
     def __init__(self, path, count):
-        self.path, self.count = Path(path), count
+        self.path, self.count = path, count
 
     @functools.cached_property
-    def _content(self):
-        data = self.path.read_bytes()  # bytes and where lines end take a third of the memory of that many str
-        return data, np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    def _lines(self):
+        return self.path.read_text().split("\n")[:-1]  # each ends with a break, the last one too
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, index):
-        index = range(self.count)[index]
-        data, ends = self._content
-        return data[ends[index - 1] + 1 if index else 0 : ends[index]].decode()
-
-    @staticmethod
-    def write(path, lines):
-        with open(path, "wb") as file:
-            file.writelines(line.encode() + b"\n" for line in lines)
+        return self._lines[index]
 
 
 class Texts(Sequence):
@@ -92,11 +79,6 @@ class TextBank:
     caption: np.ndarray
     noun: np.ndarray
     offset: np.ndarray
-
-    @classmethod
-    def build(cls, captions, templates):
-        """Make the bank of N captions, one per pair."""
-        return cls.collect(((caption, nouns(caption)) for caption in captions), templates)
 
     @classmethod
     def collect(cls, tagged, templates):
@@ -155,8 +137,8 @@ class TextBank:
         """Write captions.txt and nouns.txt (a line each), bank.json (templates and counts) and pairs.npz (indices) into folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        Lines.write(folder / "captions.txt", self.captions)
-        Lines.write(folder / "nouns.txt", self.nouns)
+        for name, lines in (("captions", self.captions), ("nouns", self.nouns)):
+            (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
         counts = {"captions": len(self.captions), "nouns": len(self.nouns), "templates": self.templates}
         (folder / "bank.json").write_text(json.dumps(counts, indent=1, ensure_ascii=False))
         np.savez(folder / "pairs.npz", caption=self.caption, noun=self.noun, offset=self.offset)

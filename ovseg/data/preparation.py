@@ -1,12 +1,10 @@
-"""Reading all shards once: which pairs can be used, the nouns of their captions, and what img2dataset says it downloaded.
-
-Shards are read in parallel. What each gave is kept in a file, so that a killed run goes on and a second one need not read them.
-"""
+"""Reading all shards once: which pairs can be used, the nouns of their captions, and what img2dataset says it downloaded."""
 
 import functools
 import hashlib
 import json
 import os
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -15,15 +13,6 @@ from . import captions, images, shards
 
 KEPT = Path("runs/prepare")  # not in data/prepared, which DVC deletes before the stage runs
 FAILURES = ("failed_to_download", "failed_to_resize")  # as img2dataset names them
-
-
-class Shard(NamedTuple):
-    """What one shard gave: keys and captions of its n usable pairs, the nouns of each caption, what was skipped and repaired."""
-
-    keys: list[str]
-    captions: list[str]
-    nouns: list[list[str]]
-    report: shards.Report
 
 
 class Prepared(NamedTuple):
@@ -55,53 +44,53 @@ def scan(paths, max_bad_fraction, templates, kept=KEPT):
     """Read every sample of every shard, images too, in parallel. Returns Prepared.
 
     Decoding takes most of it: about 1,100 pictures/s a core with a shorter side of 256 pixels. Nouns: about 18,000 captions/s a core.
-    kept: folder of what was read, a file a shard. Those in it are read again only if they, or the code that reads them, have changed.
+    kept: folder of what was read, a file a shard, so that a killed run goes on. Those in it are read again only if they, or the code
+    that reads them, have changed.
     Raises ValueError when more than max_bad_fraction of the samples cannot be used.
     """
-    keys, report, samples = [], shards.Report(), {}
+    keys, reports = [], []
 
     def tagged():
-        nonlocal report
-        for path, shard in zip(paths, shards.parallel(functools.partial(read_shard, kept=kept), paths, "scan shards"), strict=True):
-            keys.extend(shard.keys)
-            report += shard.report
-            samples[path] = shard.report.samples
-            yield from zip(shard.captions, shard.nouns, strict=True)
+        for rows, report in shards.parallel(functools.partial(read_shard, kept=kept), paths, "scan shards"):
+            reports.append(report)
+            for key, caption, nouns in rows:
+                keys.append(key)
+                yield caption, nouns
 
     bank = captions.TextBank.collect(tagged(), templates)
+    report = sum(reports, shards.Report())
     if report.bad_fraction > max_bad_fraction:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped.most_common())
         raise ValueError(
             f"{report.bad_fraction:.1%} of the samples cannot be used ({kinds}): data.max_bad_fraction allows {max_bad_fraction:.1%}"
         )
-    seen = set()
-    twice = {key for key in keys if key in seen or seen.add(key)}
+    twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         raise ValueError(
             f"{len(twice)} keys come twice, {min(twice)} first: shards need distinct names, and samples distinct keys within one"
         )
     if not keys:
         raise ValueError(f"no usable image-text pair in {len(paths)} shards")
-    return Prepared(keys, bank, report, downloads(samples))
+    return Prepared(keys, bank, report, downloads({path: of_shard.samples for path, of_shard in zip(paths, reports, strict=True)}))
 
 
 def read_shard(path, kept):
-    """What a shard gives, as Shard: what an earlier run kept of it, or else read now and kept, whole or not at all."""
+    """What a shard gives: [(key, caption, its nouns)] of the usable pairs, and the Report.
+
+    It is what an earlier run kept in the folder `kept`, or else read now and kept, whole or not at all.
+    """
     path, stat = Path(path).resolve(), os.stat(path)
     source = [str(path), stat.st_size, stat.st_mtime_ns, _code()]
     file = Path(kept) / f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
     if file.is_file():
         found = json.loads(file.read_text())
         if found["source"] == source:
-            return Shard(*found["lists"], shards.Report.of(found["report"]))
+            return found["rows"], shards.Report.of(found["report"])
     report = shards.Report()
-    found = [(key, caption, list(captions.nouns(caption))) for key, _, caption in shards.pairs(path, report)]
-    shard = Shard(*([row[i] for row in found] for i in range(3)), report)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps({"source": source, "lists": shard[:3], "report": report.as_dict()}))
-    os.replace(part, file)
-    return shard
+    rows = [(key, caption, captions.nouns(caption)) for key, _, caption in shards.pairs(path, report)]
+    kept = json.dumps({"source": source, "rows": rows, "report": report.as_dict()})
+    shards.write_whole(file, lambda part: part.write_text(kept))
+    return rows, report
 
 
 @functools.cache

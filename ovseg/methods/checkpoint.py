@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..data import captions
+from ..data.shards import write_whole
 from . import distributed
 from .batches import CachedImages
 
@@ -31,15 +31,6 @@ def fingerprint(settings, seed, mgca, images, bank, texts):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]))  # a sample of rows tells other features apart
     return digest.hexdigest()
-
-
-def write_whole(path, write):
-    """Write a file whole or not at all: write(part) fills another one, which then takes its place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    write(part)
-    os.replace(part, path)
 
 
 def save(path, mark, step, decoder, optimizer, history, seconds):

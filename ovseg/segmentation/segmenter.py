@@ -86,11 +86,10 @@ class Segmenter:
     def segment(self, image, names, background=False, threshold=None):
         """Segment an image into the named classes.
 
-        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: two or more distinct class
-        names. background: whether pixels may belong to no class; they get label 0, and names
-        count from 1. threshold: 0..1, the softmax score below which a pixel is background; None: the settings' own.
-        Returns Segmentation at the image's own size. Raises ValueError on an empty image or bad names, TypeError on
-        anything that is no image.
+        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: two or more distinct class names.
+        background: whether pixels may belong to no class; they get label 0, and names count from 1. threshold: 0..1, the softmax score
+        below which a pixel is background; None: the settings' own. Returns Segmentation at the image's own size. Raises ValueError on
+        an empty image or bad names, TypeError on anything that is no image.
         """
         names = [names] if isinstance(names, str) else list(names)
         if any(not isinstance(name, str) or not name.strip() for name in names):

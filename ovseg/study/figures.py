@@ -1,5 +1,7 @@
 """Pictures, masks and curves that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
@@ -10,6 +12,7 @@ from ..segmentation.windows import BACKGROUND
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
 NAMED = 40  # classes in a legend: those of the most pixels
 UNMARKED = 0.35  # brightness of what a mask leaves out
+PAINT = 0.75  # strength of a label map's colours over its picture
 
 
 def palette(classes):
@@ -25,24 +28,22 @@ def grid(pictures, titles=None, size=1.9):
     figure, axes = plt.subplots(
         len(pictures), len(pictures[0]), squeeze=False, figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained"
     )
-    for row, line in zip(axes, pictures, strict=True):
-        for axis, picture in zip(row, line, strict=True):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set_axis_off()
+    for axis, picture in zip(axes.flat, itertools.chain(*pictures), strict=True):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_axis_off()
     for axis, title in zip(axes[0], titles or [], strict=False):
         axis.set_title(title, fontsize=10)
     return figure
 
 
-def paint(labels, colours):
-    """A label map in colours: (H, W) indices, (C, 3) uint8 -> (H, W, 3) uint8. Ignored pixels are grey."""
-    return np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
+def overlay(image, labels, colours):
+    """A label map painted over its picture in grey, so that colours stay those of the legend; ignored pixels are grey.
 
-
-def overlay(image, labels, colours, strength=0.75):
-    """A label map painted over its picture in grey, (H, W, 3) uint8: colours stay those of the legend."""
+    labels: (H, W) indices into colours, (C, 3) uint8. Returns (H, W, 3) uint8.
+    """
+    painted = np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
     grey = np.asarray(image).mean(-1, keepdims=True)
-    return (grey * (1 - strength) + paint(labels, colours) * strength).astype(np.uint8)
+    return (grey * (1 - PAINT) + painted * PAINT).astype(np.uint8)
 
 
 def legend(figure, classes, colours, shown):
@@ -117,14 +118,9 @@ def training_curve(history):
     """Losses and gates over steps. history: DataFrame of history.csv files, with a column `seed`; lines are means over seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     mean = history.groupby("step").mean()
-    for name in ("loss", "object", "region", "pixel"):
-        if name in mean:
-            left.plot(mean.index, mean[name].rolling(5, min_periods=1).mean(), label=name)
-    for name in ("gate0", "gate1"):
-        right.plot(mean.index, np.tanh(mean[name]), label=f"tanh({name})")
-    left.set(xlabel="step", ylabel="loss", title="InfoNCE, mean of 5 steps")
-    right.set(xlabel="step", title="gates of the decoder")
+    losses, gates = mean.filter(["loss", "object", "region", "pixel"]), mean[["gate0", "gate1"]]
+    losses.rolling(5, min_periods=1).mean().plot(ax=left, ylabel="loss", title="InfoNCE, mean of 5 steps")
+    np.tanh(gates).rename(columns="tanh({})".format).plot(ax=right, title="gates of the decoder")
     for axis in (left, right):
         axis.grid(alpha=0.4)
-        axis.legend()
     return figure

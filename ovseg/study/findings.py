@@ -15,6 +15,12 @@ HOLDS, NOT, UNDECIDED = "holds", "does not hold", "undecided"
 LEVEL = 0.05
 PIXELS = "pixels"
 MARGIN = 1.0  # points of mIoU that "hardly matters" allows (F6)
+ALL = "object+region+pixel"
+LEVELS = {  # F1 to F3: the claim, and pairs of granularities of which the first is to be better; None: untrained
+    "F1": ("Each level of alignment alone beats the baseline", [("object", None), ("region", None), ("pixel", None)]),
+    "F2": ("The pixel level alone helps most", [("pixel", "object"), ("pixel", "region")]),
+    "F3": ("All three levels together are best", [(ALL, other) for other in ("object", "region", "pixel", "object+region")]),
+}
 
 
 @dataclass(frozen=True)
@@ -114,34 +120,17 @@ class Compared:
 
 def judge(results):
     """F1 to F6, a list of Finding. results: results.Results."""
-    return [f1(results), f2(results), f3(results), f4(results), f5(results), f6(results)]
+    return [*(of_levels(results, code) for code in LEVELS), f4(results), f5(results), f6(results)]
 
 
-def _levels(results, pairs):
-    """Compared: in each pair of granularities the first against the second, by pixels as in the paper's Table 3; None: untrained."""
+def of_levels(results, code):
+    """One of LEVELS, by pixels as in the paper's Table 3."""
+    claim, pairs = LEVELS[code]
     found = Compared(results.averages("pixel"))
     for pair in pairs:
         runs = [results.find({"mgca.granularity": levels}) if levels else results.baseline for levels in pair]
         found.add(tuple(levels or "untrained" for levels in pair), *runs)
-    return found
-
-
-def f1(results):
-    """Each level alone beats the baseline."""
-    pairs = [(level, None) for level in ("object", "region", "pixel")]
-    return _levels(results, pairs).finding("F1", "Each level of alignment alone beats the baseline")
-
-
-def f2(results):
-    """The pixel level helps most."""
-    return _levels(results, [("pixel", "object"), ("pixel", "region")]).finding("F2", "The pixel level alone helps most")
-
-
-def f3(results):
-    """All three are best."""
-    others = ("object", "region", "pixel", "object+region")
-    found = _levels(results, [("object+region+pixel", other) for other in others])
-    return found.finding("F3", "All three levels together are best")
+    return found.finding(code, claim)
 
 
 def f4(results):

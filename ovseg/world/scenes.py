@@ -27,7 +27,7 @@ THINGS = {  # {name: [(shape, RGB, coordinates), ...]}, the parts in drawing ord
     name: [(shape, tuple(_YAML["colours"][colour]), tuple(points)) for shape, colour, points in parts]
     for name, parts in _YAML["things"].items()
 }
-STUFF = ("grass", "water", "sand", "road", "brick", "sky", "snow", "wood")
+STUFF = _YAML["stuff"]  # {name: RGB}
 CLASSES = (*THINGS, *STUFF)  # a label map holds indices into this
 
 GROUNDS = ("grass", "sand", "snow", "road", "water", "wood")
@@ -109,20 +109,16 @@ def _texture(rng, name, height, width):
     grain = _grain(rng, height, width)
     if name == "grass":
         tone = 14 * _noise(rng, height, width, height // 6, width // 2) + 6 * grain
-        colour = np.array([95, 160, 60])
     elif name == "water":
         phase = rng.uniform(0, 6.28) + 2 * _noise(rng, height, width, 6, 4)
         tone = 20 * np.sin(y / (rng.uniform(1.6, 2.4) * scale) + phase) + 3 * grain
-        colour = np.array([45, 110, 150])
     elif name == "sand":
         tone = 16 * grain * (rng.random((height, width)) < 0.35) + 8 * _noise(rng, height, width, 8, 8)
-        colour = np.array([222, 190, 125])
     elif name == "road":
         tone = 7 * grain + 4 * _noise(rng, height, width, 5, 5)
         dash_y = rng.uniform(0, 40 * scale)
         dash = (np.abs((y - dash_y) % (40 * scale) - 20 * scale) < 2 * scale) & (x % (28 * scale) < 15 * scale)
         tone = np.where(dash, 120, tone)
-        colour = np.array([88, 88, 95])
     elif name == "brick":
         rise, run = 9 * scale, 20 * scale
         row = np.floor(y / rise)
@@ -130,22 +126,18 @@ def _texture(rng, name, height, width):
         mortar = (y % rise < 1.6 * scale) | (offset % run < 1.6 * scale)
         shade = rng.uniform(-18, 18, (64, 64))[row.astype(int) % 64, np.floor(offset / run).astype(int) % 64]
         tone = np.where(mortar, 60, shade + 5 * grain)
-        colour = np.array([165, 78, 58])
     elif name == "sky":
         cloud = np.clip(_noise(rng, height, width, 4, 5) + 0.4 * _noise(rng, height, width, 12, 14) - 0.1, 0, 1)
         tone = 90 * cloud - 25 * (1 - y / height)
-        colour = np.array([135, 190, 242])
     elif name == "snow":
         tone = 9 * _noise(rng, height, width, 5, 5) + 3 * grain + 40 * (rng.random((height, width)) < 0.01)
-        colour = np.array([228, 236, 246])
     else:  # wood
         plank = np.floor(y / (14 * scale))
         groove = y % (14 * scale) < 1.4 * scale
         shade = rng.uniform(-16, 16, 64)[plank.astype(int) % 64]
         ring = 9 * np.sin(y / scale * 1.7 + 5 * _noise(rng, height, width, 4, 3))
         tone = np.where(groove, -55, shade + ring + 3 * grain)
-        colour = np.array([178, 128, 80])
-    colour = (colour + rng.normal(0, 7, 3)).astype(np.float32)
+    colour = (STUFF[name] + rng.normal(0, 7, 3)).astype(np.float32)
     return colour + tone[..., None].astype(np.float32)
 
 
@@ -212,42 +204,36 @@ def _place_thing(rng, image, labels):
     labels[y0:y1, x0:x1][alpha[..., 0] > 0.5] = CLASSES.index(name)
 
 
-def _jpg(array):
+def _file(array, kind, **options):
+    """The bytes of an image file."""
     out = io.BytesIO()
-    Image.fromarray(array).save(out, "JPEG", quality=92, subsampling=0)
-    return out.getvalue()
-
-
-def _png(array):
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, "PNG")
+    Image.fromarray(array).save(out, kind, **options)
     return out.getvalue()
 
 
 def _write_shard(job):
     """Write one shard of the rendered world: (path, settings as a dict, split, first index, last index + 1)."""
     path, s, split, first, last = job
+    longer = s["size"] * 5 // 4
+    sizes = [(s["size"], s["size"])] if split == TRAIN else [(s["size"], longer), (longer, s["size"])]  # so that windows slide
     with wds.TarWriter(str(path) + ".part", encoder=False, mtime=0) as tar:
         for index in range(first, last):
-            # benchmark pictures are wider or higher than the window, so that windows slide
-            longer = s["size"] * 5 // 4
-            height, width = ((s["size"], s["size"]), (s["size"], longer), (longer, s["size"]))[0 if split == TRAIN else 1 + index % 2]
+            key = f"{index:08d}"
+            height, width = sizes[index % len(sizes)]
             scene = render(s["seed"], split, index, height, width, s["max_things"], s["omit"], s["omit_stuff"], s["invent"])
             things = np.where(scene.labels < len(THINGS), scene.labels + 1, 0).astype(np.uint8)
+            about = {"key": key, "caption": scene.caption, "present": scene.present, "height": height, "width": width}
             tar.write(
                 {
-                    "__key__": f"{index:08d}",
-                    "jpg": _jpg(scene.image),
+                    "__key__": key,
+                    "jpg": _file(scene.image, "JPEG", quality=92, subsampling=0),
                     "txt": scene.caption.encode(),
-                    "json": json.dumps(
-                        {"key": f"{index:08d}", "caption": scene.caption, "present": scene.present, "height": height, "width": width}
-                    ).encode(),
-                    "scenes.png": _png(scene.labels),  # indices into scenes.txt
-                    "things.png": _png(things),  # indices into things.txt, where 0 is the background
+                    "json": json.dumps(about).encode(),
+                    "scenes.png": _file(scene.labels, "PNG"),  # indices into scenes.txt
+                    "things.png": _file(things, "PNG"),  # indices into things.txt, where 0 is the background
                 }
             )
     os.replace(str(path) + ".part", path)
-    return path
 
 
 def write(settings, folder):
@@ -260,11 +246,8 @@ def write(settings, folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
-    for split, name, count in (
-        (TRAIN, "train", settings.pairs),
-        (BENCHMARK, "benchmark", settings.pictures),
-        (CALIBRATION, "calibration", settings.pictures),
-    ):
+    for split, name in ((TRAIN, "train"), (BENCHMARK, "benchmark"), (CALIBRATION, "calibration")):
+        count = settings.pairs if split == TRAIN else settings.pictures
         for first in range(0, count, PER_SHARD):
             path = folder / f"{name}-{first // PER_SHARD:05d}.tar"
             jobs.append((path, settings.model_dump(), split, first, min(first + PER_SHARD, count)))

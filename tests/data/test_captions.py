@@ -2,6 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tiny import bank_of
 
 from ovseg.data.captions import TextBank, nouns
 
@@ -12,7 +13,7 @@ NOUNS = [("dog", "cat", "sofa"), (), ("cat",), ("dog", "cat", "sofa"), ("boat", 
 
 @pytest.fixture
 def bank():
-    return TextBank.build(CAPTIONS, TEMPLATES)
+    return bank_of(CAPTIONS, TEMPLATES)
 
 
 def texts_of(pair):
@@ -88,20 +89,20 @@ def test_draws_follow_the_generator(bank):
 
 
 def test_a_bank_without_any_noun_draws_captions():
-    bank = TextBank.build(["running quickly", "!?!", "running quickly"], TEMPLATES)
+    bank = bank_of(["running quickly", "!?!", "running quickly"], TEMPLATES)
     assert list(bank.texts) == ["running quickly", "!?!"]
     drawn = bank.draw(np.array([0, 1, 2, 1]), np.random.default_rng(0), 0.0)
     assert drawn.tolist() == [0, 1, 0, 1]
 
 
 def test_the_last_pair_may_have_no_noun():
-    bank = TextBank.build(["a cat.", "running quickly"], TEMPLATES)  # its nouns would begin past the end of the array
+    bank = bank_of(["a cat.", "running quickly"], TEMPLATES)  # its nouns would begin past the end of the array
     drawn = bank.draw(np.array([1, 0, 1]), np.random.default_rng(0), 0.0)
     assert [bank.texts[i] for i in drawn][::2] == ["running quickly"] * 2
 
 
 def test_a_saved_bank_loads_as_it_was(tmp_path):
-    bank = TextBank.build([*CAPTIONS, "a naïve café – 日本"], TEMPLATES)
+    bank = bank_of([*CAPTIONS, "a naïve café – 日本"], TEMPLATES)
     bank.save(tmp_path / "made" / "here")
     loaded = TextBank.load(tmp_path / "made" / "here")
     assert list(loaded.texts) == list(bank.texts) and len(loaded) == len(bank)
@@ -135,7 +136,7 @@ def test_texts_are_the_captions_then_the_prompts_of_each_noun(bank, tmp_path):
 
 @pytest.mark.parametrize("mark", "\n \r \v \f \x1c \x1d \x1e \x85 \u2028 \u2029 \r\n".split(" "))
 def test_a_caption_is_one_line_whatever_breaks_it(tmp_path, mark):
-    TextBank.build([f"a cat{mark}{mark} on{mark}", "a dog"], TEMPLATES).save(tmp_path)
+    bank_of([f"a cat{mark}{mark} on{mark}", "a dog"], TEMPLATES).save(tmp_path)
     loaded = TextBank.load(tmp_path)
     assert list(loaded.captions) == ["a cat on", "a dog"] and list(loaded.nouns) == ["cat", "dog"]
     assert (tmp_path / "captions.txt").read_text().splitlines() == ["a cat on", "a dog"]
@@ -156,7 +157,7 @@ def test_the_summary_by_hand(bank):
 
 
 def test_prompts_of_one_noun_have_one_subject_and_captions_their_own():
-    bank = TextBank.build(["a cat on a mat.", "a dog."], ["a photo of a {}.", "a {}."])
+    bank = bank_of(["a cat on a mat.", "a dog."], ["a photo of a {}.", "a {}."])
     spoken = dict(zip(bank.texts, bank.subjects(np.arange(len(bank.texts))), strict=True))
     assert spoken["a photo of a cat."] == spoken["a cat."] != spoken["a dog."]
     assert len({spoken["a cat on a mat."], spoken["a photo of a mat."], spoken["a cat."], spoken["a photo of a dog."]}) == 4

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tiny import bank_of
 
 from ovseg import params
 from ovseg.clip import features
 from ovseg.data import shards
-from ovseg.data.captions import TextBank
 from ovseg.methods.batches import CachedImages, StreamedImages
 
 P = params.load(path=Path(__file__).parents[2] / "params.yaml")
@@ -29,7 +29,7 @@ def changed(**values):
 
 
 def make_bank(pairs=PAIRS):
-    return TextBank.build([CAPTIONS[n % len(CAPTIONS)] for n in range(pairs)], ["a photo of a {}.", "many {}."])
+    return bank_of([CAPTIONS[n % len(CAPTIONS)] for n in range(pairs)], ["a photo of a {}.", "many {}."])
 
 
 def data():

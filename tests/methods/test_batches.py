@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from small import CPU, P, changed, colour, make_bank, stream, write_cache
+from tiny import bank_of
 
 from ovseg.clip.frozen import FrozenCLIP
-from ovseg.data.captions import TextBank
 from ovseg.methods import training
 from ovseg.methods.batches import CachedImages, StreamedImages, open_pairs
 
@@ -66,7 +66,7 @@ def test_worker_processes_give_every_pair_once_in_an_order_of_their_own_seed(tmp
 
 def prepared(folder, images):
     """What `prepare` and `encode` leave in a folder, features of images aside."""
-    TextBank.build(["a cat"] * len(images.keys), ["many {}."]).save(folder)
+    bank_of(["a cat"] * len(images.keys), ["many {}."]).save(folder)
     (folder / "shards.txt").write_text("".join(f"{path}\n" for path in images.paths))
     (folder / "pairs.txt").write_text("".join(f"{key}\n" for key in images.keys))
     write_cache(folder / "texts.npy", np.ones((2, 3)))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from small import CAPTIONS, CPU, PAIRS, SETTINGS, WIDTH, P, changed, contents, data, make_bank, stream, write_cache, write_project
+from tiny import bank_of
 
-from ovseg.data.captions import TextBank, nouns
+from ovseg.data.captions import nouns
 from ovseg.methods import alignment, training
 from ovseg.methods.batches import CachedImages, Pairs, StreamedImages
 from ovseg.methods.checkpoint import fingerprint
@@ -177,7 +178,7 @@ OTHERS = {
     "method": {"mgca": P.mgca.model_copy(update={"tau": 0.1})},
     "texts": {"texts": TEXTS * 2},
     "images": {"images": CachedImages(IMAGES.array[::-1].copy())},
-    "captions": {"bank": TextBank.build(list(reversed(CAPTIONS)) * 4, BANK.templates)},
+    "captions": {"bank": bank_of(list(reversed(CAPTIONS)) * 4, BANK.templates)},
 }
 
 

@@ -104,29 +104,30 @@ def granularities(group=WITH, **levels):
 
 def test_the_papers_own_order_makes_f1_f2_and_f3_hold():
     r = results(*granularities())
-    assert [f(r).verdict for f in (findings.f1, findings.f2, findings.f3)] == [HOLDS] * 3
-    assert [c.first for c in findings.f3(r).comparisons] == [ALL] * 4
-    assert {c.second for c in findings.f1(r).comparisons} == {"untrained"}
+    assert [findings.of_levels(r, code).verdict for code in ("F1", "F2", "F3")] == [HOLDS] * 3
+    assert [c.first for c in findings.of_levels(r, "F3").comparisons] == [ALL] * 4
+    assert {c.second for c in findings.of_levels(r, "F1").comparisons} == {"untrained"}
 
 
 def test_a_level_that_was_not_run_leaves_the_finding_undecided_and_is_named():
     r = results(*granularities(region=None))
-    for finding in (findings.f1(r), findings.f2(r), findings.f3(r)):
+    for finding in (findings.of_levels(r, code) for code in ("F1", "F2", "F3")):
         assert finding.verdict == UNDECIDED and "region" in finding.notes[0] and "was not run" in finding.notes[0]
 
 
 def test_one_level_below_the_baseline_undoes_f1():
-    assert findings.f1(results(*granularities(region=(10, 11, 10.5)))).verdict == NOT
+    assert findings.of_levels(results(*granularities(region=(10, 11, 10.5))), "F1").verdict == NOT
 
 
 def test_a_weak_pixel_level_undoes_f2_on_one_group_alone():
     r = results(*granularities(), *granularities(WITHOUT, pixel=(20, 21, 21.5)))
-    found = findings.f2(r)
+    found = findings.of_levels(r, "F2")
     assert found.verdict == NOT and {c.group for c in found.comparisons if c.verdict == NOT} == {WITHOUT}
 
 
 def test_f3_is_undecided_when_another_row_is_within_noise():
-    assert findings.f3(results(*granularities(**{"object+region": (40.5, 41.5, 41)}))).verdict == UNDECIDED
+    r = results(*granularities(**{"object+region": (40.5, 41.5, 41)}))
+    assert findings.of_levels(r, "F3").verdict == UNDECIDED
 
 
 def test_runs_at_other_values_are_no_part_of_the_comparisons():
