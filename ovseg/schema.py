@@ -181,6 +181,8 @@ class Mgca(Section):
 class Train(Section):
     """Training of the decoder (training.py)."""
 
+    method: Literal["mgca", "supervised"]
+    labels: str | None
     seeds: Count
     epochs: Positive
     warmup_epochs: Annotated[float, Field(ge=0)]
@@ -252,7 +254,7 @@ class Ablations(Section):
 class Figures(Section):
     """What the figures show (figures.py)."""
 
-    pictures: Annotated[list[Index], Field(min_length=1)]
+    quantiles: Annotated[list[Share], Field(min_length=1)]
     pairs: Annotated[list[Index], Field(min_length=1)]
 
 
@@ -271,6 +273,16 @@ class Params(Section):
     evaluate: Evaluate
     ablations: Ablations
     figures: Figures
+
+    @field_validator("train")
+    @classmethod
+    def _labels_of_a_benchmark(cls, train, info):
+        in_shards = [name for name, benchmark in info.data.get("benchmarks", {}).items() if benchmark.shards]
+        if train.labels is not None and "benchmarks" in info.data and train.labels not in in_shards:
+            raise ValueError(f"labels = {train.labels!r}: allowed are benchmarks in shards ({', '.join(in_shards) or 'none'}), and null")
+        if train.method == "supervised" and train.labels is None:
+            raise ValueError("method = 'supervised': needs train.labels, a benchmark whose label maps the training shards hold as well")
+        return train
 
     @field_validator("evaluate")
     @classmethod

@@ -78,6 +78,7 @@ def test_the_projects_own_values_are_valid():
         ("train.batch", 1, "greater than or equal to 2"),
         ("train.batch", "64", "integer"),
         ("train.batch", 6.5, "integer"),
+        ("train.method", "mixreorg", "'mgca' or 'supervised'"),
         ("train.lr", "fast", "number"),
         ("train.lr", float("nan"), "finite"),
         ("train.seeds", 0, "greater than or equal to 1"),
@@ -142,7 +143,7 @@ def another(field, value):
 @pytest.mark.parametrize(
     "key",
     [f"mgca.{key}" for key in schema.Mgca.model_fields if key != "granularity"]
-    + [f"train.{key}" for key in schema.Train.model_fields if key not in ("seeds", "processes")],
+    + [f"train.{key}" for key in schema.Train.model_fields if key not in ("seeds", "processes", "labels")],
 )
 def test_any_parameter_of_the_method_and_its_training_is_an_ablation(key, written):
     section, name = key.split(".")

@@ -5,6 +5,7 @@ Benchmarks over the same pictures (VOC 21 and VOC20; things and scenes) are eval
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from ..clip import features
 from ..segmentation.windows import cut_windows, window_grid
 from . import datasets
-from .miou import MeanIoU
+from .miou import MeanIoU, mean
 
 
 @dataclass
@@ -118,17 +119,31 @@ def evaluate(segmenters, suite):
     return found
 
 
+def at_quantiles(segmenter, encoded, quantiles, pictures=200):
+    """Which pictures to look at, by rule: the indices of those whose mIoU lies at some quantiles (0..1) of the first `pictures`.
+
+    mIoU of a picture is over the classes that its truth or its label map holds.
+    """
+    values = []
+    for _, (truth,), ((scores,),) in islice(score_pictures([encoded], [segmenter]), pictures):
+        iou = MeanIoU(encoded.benchmark.classes)
+        iou.update(scores.labels(segmenter.settings.scale, encoded.threshold), truth)
+        values.append(mean(iou.compute()) or 0.0)
+    order = np.argsort(values, kind="stable")
+    return list(dict.fromkeys(int(order[round(q * (len(order) - 1))]) for q in quantiles))
+
+
 def examples(segmenters, encoded, wanted):
-    """Pictures to look at: a list of [PIL image, truth, label map of each segmenter] for the picture indices in wanted.
+    """Pictures to look at: a list of [PIL image, truth, label map of each segmenter] for the picture indices in wanted, in that order.
 
     Those beyond the last picture are left out; the first stands in where none is left.
     """
-    rows, wanted = [], [index for index in wanted if index < len(encoded.benchmark)] or [0]
+    rows, wanted = {}, [index for index in wanted if index < len(encoded.benchmark)] or [0]
     for index, (image, (truth,), scores) in zip(range(max(wanted) + 1), score_pictures([encoded], segmenters), strict=False):
         if index in wanted:
             scale = segmenters[0].settings.scale
-            rows.append([image, truth, *(score.labels(scale, encoded.threshold).cpu().numpy() for (score,) in scores)])
-    return rows
+            rows[index] = [image, truth, *(score.labels(scale, encoded.threshold).cpu().numpy() for (score,) in scores)]
+    return [rows[index] for index in wanted]
 
 
 def first_window(segmenter, encoded):

@@ -13,13 +13,13 @@ from . import distributed
 from .batches import CachedImages
 
 
-def fingerprint(settings, seed, mgca, images, bank, texts):
+def fingerprint(settings, seed, mgca, images, bank, texts, labels=None):
     """What a training depends on: parameters, seed, texts, image features and code. Arguments as of training.train. A hex digest.
 
     A checkpoint is resumed, and a finished training kept, only at an equal one. Workers and processes do not count. They change the
     order of streamed images (not of cached features): resumed with others, a training ends with other weights than uninterrupted.
     """
-    values = settings.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
+    values = settings.model_dump(exclude={"seeds", "labels", "checkpoint_steps", "workers", "processes"})
     cached = isinstance(images, CachedImages)
     streamed = [] if cached else [images.size, images.clip.dense, *images.keys]
     digest = hashlib.sha256(json.dumps([seed, values, mgca.model_dump(), torch.__version__, streamed]).encode())
@@ -27,6 +27,8 @@ def fingerprint(settings, seed, mgca, images, bank, texts):
         digest.update(code.read_bytes())
     for array in (bank.caption, bank.noun, bank.offset):
         digest.update(array)
+    if labels is not None:
+        digest.update(labels.maps)
     for array in (texts, images.array) if cached else (texts,):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]))  # a sample of rows tells other features apart

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from .. import params
 from ..clip import features
-from . import alignment, distributed
+from ..data import preparation
+from . import alignment, distributed, supervised
 from .batches import open_pairs
 from .checkpoint import fingerprint, restore, save, write_whole
 from .decoder import WEIGHTS, Decoder
@@ -37,13 +38,14 @@ def make_optimizer(decoder, settings):
     return kind(decoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
-def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu"):
+def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu", labels=None):
     """Train a decoder. Returns (Decoder on the CPU, history, seconds).
 
     settings, mgca: params' Train and Mgca. seed: of weights, batches and texts. images, bank, texts: as in Pairs. checkpoint: path; if a
     killed training of the same fingerprint left it, training goes on from there. It stays: remove it once the weights are saved.
-    history: a dict per step with step, epoch, lr, loss, a loss for each level, and both gates. seconds: of training, those of killed
-    parts included. In a process group every process calls this, and gets the same decoder; the first one writes checkpoints.
+    labels: supervised.Labels for that method, which learns from these in place of texts. history: a dict per step with step, epoch, lr,
+    loss, its parts (a loss for each level), and both gates. seconds: of training, those of killed parts included. In a process group
+    every process calls this, and gets the same decoder; the first one writes checkpoints.
     Raises ValueError when there are too few pairs for a batch, when the batch does not divide among the processes, or when images are
     fewer than `prepare` found; FloatingPointError when the loss is not finite.
     """
@@ -59,7 +61,7 @@ def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu"):
     torch.manual_seed(seed)
     decoder = Decoder(texts.shape[1]).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(decoder, settings)
-    mark = fingerprint(settings, seed, mgca, images, bank, texts)
+    mark = fingerprint(settings, seed, mgca, images, bank, texts, labels)
     start, history, before = restore(checkpoint, mark, decoder, optimizer)
     started = time.perf_counter() - before
     forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
@@ -67,22 +69,26 @@ def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu"):
     progress = tqdm(range(start, steps), "train", initial=start, total=steps, mininterval=2, disable=world.rank > 0)
     for step in progress:
         rows, dense = next(batches)  # B; b, d, h, w
-        text_ids = bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
-        subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
-        drawn = features.as_tensor(texts[text_ids], device)  # B, d
         lr = learning_rate(step, steps, warmup, settings.lr)
         for group in optimizer.param_groups:
             group["lr"] = lr
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             pixels = forward(dense)  # b, d, 2h, 2w
         pixels = pixels.float().flatten(2).transpose(1, 2)  # b, L, d
-        levels = alignment.losses(pixels, drawn, subjects, mgca, world)
-        loss = sum(levels.values())
+        if labels is None:
+            text_ids = bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
+            subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
+            drawn = features.as_tensor(texts[text_ids], device)  # B, d
+            parts = alignment.losses(pixels, drawn, subjects, mgca, world)
+        else:
+            of_pixels = torch.from_numpy(labels.maps[rows[world.share(len(rows))]]).to(device).long().flatten(1)  # b, L
+            parts = supervised.losses(pixels, of_pixels, labels.classes.to(device), mgca.tau, world)
+        loss = sum(parts.values())
         optimizer.zero_grad(set_to_none=True)
         (loss * world.size).backward()  # DDP takes the mean over processes of what is to be summed
         optimizer.step()
         gates = {f"gate{i}": block.gate for i, block in enumerate(decoder.blocks)}
-        values = {name: value.detach().clone() for name, value in {"loss": loss, **levels, **gates}.items()}
+        values = {name: value.detach().clone() for name, value in {"loss": loss, **parts, **gates}.items()}
         history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
         if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps:  # only here is a GPU waited for
             history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
@@ -107,27 +113,31 @@ def _batches(images, seed, step, per_epoch, batch, device):
         skip = 0
 
 
-def run(folder, seed, clip, mgca, settings, device):
+def run(folder, seed, clip, mgca, settings, source, device):
     """Train a decoder into a folder, unless it is there already. Returns whether anything was trained.
 
     folder: e.g. models/mgca/seeds/0; it gets decoder.safetensors, history.csv (a row a step, see `train`) and, last, training.json
     (seed, seconds, fingerprint, parameters). It is kept as it is where training.json holds the fingerprint of what would be trained.
-    clip, mgca, settings: params' Clip, Mgca, Train. Trains in settings.processes processes: in this process group where there is one,
-    whose processes all call this; in new processes of this machine otherwise.
+    clip, mgca, settings: params' Clip, Mgca, Train. source: supervised.Source, where that is the method; else None. Trains in
+    settings.processes processes: in this process group where there is one, whose processes all call this; in new processes of this
+    machine otherwise.
     """
     folder, world = Path(folder), distributed.joined()
     if settings.processes > world.size:
         params.processes(settings.processes, device)
-        return distributed.launch(settings.processes, run, folder, seed, clip, mgca, settings, device)
+        return distributed.launch(settings.processes, run, folder, seed, clip, mgca, settings, source, device)
     if world.size == 1 and device.type == "cpu":
         torch.set_num_threads(settings.threads)
     pairs = open_pairs(clip, settings.workers, device)
-    of_pairs = pairs.images, pairs.bank, pairs.texts
-    mark, file = fingerprint(settings, seed, mgca, *of_pairs), folder / "training.json"
+    of_pairs, labels = (pairs.images, pairs.bank, pairs.texts), None
+    if settings.method == "supervised":
+        height = 2 * pairs.images.first(1, device).shape[-1]  # the decoder's output
+        labels = supervised.open_labels(source, pairs.paths, preparation.load_keys("data/prepared"), height)
+    mark, file = fingerprint(settings, seed, mgca, *of_pairs, labels), folder / "training.json"
     checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
     kept = world.from_first(file.is_file() and (folder / WEIGHTS).is_file() and json.loads(file.read_text())["fingerprint"] == mark)
     if not kept:
-        decoder, history, seconds = train(settings, seed, mgca, *of_pairs, checkpoint, device)
+        decoder, history, seconds = train(settings, seed, mgca, *of_pairs, checkpoint, device, labels)
     if not kept and world.rank == 0:
         file.unlink(missing_ok=True)
         decoder.save(folder)

@@ -5,20 +5,26 @@ import itertools
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
+from matplotlib.patheffects import withStroke
+from scipy import ndimage
 
 from ..benchmarks.layouts import IGNORED
 from ..segmentation.windows import BACKGROUND
 
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
 NAMED = 40  # classes in a legend: those of the most pixels
+LARGE = 0.06  # share of a picture that a region needs to be named in it
 UNMARKED = 0.35  # brightness of what a mask leaves out
 PAINT = 0.75  # strength of a label map's colours over its picture
 
 
 def palette(classes):
-    """Colours of classes, (C, 3) uint8: background black, the others around the wheel in three lightnesses."""
+    """Colours of classes, (C, 3) uint8: background black, the others around the wheel in three lightnesses.
+
+    A class has the colour of its place among those that are not background, however many follow: the same in `things` and `scenes`.
+    """
     named = sum(name != BACKGROUND for name in classes)
-    hues, values = np.arange(named) / max(1, named), np.resize([0.95, 0.6, 0.8], named)
+    hues, values = np.arange(named) * 0.618 % 1, np.resize([0.95, 0.6, 0.8], named)  # the golden ratio keeps neighbours apart
     colours = hsv_to_rgb(np.stack([hues, np.resize([0.85, 0.9, 0.5], named), values], -1))
     return (np.concatenate([np.zeros((int(BACKGROUND in classes), 3)), colours]) * 255).astype(np.uint8)
 
@@ -55,15 +61,36 @@ def legend(figure, classes, colours, shown):
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
+def name_regions(axis, labels, classes):
+    """Write the names of classes into their large regions. labels (H, W). Returns the indices of the classes that it named."""
+    named = set()
+    for index in np.unique(labels[labels < len(classes)]):
+        regions, _ = ndimage.label(labels == index)
+        for region in np.flatnonzero(np.bincount(regions.flat)[1:] >= LARGE * labels.size) + 1:
+            depth = ndimage.distance_transform_edt(np.pad(regions == region, 1))[1:-1, 1:-1]  # a border is an edge too
+            y, x = np.unravel_index(depth.argmax(), depth.shape)
+            text = axis.text(x, y, classes[index], color="white", fontsize=7, ha="center", va="center", clip_on=True)
+            text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+            named.add(index)
+    return named
+
+
 def segmentations(rows, titles, classes):
-    """Picture, then label maps painted over it. rows: lists of (picture, label map, label map, ...)."""
+    """Picture, then label maps painted over it, large regions with the names of their classes; a legend names the others.
+
+    rows: lists of (picture, label map, label map, ...), the label maps (H, W) indices into classes.
+    """
     colours = palette(classes)
-    figure = grid([[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows], titles)
-    seen = np.concatenate([np.ravel(labels) for _, *maps in rows for labels in maps])
-    pixels = np.bincount(seen[seen < len(classes)], minlength=len(classes))
-    legend(figure, classes, colours, [index for index in np.sort(np.argsort(-pixels)[:NAMED]) if pixels[index]])
-    if np.count_nonzero(pixels) > NAMED:
-        figure.supxlabel(f"the {NAMED} classes of the most pixels; {np.count_nonzero(pixels) - NAMED} more are shown", fontsize=9)
+    figure = grid([[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows], titles, size=2.3)
+    maps = [None if index == 0 else np.asarray(labels) for row in rows for index, labels in enumerate(row)]
+    shown = [(axis, labels) for axis, labels in zip(figure.axes, maps, strict=True) if labels is not None]
+    named = set().union(*(name_regions(axis, labels, classes) for axis, labels in shown))
+    pixels = sum(np.bincount(labels[labels < len(classes)], minlength=len(classes)) for _, labels in shown)
+    others = [index for index in np.argsort(-pixels, kind="stable") if pixels[index] and index not in named]
+    if others:
+        legend(figure, classes, colours, sorted(others[:NAMED]))
+    if len(others) > NAMED:
+        figure.supxlabel(f"the {NAMED} classes of the most pixels; {len(others) - NAMED} more are shown", fontsize=9)
     return figure
 
 
@@ -118,8 +145,8 @@ def training_curve(history):
     """Losses and gates over steps. history: DataFrame of history.csv files, with a column `seed`; lines are means over seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     mean = history.groupby("step").mean()
-    losses, gates = mean.filter(["loss", "object", "region", "pixel"]), mean[["gate0", "gate1"]]
-    losses.rolling(5, min_periods=1).mean().plot(ax=left, ylabel="loss", title="InfoNCE, mean of 5 steps")
+    losses, gates = mean.filter(["loss", "object", "region", "pixel", "label"]), mean[["gate0", "gate1"]]
+    losses.rolling(5, min_periods=1).mean().plot(ax=left, ylabel="loss", title="mean of 5 steps")
     np.tanh(gates).rename(columns="tanh({})".format).plot(ax=right, title="gates of the decoder")
     for axis in (left, right):
         axis.grid(alpha=0.4)

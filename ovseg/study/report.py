@@ -16,6 +16,9 @@ RULE = """Each finding is broken into comparisons, paired by seed. A comparison 
 at 5% (its p is shown), does not hold if the test of the reverse does, and is undecided otherwise. A finding holds if all of its
 comparisons do. It does not hold if one does not, at 5% divided by their number. Otherwise, or where a run is missing, it is undecided.
 """
+GAP = """By each run's own semantic unit, unless it says by pixels. Gap closed: how far a run goes from the untrained baseline to the same
+decoder trained on label maps, (run - baseline) / (supervised - baseline), in percent, by seed. Nothing else here reads a label map.
+"""
 
 
 def write(findings, results, paper, images):
@@ -30,7 +33,7 @@ def write(findings, results, paper, images):
         parts += [f"{note}.\n" for note in f.notes]
         if f.comparisons:
             parts.append(markdown(pd.DataFrame([_comparison(c) for c in f.comparisons])))
-    parts += ["## All runs\n", markdown(all_runs(results))]
+    parts += ["## All runs\n", GAP, markdown(all_runs(results))]
     suites = {GROUPS[0]: paper["with_background"]["benchmarks"], GROUPS[1]: paper["without_background"]["benchmarks"]}
     for number, (group, table) in enumerate(zip(GROUPS, (paper["with_background"], paper["without_background"]), strict=True), 1):
         parts += [f"## Benchmarks {group}, beside the paper's Table {number}\n", markdown(beside_methods(results, table))]
@@ -75,29 +78,34 @@ def by_group(averages, run):
 
 
 def all_runs(results):
-    """A row for each run: by its own unit, and by pixels where it was evaluated so."""
-    own, pixels = results.averages(), results.averages("pixel")
+    """A row for each run: by its own unit, the gap that it closes, and by pixels where it was evaluated so. The supervised run has a
+    row in any case."""
+    own, tables = results.averages(), {"gap closed": results.gap_closed(), "by pixels": results.averages("pixel")}
     rows = []
     for run in results.changes:
         row = {"run": label(results, run)} | by_group(own, run)
-        rows.append(row | {f"{group}, by pixels": text for group, text in by_group(pixels, run).items()})
-    return pd.DataFrame(rows).replace(NOT_RUN, "")
+        for name, averages in tables.items():
+            row |= {f"{group}, {name}": text.replace(NOT_RUN, "") for group, text in by_group(averages, run).items()}
+        rows.append(row)
+    if results.ceiling is None:
+        rows.append({"run": "train.method = supervised"} | dict.fromkeys(set(own["group"]), NOT_RUN))
+    return pd.DataFrame(rows).fillna("")
 
 
 def methods(results):
-    """mIoU of the untrained runs and the default run, mean over seeds: rows (method, unit), a column for each benchmark.
+    """mIoU of the untrained runs, the default and the supervised run, mean over seeds: rows (method, unit), a column for each benchmark.
 
     Benchmarks of the rendered world get a column for its things and its stuff besides.
     """
-    table = {}
+    table, names = {}, {results.default: "MGCA", results.ceiling: "supervised"}
     for (run, unit, benchmark), found in results.rows.groupby(["run", "unit", "benchmark"], sort=False):
-        if run == results.default or run.startswith("untrained/"):
-            name = "MGCA" if run == results.default else METHODS[results.changes[run]["clip.dense"]]
+        name = names.get(run) or (METHODS[results.changes[run]["clip.dense"]] if run.startswith("untrained/") else None)
+        if name:
             cells = table.setdefault((name, unit), {})
             cells[benchmark] = found["miou"].mean()
             if found["things"].notna().all():
                 cells |= {f"{benchmark}: {kind}": found[kind].mean() for kind in ("things", "stuff")}
-    order = sorted(table, key=lambda row: row[0] == "MGCA")  # stable: MGCA last
+    order = sorted(table, key=lambda row: ["MGCA", "supervised"].index(row[0]) if row[0] in names.values() else -1)  # these last
     frame = pd.DataFrame([table[row] for row in order], index=pd.MultiIndex.from_tuples(order, names=["method", "unit"]))
     return frame
 

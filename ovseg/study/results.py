@@ -38,6 +38,11 @@ class Results:
         return f"untrained/{self.parameters['clip.dense']}"
 
     @property
+    def ceiling(self):
+        """The name of the supervised run, or None if it was not run."""
+        return self.find({"train.method": "supervised"})
+
+    @property
     def _compared(self):
         """Runs that differ from the default run by their changes alone: all but the untrained."""
         return set(self.rows.loc[self.rows["kind"] != "untrained", "run"])
@@ -70,6 +75,15 @@ class Results:
         """
         rows = self.rows[self.rows["own"] if unit is None else self.rows["unit"] == unit]
         return rows.groupby(["run", "seed", "group"], dropna=False, sort=False)["miou"].mean().reset_index()
+
+    def gap_closed(self):
+        """How far each run goes from the baseline to the supervised run of the same seed, in percent: (run - baseline) / (ceiling -
+        baseline), by each run's own unit. Columns as of `averages`, NaN where there is no ceiling of that seed."""
+        rows = self.averages()
+        floor = rows["group"].map(rows[rows["run"] == self.baseline].set_index("group")["miou"])
+        ceilings = rows[rows["run"] == self.ceiling].rename(columns={"miou": "ceiling"}).drop(columns="run")
+        ceiling = rows.merge(ceilings, "left", ["seed", "group"])["ceiling"]
+        return rows.assign(miou=100 * (rows["miou"] - floor) / (ceiling - floor))
 
 
 def load_results(paths):

@@ -12,16 +12,16 @@ that line, over all processes.
 
 import argparse
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import params
-from ..benchmarks import evaluation
+from ..benchmarks import datasets, evaluation
 from ..benchmarks.miou import mean
-from ..methods import distributed, training
+from ..data.shards import write_whole
+from ..methods import distributed, supervised, training
 from ..methods.decoder import Decoder
 from ..segmentation.segmenter import Segmenter
 
@@ -68,8 +68,12 @@ def train(run, device):
     """Train a run's decoder at each of its seeds; finished trainings are not repeated. device: torch.device."""
     p, group = run.params(), distributed.joined()
     settings = p.train.model_copy(update={"processes": group.size}) if group.size > 1 else p.train
+    source = None
+    if settings.method == "supervised":
+        benchmark = datasets.open_benchmark(settings.labels, p.benchmarks[settings.labels])
+        source = supervised.Source(benchmark.label, benchmark.background, f"data/features/benchmarks/{settings.labels}/classes.npy")
     for seed in range(settings.seeds):
-        trained = training.run(run.model / "seeds" / str(seed), seed, p.clip, p.mgca, settings, device)
+        trained = training.run(run.model / "seeds" / str(seed), seed, p.clip, p.mgca, settings, source, device)
         if group.rank == 0:
             print(f"seed {seed}: {'trained' if trained else 'was trained before, and nothing that it depends on has changed'}")
 
@@ -140,11 +144,7 @@ def make_result(run, p, found, seconds):
 
 def write_result(result, path):
     """Write a result as JSON, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(part, path)
+    write_whole(path, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
 
 
 def main(arguments=None):

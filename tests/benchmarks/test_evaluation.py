@@ -124,7 +124,7 @@ def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, study
     suite, segmenters = suite_of(study(mine, thresholds={"mine": 0.55}), modes), list(several.values())
     rows, pictures = evaluation.examples(segmenters, suite[0], [2, 0]), score(suite, segmenters)
     assert len(rows) == 2
-    for (image, truth, *maps), (expected_image, (labels,), scores) in zip(rows, (pictures[0], pictures[2]), strict=True):
+    for (image, truth, *maps), (expected_image, (labels,), scores) in zip(rows, (pictures[2], pictures[0]), strict=True):
         assert image == expected_image and np.array_equal(truth, labels)
         for found, (expected,) in zip(maps, scores, strict=True):
             assert np.array_equal(found, to_labels(expected, SETTINGS.scale, 0.55)) and 0 < (found == 0).mean() < 1
@@ -135,6 +135,19 @@ def test_examples_beyond_the_last_picture_are_left_out_and_the_first_stands_in_f
     (encoded,) = suite_of(study(mine))
     pictures = [image for _, image, _ in encoded.benchmark]
     assert [image for image, *_ in evaluation.examples([several["0"]], encoded, wanted)] == [pictures[index] for index in shown]
+
+
+def test_pictures_at_quantiles_are_those_whose_own_miou_lies_there(several, mine, study, suite_of):
+    (encoded,) = suite_of(study(mine))
+    segmenter, by_picture = several["0"], []
+    for _, (labels,), ((scores,),) in score([encoded], [segmenter]):
+        found, ious = to_labels(scores, SETTINGS.scale, encoded.threshold).numpy(), []
+        for index in set(np.unique(found)) | set(np.unique(labels)) - {255}:
+            ious.append((found == index)[labels == index].sum() / ((found == index) | (labels == index)).sum())
+        by_picture.append(np.mean(ious))
+    worst, middle, best = np.argsort(by_picture)
+    assert evaluation.at_quantiles(segmenter, encoded, [0, 0.5, 1]) == [worst, middle, best]
+    assert evaluation.at_quantiles(segmenter, encoded, [1, 0.9]) == [best] and evaluation.at_quantiles(segmenter, encoded, [1], 1) == [0]
 
 
 # ---- the suite that `encode` found

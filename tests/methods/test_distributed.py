@@ -87,7 +87,7 @@ def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(
 def test_a_training_into_a_folder_in_two_processes_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_project()
-    run = ("models/mgca/seeds/0", 0, P.clip, P.mgca, SETTINGS, CPU)
+    run = ("models/mgca/seeds/0", 0, P.clip, P.mgca, SETTINGS, None, CPU)
     assert training.run(*run)
     before = contents(run[0])
     assert json.loads(before["training.json"])["parameters"]["train.processes"] == 2 and not list(Path("runs").rglob("*.pt"))

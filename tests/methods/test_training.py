@@ -221,7 +221,7 @@ def project(tmp_path, monkeypatch):
     """A project's folder. Returns a function that trains into models/mgca/seeds/SEED."""
     monkeypatch.chdir(tmp_path)
     write_project()
-    return lambda seed=0, **values: training.run(f"models/mgca/seeds/{seed}", seed, P.clip, P.mgca, changed(**values), CPU)
+    return lambda seed=0, **values: training.run(f"models/mgca/seeds/{seed}", seed, P.clip, P.mgca, changed(**values), None, CPU)
 
 
 FOLDER = Path("models/mgca/seeds/0")

@@ -14,6 +14,7 @@ PARAMETERS = {
     "mgca.k": 0.06,
     "mgca.tau": 0.07,
     "mgca.mask_equal_texts": True,
+    "train.method": "mgca",
     "train.lr": 0.008,
     "segment.unit": "meta-point",
     "segment.meta_points": 36,

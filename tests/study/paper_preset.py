@@ -86,7 +86,7 @@ def shrink(p):
     """The preset with a random CLIP, few steps and small batches; every stage and every ablation stays."""
     p["clip"] |= {"pretrained": "data/random.safetensors", "batch": 8}
     p["train"] |= {"epochs": 1, "warmup_epochs": 0.5, "batch": 16, "workers": 1, "processes": 1}
-    p["figures"] |= {"pictures": [0], "pairs": [0, 1]}
+    p["figures"] |= {"quantiles": [0.5], "pairs": [0, 1]}
     return p
 
 

@@ -37,7 +37,7 @@ def tiny(params):
     params["train"] |= {"seeds": 1, "epochs": 2, "warmup_epochs": 0.5, "batch": 16, "checkpoint_steps": 2, "threads": 1}
     params["segment"] |= {"short_side": 128, "window": 128, "stride": 64}
     params["ablations"] = {"trained": TRAINED, "inferred": INFERRED, "untrained": ["clip", "maskclip"]}
-    params["figures"] |= {"pictures": [0, 2], "pairs": [0, 1]}
+    params["figures"] |= {"quantiles": [0, 1], "pairs": [0, 1]}
     return params
 
 
@@ -192,7 +192,7 @@ def test_outputs_saved_in_a_source_notebook_rerun_no_notebook(project):
         ("evaluate", {"thresholds": {"things": 0.5}}, EVALUATIONS),
         ("segment", {"stride": 128}, {"encode"}),
         ("data", {"max_bad_fraction": 0.2}, {"prepare"}),
-        ("figures", {"pictures": [1]}, {"figures"}),
+        ("figures", {"quantiles": [0.5]}, {"figures"}),
         ("ablations", {"trained": [*TRAINED, "train.lr=0.004"]}, {"ablation@train.lr=0.004"}),
         ("ablations", {"inferred": [*INFERRED, "segment.unit=group"]}, {"evaluate-inferred@segment.unit=group"}),
         ("ablations", {"untrained": ["clip", "maskclip", "sclip"]}, {"evaluate-untrained@sclip"}),

@@ -90,7 +90,23 @@ def test_each_run_is_a_row_of_the_report_of_its_own():
     assert table.loc["default", WITH] == "41.0 ± 1.4 (2)" and table.loc["default", f"{WITH}, by pixels"] == "39.0 ± 1.4 (2)"
     assert table.loc["mgca.tau = 0.1", WITH] == "41.2 ± 0.4 (2)"
     assert table.loc["mgca.k = 0.4", WITH] == "30.0" and table.loc["MaskCLIP, untrained", f"{WITH}, by pixels"] == "10.0"
-    assert "mgca.beta = 0.2, mgca.granularity = object+region" in table.index and len(table) == len(STUDY.changes)
+    assert "mgca.beta = 0.2, mgca.granularity = object+region" in table.index and len(table) == len(STUDY.changes) + 1
+
+
+def test_the_gap_closed_is_the_way_from_the_baseline_to_the_supervised_run_seed_by_seed():
+    untrained = run({"clip.dense": "maskclip"}, [10], group=WITH, kind="untrained")
+    study = results(run({}, (40, 42)), run({"mgca.k": 0}, (25,)), run({"train.method": "supervised"}, (70, 50)), untrained)
+    found = study.gap_closed().set_index(["run", "seed"])["miou"]
+    assert found["mgca", 0] == pytest.approx(100 * 30 / 60) and found["mgca", 1] == pytest.approx(100 * 32 / 40)
+    assert found["trained/mgca.k=0", 0] == pytest.approx(25) and found[study.ceiling, 0] == found[study.ceiling, 1] == 100
+    table = report.all_runs(study).set_index("run")[f"{WITH}, gap closed"]
+    assert table["default"] == "65.0 ± 21.2 (2)" and table["mgca.k = 0"] == "25.0" and table["train.method = supervised"][:5] == "100.0"
+
+
+def test_without_a_supervised_run_its_row_says_so():
+    table = report.all_runs(STUDY).set_index("run")
+    assert STUDY.ceiling is None and table.loc["train.method = supervised", WITH] == "not run"
+    assert set(table[f"{WITH}, gap closed"]) == {""}
 
 
 def points(figure):
