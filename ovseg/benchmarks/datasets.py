@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..data import shards
+from ..data.images import rgb
 from ..segmentation.windows import BACKGROUND
 from .layouts import CLASSES, IGNORED, LAYOUTS
 
@@ -25,14 +27,20 @@ class BenchmarkBase:
     class: pixels whose best score is below a threshold. named: the classes that have a text, all but the background.
     source: benchmarks that agree on it hold the same images in the same order. files, label_files: paths of images and of
     label maps; shards hold both. Opening raises NotHere, FileNotFoundError if only a part is missing, or ValueError on bad
-    names; iterating raises ValueError on a label map of another size or with other values, or a sample that cannot be used.
+    names; iterating raises ValueError on a label map of another size or with other values, or a file that cannot be read.
     """
 
     def __init__(self, name, classes, source):
         self.name, self.source = name, str(source)
-        self.classes = [line.strip() for line in Path(classes).read_text().splitlines() if line.strip()]
-        if not 2 <= len(self.classes) <= IGNORED or len(set(self.classes)) < len(self.classes):
+        try:
+            lines = Path(classes).read_text(encoding="utf-8-sig").splitlines()  # with or without a byte order mark
+        except UnicodeDecodeError:
+            raise ValueError(f"benchmark {name}: {classes} is not UTF-8") from None
+        self.classes = [line.strip() for line in lines if line.strip()]
+        if not 2 <= len(self.classes) <= IGNORED or len({label.lower() for label in self.classes}) < len(self.classes):
             raise ValueError(f"benchmark {name}: {classes} must hold 2 to {IGNORED} distinct names, a line each")
+        if misplaced := [label for label in self.classes if label.lower() == BACKGROUND and self.classes[0] != BACKGROUND]:
+            raise ValueError(f"benchmark {name}: {classes} holds {misplaced[0]!r}: the background is the first class, {BACKGROUND!r}")
         self.background = self.classes[0] == BACKGROUND
         self.named = self.classes[1:] if self.background else self.classes
 
@@ -61,7 +69,22 @@ class BenchmarkBase:
 
     def _samples(self):
         for key, image, labels in zip(self.keys, self.files, self.label_files, strict=True):
-            yield key, Image.open(image).convert("RGB"), np.asarray(Image.open(labels))
+            yield key, self._read(image, image, rgb), self._read(labels, labels, _indices)
+
+    def _read(self, file, where, convert):
+        """What `convert` makes of the PIL image in a file. Raises ValueError that says where it is."""
+        try:
+            with Image.open(file) as image:
+                return convert(image)
+        except Exception as error:  # decoders raise whatever they like on broken bytes
+            raise ValueError(f"benchmark {self.name}: {where}: {error}") from None
+
+
+def _indices(image):
+    """The label map in a PIL image: (H, W) indices."""
+    if image.mode == "1":
+        raise ValueError("a label map of one bit; allowed are greys and palettes of eight bits or more, an index a pixel")
+    return np.asarray(image)
 
 
 class FolderBenchmark(BenchmarkBase):
@@ -76,6 +99,8 @@ class FolderBenchmark(BenchmarkBase):
         self.files = sorted(path for path in (self.folder / "images").iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
         self.keys = [path.stem for path in self.files]
         self.label_files = [self.folder / "labels" / f"{key}.png" for key in self.keys]
+        if twice := [key for key, count in Counter(self.keys).items() if count > 1]:
+            raise ValueError(f"benchmark {name}: several images are named {twice[0]}, for one label map labels/{twice[0]}.png")
         unlabelled = [path.stem for path in self.label_files if not path.is_file()]
         if unlabelled or not self.files:
             what = f"no label map labels/{unlabelled[0]}.png" if unlabelled else "no images in images/"
@@ -105,7 +130,7 @@ class ShardBenchmark(BenchmarkBase):
                 where = f"benchmark {self.name}: sample {sample['__key__']} of {path}"
                 if self.label not in sample:
                     raise ValueError(f"{where} has no {self.label}")
-                labels = np.asarray(Image.open(io.BytesIO(sample[self.label])))
+                labels = self._read(io.BytesIO(sample[self.label]), f"{where.partition(': ')[2]}: {self.label}", _indices)
                 try:
                     image = shards.decode_image(sample)
                 except shards.BadSample as bad:
@@ -152,6 +177,14 @@ def open_benchmark(name, settings, split="evaluated"):
         return LayoutBenchmark(name, settings.layout, settings.folder, getattr(LAYOUTS[settings.layout], split))
     where = settings.calibration if split == "calibration" else settings.folder or settings.shards
     return FolderBenchmark(name, where) if settings.folder else ShardBenchmark(name, where, settings.label, settings.classes)
+
+
+def check_thresholds(benchmarks, thresholds):
+    """Raises ValueError if one of the opened benchmarks has a threshold (evaluate.thresholds) and no background."""
+    for benchmark in benchmarks:
+        if benchmark.name in thresholds and not benchmark.background:
+            first = f"its first class is {benchmark.classes[0]}"
+            raise ValueError(f"evaluate.thresholds.{benchmark.name}: {benchmark.name} has no background; {first}")
 
 
 def open_all(settings_by_name):

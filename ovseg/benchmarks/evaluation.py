@@ -50,6 +50,7 @@ def open_suite(p, folder="data/features/benchmarks"):
         benchmark = datasets.open_benchmark(name, p.benchmarks[name])
         if benchmark.fingerprint != fingerprint:
             raise ValueError(f"benchmark {name} has changed since `encode` read it; run it again")
+        datasets.check_thresholds([benchmark], p.evaluate.thresholds)
         classes = torch.from_numpy(np.load(f"{folder}/{name}/classes.npy"))
         threshold = p.evaluate.thresholds.get(name, p.segment.threshold) if benchmark.background else None
         opened.append(Encoded(benchmark, classes, features.open_cached(f"{folder}/{name}/{p.clip.dense}.npy"), threshold))

@@ -5,11 +5,26 @@ from PIL import Image, ImageOps
 
 
 def rgb(image):
-    """Any PIL image as RGB, upright as its EXIF asks. 16-bit greys are scaled down; PIL itself would clip them to white."""
+    """Any PIL image as RGB, upright as its EXIF asks. Raises ValueError for greys that are no numbers of up to 16 bits.
+
+    Greys of more than eight bits, which PIL itself would clip to white, are scaled to eight: from 8, 12 or 16 bits, whichever the largest
+    value needs. Floating-point greys of 0..1 are scaled to 0..255, others are taken as integers.
+    """
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if upright.mode.startswith("I") or upright.mode == "F":
+        upright = Image.fromarray(_eight_bits(np.asarray(upright)))
     return upright.convert("RGB")
+
+
+def _eight_bits(grey):
+    """(H, W) numbers -> (H, W) uint8, by the rule of `rgb`."""
+    low, high = grey.min(), grey.max()
+    if not (low >= 0 and high < 1 << 16):  # NaN too
+        raise ValueError(f"grey values of {low:g} to {high:g}; allowed are 0 to 65535")
+    if grey.dtype.kind == "f" and high <= 1:
+        return (grey * 255).round().astype(np.uint8)
+    bits = next(bits for bits in (8, 12, 16) if high < 1 << bits)
+    return (grey.astype(np.uint16) >> (bits - 8)).astype(np.uint8)
 
 
 def center_crop(image, size):

@@ -46,8 +46,11 @@ def scan(paths, max_bad_fraction, templates, kept=KEPT):
     Decoding takes most of it: about 1,100 pictures/s a core with a shorter side of 256 pixels. Nouns: about 18,000 captions/s a core.
     kept: folder of what was read, a file a shard, so that a killed run goes on. Those in it are read again only if they, or the code
     that reads them, have changed.
-    Raises ValueError when more than max_bad_fraction of the samples cannot be used.
+    Raises ValueError when two shards have the same name, or more than max_bad_fraction of the samples cannot be used.
     """
+    names = Counter(Path(path).stem for path in paths)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"{names[twice[0]]} shards are named {twice[0]}: names are part of the samples' keys, and have to be distinct")
     keys, reports = [], []
 
     def tagged():
@@ -63,11 +66,6 @@ def scan(paths, max_bad_fraction, templates, kept=KEPT):
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped.most_common())
         raise ValueError(
             f"{report.bad_fraction:.1%} of the samples cannot be used ({kinds}): data.max_bad_fraction allows {max_bad_fraction:.1%}"
-        )
-    twice = [key for key, count in Counter(keys).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{len(twice)} keys come twice, {min(twice)} first: shards need distinct names, and samples distinct keys within one"
         )
     if not keys:
         raise ValueError(f"no usable image-text pair in {len(paths)} shards")

@@ -80,7 +80,7 @@ def expand(spec):
 def read_samples(path, report=None):
     """Raw samples of one shard, {"__key__": str, extension: bytes}.
 
-    A truncated or broken tar ends early; a file name that comes twice counts once. With a report both are counted.
+    A truncated or broken tar ends early; of files or samples of one name the first counts. With a report all three are counted.
     """
     report, twice = report or Report(), set()
 
@@ -91,8 +91,13 @@ def read_samples(path, report=None):
         report.skipped["truncated tar"] += 1
         return False  # what follows in a broken tar cannot be read
 
-    broken = report.skipped["truncated tar"]
-    yield from wds.tariterators.tarfile_samples([{"url": str(path)}], handler=judge)
+    broken, seen = report.skipped["truncated tar"], set()
+    for sample in wds.tariterators.tarfile_samples([{"url": str(path)}], handler=judge):
+        if sample["__key__"] in seen:  # files of other samples lie between those of this key
+            report.skipped["key twice"] += 1
+            continue
+        seen.add(sample["__key__"])
+        yield sample
     report.skipped["file name twice"] += len(twice)
     if report.skipped["truncated tar"] == broken and not _ends(path):
         report.skipped["truncated tar"] += 1

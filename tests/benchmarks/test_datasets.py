@@ -6,7 +6,7 @@ import webdataset as wds
 from handmade import png
 from PIL import Image
 
-from ovseg.benchmarks.datasets import FolderBenchmark, ShardBenchmark, open_benchmark
+from ovseg.benchmarks.datasets import FolderBenchmark, ShardBenchmark, check_thresholds, open_benchmark
 from ovseg.schema import Benchmark
 
 
@@ -72,7 +72,63 @@ def test_a_palette_label_map_is_its_indices(folder):
     check_round_trip(FolderBenchmark("mine", folder))
 
 
+def test_a_picture_stored_rotated_is_read_upright(folder):
+    (key, image, _), *_ = pictures()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side: to be turned by a quarter to the right
+    Image.fromarray(np.rot90(image)).save(folder / "images" / f"{key}.png", exif=exif)
+    check_round_trip(FolderBenchmark("mine", folder))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_class(folder):
+    (folder / "classes.txt").write_text("background\ncat\nsofa\n", encoding="utf-8-sig")
+    benchmark = FolderBenchmark("mine", folder)
+    assert benchmark.background and benchmark.classes == ["background", "cat", "sofa"]
+
+
 # ---- what is wrong
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("café\nsofa\n".encode("latin-1"), "is not UTF-8"),
+        (b"Background\ncat\nsofa\n", "holds 'Background': the background is the first class, 'background'"),
+        (b"cat\nbackground\nsofa\n", "holds 'background': the background is the first class, 'background'"),
+        (b"cat\nsofa\n Cat\n", "must hold 2 to 255 distinct names"),
+    ],
+)
+def test_bad_class_names_are_refused(folder, content, message):
+    (folder / "classes.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"benchmark mine: .*classes.txt {message}"):
+        FolderBenchmark("mine", folder)
+
+
+def test_two_images_of_one_name_are_refused(folder):
+    (folder / "images" / "p1.jpg").write_bytes((folder / "images" / "p1.png").read_bytes())
+    with pytest.raises(ValueError, match="benchmark mine: several images are named p1, for one label map labels/p1.png"):
+        FolderBenchmark("mine", folder)
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_a_truncated_file_is_named(folder, part):
+    path = folder / part / "p1.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=f"benchmark mine: .*{part}/p1.png: "):
+        list(FolderBenchmark("mine", folder))
+
+
+def test_a_label_map_of_one_bit_is_refused(folder):
+    Image.fromarray(np.zeros((8, 12), bool)).save(folder / "labels" / "p0.png")
+    with pytest.raises(ValueError, match="benchmark mine: .*labels/p0.png: a label map of one bit"):
+        list(FolderBenchmark("mine", folder))
+
+
+def test_a_threshold_of_a_benchmark_without_background_is_refused(folder):
+    benchmarks = [FolderBenchmark("mine", folder)]
+    check_thresholds(benchmarks, {"other": 0.5})
+    with pytest.raises(ValueError, match="evaluate.thresholds.mine: mine has no background; its first class is cat"):
+        check_thresholds(benchmarks, {"mine": 0.5})
 
 
 @pytest.mark.parametrize("part", ["images", "labels", "classes.txt"])

@@ -248,6 +248,13 @@ def test_a_file_name_that_comes_twice_costs_one_sample(tmp_path):
     assert sum(report.skipped.values()) == 1
 
 
+def test_of_samples_of_one_key_the_first_counts(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [("a", GOOD), ("b", GOOD | {"txt": b"first"}), ("c", GOOD), ("b", GOOD | {"txt": b"second"})])
+    found, report = read_all(path)
+    assert [(key, caption) for key, _, caption in found if key == "s/b"] == [("s/b", "first")]
+    assert [key for key, _, _ in found] == ["s/a", "s/b", "s/c"] and sum(report.skipped.values()) == 1
+
+
 def test_a_tar_without_members_holds_nothing(tmp_path):
     found, report = read_all(write_tar(tmp_path / "s.tar", []))
     assert found == [] and report.as_dict() == {"pairs": 0, "skipped": {}, "repaired": {}}
