@@ -220,6 +220,7 @@ class Segment(Section):
     groups: Count
     affinity: Literal["cosine", "dot"]
     short_side: Count
+    max_ratio: Annotated[float, Field(ge=1)]
     window: Count
     stride: Count
     batch: Count

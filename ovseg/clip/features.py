@@ -17,7 +17,7 @@ import torch
 def made_with(clip, segment):
     """The values that cached features of benchmarks depend on, {"section.key": value}. clip, segment: params.Clip, Segment."""
     values = {"clip": clip.model_dump(include={"model", "pretrained", "precision"})}
-    values["segment"] = segment.model_dump(include={"short_side", "window", "stride", "templates"})
+    values["segment"] = segment.model_dump(include={"short_side", "max_ratio", "window", "stride", "templates"})
     return {f"{section}.{key}": value for section, part in values.items() for key, value in part.items()}
 
 

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -91,16 +92,17 @@ class Segmenter:
         below which a pixel is background; None: the settings' own. Returns Segmentation at the image's own size. Raises ValueError on
         an empty image or bad names, TypeError on anything that is no image.
         """
-        names = [names] if isinstance(names, str) else list(names)
+        names = [names] if isinstance(names, str) or not hasattr(names, "__iter__") else list(names)
         if any(not isinstance(name, str) or not name.strip() for name in names):
             raise ValueError(f"names = {names!r}: allowed are non-empty strings")
+        names = [name.strip() for name in names]
         if len(set(names)) < len(names):
             raise ValueError(f"names = {names!r}: each class once")
         if len(names) < 2:  # the background's softmax too says nothing about one class alone
             raise ValueError(f"names = {names!r}: at least two classes")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold = {threshold}: allowed are 0 to 1")
-        if background and BACKGROUND in names:
+        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold = {threshold!r}: allowed are 0 to 1")
+        if background and BACKGROUND in map(str.lower, names):
             raise ValueError("names: the background is no class of its own when background=True")
         image = as_image(image)
         classes = self.clip.embed_classes(names, self.settings.templates)

@@ -35,9 +35,12 @@ def window_starts(length, window, stride):
 
 
 def window_grid(height, width, settings):
-    """The windows of an image of that size. settings: params.Segment."""
-    scale = settings.short_side / min(height, width)
-    height, width = max(settings.short_side, round(height * scale)), max(settings.short_side, round(width * scale))
+    """The windows of an image of that size. settings: params.Segment.
+
+    The shorter side is resized to short_side, but the longer one to no more than max_ratio times that.
+    """
+    scale = settings.short_side * min(1 / min(height, width), settings.max_ratio / max(height, width))
+    height, width = (max(1, round(side * scale)) for side in (height, width))
     starts = (window_starts(side, settings.window, settings.stride) for side in (height, width))
     return WindowGrid(height, width, *starts)
 
@@ -45,8 +48,8 @@ def window_grid(height, width, settings):
 def cut_windows(image, settings):
     """Cut an image into windows. image: PIL RGB. Returns (windows (n, window, window, 3) uint8, WindowGrid).
 
-    The shorter side is resized to settings.short_side (bicubic). What a window larger than the image lacks repeats the
-    border; `stitch` drops it again.
+    The image is resized (bicubic) as `window_grid` says. What a window larger than the image lacks repeats the border; `stitch` drops it
+    again.
     """
     where = window_grid(image.height, image.width, settings)
     if image.size != (where.width, where.height):

@@ -153,6 +153,11 @@ def test_an_empty_image_is_an_error(tiny, shape):
             tiny.segment(image, NAMES)
 
 
+def test_a_line_of_pixels_is_segmented_in_little_memory(tiny):
+    found = tiny.segment(picture(5, 2000), NAMES)  # in windows of the full height that would be 20 GB
+    assert found.labels.shape == (5, 2000) and all(entries.numel() < 1e6 for entries in (found.grid.down, found.grid.across))
+
+
 @pytest.mark.parametrize(
     "names, background, message",
     [
@@ -165,6 +170,10 @@ def test_an_empty_image_is_an_error(tiny, shape):
         (["cat", "  "], True, "non-empty"),
         (["cat", None], False, "non-empty strings"),
         (["background", "cat"], True, "background"),
+        (["Background", "cat"], True, "background"),
+        (["cat", " cat"], False, "each class once"),
+        (None, False, "non-empty strings"),
+        (3, False, "non-empty strings"),
     ],
 )
 def test_bad_names_are_errors(tiny, names, background, message):
@@ -172,7 +181,7 @@ def test_bad_names_are_errors(tiny, names, background, message):
         tiny.segment(picture(32, 32), names, background)
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5", [0.5]])
 def test_a_threshold_that_is_no_share_is_an_error(tiny, threshold):
     with pytest.raises(ValueError, match="threshold = .*0 to 1"):
         tiny.segment(picture(32, 32), NAMES, background=True, threshold=threshold)

@@ -32,12 +32,20 @@ def test_windows_cover_every_pixel_and_stay_inside():
                 assert len(starts) == 1 + max(0, -(-(length - window) // stride))  # no more than it takes
 
 
-@pytest.mark.parametrize("height, width", [(33, 47), (47, 33), (101, 101), (32, 32), (1, 9), (9, 1), (1, 1), (500, 333), (31, 32)])
+@pytest.mark.parametrize("height, width", [(33, 47), (47, 33), (101, 101), (32, 32), (2, 9), (9, 2), (1, 1), (500, 333), (31, 32)])
 def test_the_shorter_side_gets_its_length_and_the_image_keeps_its_shape(height, width):
     where = window_grid(height, width, SETTINGS)
     assert min(where.height, where.width) == 32
     assert max(where.height, where.width) == pytest.approx(32 * max(height, width) / min(height, width), abs=0.5)
     assert (where.height < where.width) == (height < width) or abs(height - width) == 1
+
+
+@pytest.mark.parametrize("height, width", [(5, 2000), (2000, 5), (1, 100000), (9, 2)])
+def test_a_longer_side_stays_within_its_ratio_to_short_side(height, width):
+    where = window_grid(height, width, changed(max_ratio=3.0))
+    short, long = sorted((where.height, where.width))
+    assert long == 3 * 32 and short == max(1, round(long * min(height, width) / max(height, width)))
+    assert (where.height < where.width) == (height < width) and len(where.positions) == 5
 
 
 @pytest.mark.parametrize("height, width", [(32, 47), (81, 32), (33, 47), (71, 45), (5, 3)])
