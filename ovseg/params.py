@@ -1,7 +1,7 @@
 """Reading params.yaml: typed, validated parameters, and changes to them.
 
-`python -m ovseg.params` checks params.yaml and says in one line what is wrong. Values never have a default here:
-params.yaml holds every one of them, so that a reader finds each in one place.
+`python -m ovseg.params` checks params.yaml, and what can be known of the machine and the disk (preflight.py), and says in one line what is
+wrong. Values never have a default here: params.yaml holds every one of them, so that a reader finds each in one place.
 """
 
 import copy
@@ -44,11 +44,31 @@ def load(changes=None, path="params.yaml"):
 
     changes: {"mgca.k": 0.1, ...}, values that replace those of the file. Without any, the lines of `ablations` are checked too.
     """
+    return _validated(_values(path), changes, path) if changes else load_runs(path)[""]
+
+
+def load_runs(path="params.yaml"):
+    """Params of the default run and of each line of ablations.trained and inferred: {line: Params}, "" for the default run.
+
+    Raises ParamsError unless each line is a valid run, and one of its own.
+    """
     values = _values(path)
-    params = _validated(values, changes or {}, path)
-    if not changes:
-        _check_ablations(values, params, path)
-    return params
+    runs = {"": _validated(values, {}, path)}
+    lists, seen = runs[""].ablations, {_identity(runs[""]): "the default run"}
+    if runs[""].clip.dense not in lists.untrained:
+        raise ParamsError(f"{path}: ablations.untrained: must hold clip.dense, {runs[''].clip.dense}: untrained, it is the baseline")
+    for kind, lines in {"trained": lists.trained, "inferred": lists.inferred}.items():
+        for line in lines:
+            try:
+                changes = parse_change(line)
+                run = _validated(values, changes, path)
+                _check_keys(kind, changes)
+                if _identity(run) in seen:
+                    raise ParamsError(f"the same run as {seen[_identity(run)]}")
+            except ParamsError as error:
+                raise ParamsError(f"{path}: ablations.{kind}: {line}: {str(error).removeprefix(f'{path}: ')}") from None
+            seen[_identity(run)], runs[line] = line, run
+    return runs
 
 
 def parse_change(text):
@@ -96,25 +116,6 @@ def _validated(values, changes, path):
         return Params.model_validate(values)
     except ValidationError as error:
         raise ParamsError("; ".join(_line(e, path) for e in error.errors())) from None
-
-
-def _check_ablations(values, default, path):
-    """That each line of ablations.trained and inferred is a valid run, and one of its own."""
-    lists = default.ablations
-    if default.clip.dense not in lists.untrained:
-        raise ParamsError(f"{path}: ablations.untrained: must hold clip.dense, {default.clip.dense}: untrained, it is the baseline")
-    seen = {_identity(default): "the default run"}
-    for kind, lines in {"trained": lists.trained, "inferred": lists.inferred}.items():
-        for line in lines:
-            try:
-                changes = parse_change(line)
-                run = _validated(values, changes, path)
-                _check_keys(kind, changes)
-                if _identity(run) in seen:
-                    raise ParamsError(f"the same run as {seen[_identity(run)]}")
-            except ParamsError as error:
-                raise ParamsError(f"{path}: ablations.{kind}: {line}: {str(error).removeprefix(f'{path}: ')}") from None
-            seen[_identity(run)] = line
 
 
 def _check_keys(kind, changes):
@@ -179,10 +180,10 @@ def processes(count, device):
 
 
 if __name__ == "__main__":
+    from ovseg import params, preflight  # this module by its own name: its ParamsError is another one as __main__
+
     try:
-        enter_project()
-        loaded = load()
-        if loaded.train.processes > 1:  # fails here rather than hours later, in `train`
-            processes(loaded.train.processes, device(loaded.device))
-    except ParamsError as error:
+        params.enter_project()
+        preflight.check(params.load_runs())
+    except params.ParamsError as error:
         sys.exit(f"{error}")

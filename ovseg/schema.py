@@ -4,6 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
 LEVELS = ("object", "region", "pixel")  # of alignment
 Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.DENSE_MODES, which takes seconds to import
 Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS

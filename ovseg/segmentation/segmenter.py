@@ -19,11 +19,9 @@ from PIL import Image
 from .. import params
 from ..data.images import rgb
 from ..methods.decoder import Decoder
-from ..schema import Clip, Segment
+from ..schema import LOCAL, Clip, Segment
 from . import units
 from .windows import BACKGROUND, Scores, cut_windows, stitch
-
-LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
 
 
 @dataclass(frozen=True)

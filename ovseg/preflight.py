@@ -1,0 +1,84 @@
+"""What can be known before hours of work: whether the CLIP, this machine and the disk fit params.yaml.
+
+`python -m ovseg.params` checks it after the values themselves. It takes no weights and no import of torch unless a value calls for it.
+"""
+
+import difflib
+import json
+import re
+from importlib import util
+from pathlib import Path
+
+from .params import ParamsError, device, processes
+from .schema import LOCAL
+
+PRETRAINED = f"{LOCAL}models/clip"  # what `pretrain` makes
+
+
+def check(runs):
+    """Raises ParamsError, one line, at the first thing that does not fit. runs: {name of a run: Params}, the default run's first."""
+    p = next(iter(runs.values()))
+    if p.device == "cuda" or p.train.processes > 1:
+        processes(p.train.processes, device(p.device))
+    patch = p.pretrain.patch if p.clip.model == PRETRAINED else patch_size(p.clip.model)
+    check_pretrained(p.clip)
+    for key, value in {"clip.image_size": p.clip.image_size, "segment.window": p.segment.window}.items():
+        if value % patch:
+            raise ParamsError(f"{key} = {value}: allowed are multiples of CLIP's patch, {patch}")
+    side = 2 * p.segment.window // patch  # pixel embeddings: the decoder doubles the grid of patches
+    for name, run in runs.items():
+        s, where = run.segment, f"{name}: " if name else ""
+        if "meta-point" in (s.unit, *run.evaluate.units) and s.meta_points > side**2:
+            raise ParamsError(f"{where}segment.meta_points = {s.meta_points}: at most {side**2}, the pixel embeddings of a window")
+        if "group" in (s.unit, *run.evaluate.units) and s.groups > side**2:
+            raise ParamsError(f"{where}segment.groups = {s.groups}: at most {side**2}, the pixel embeddings of a window")
+    if p.data.shards is None:
+        check_batches(runs, p.scenes.pairs)
+
+
+def check_batches(runs, pairs):
+    """That no run's batch is larger than the number of pairs. Raises ParamsError. runs: as of `check`."""
+    for name, run in runs.items():
+        if run.train.batch > pairs:
+            raise ParamsError(f"{name}: train.batch = {run.train.batch}: at most {pairs}, the number of pairs".removeprefix(": "))
+
+
+def model_config(model):
+    """open_clip's description of a model, read without importing open_clip: a dict. Raises ParamsError if there is none of that name."""
+    if model.startswith(LOCAL):
+        file = Path(model.removeprefix(LOCAL)) / "open_clip_config.json"
+        if not file.is_file():
+            raise ParamsError(f"clip.model = {model!r}: {file} does not exist")
+        return json.loads(file.read_text())["model_cfg"]
+    files = {path.stem: path for path in (Path(util.find_spec("open_clip").origin).parent / "model_configs").glob("*.json")}
+    if model not in files:
+        nearest = difflib.get_close_matches(model, files, n=1, cutoff=0)
+        raise ParamsError(f"clip.model = {model!r}: open_clip has no such model; the nearest is {nearest[0]}; a folder is {LOCAL}FOLDER")
+    return json.loads(files[model].read_text())
+
+
+def patch_size(model):
+    """The side of a CLIP's patches in pixels. Raises ParamsError if it has none: not a ViT."""
+    vision = model_config(model)["vision_cfg"]
+    named = re.search(r"_patch(\d+)", vision.get("timm_model_name") or "")
+    patch = int(named[1]) if named else vision.get("patch_size")
+    if patch is None:
+        raise ParamsError(f"clip.model = {model!r}: its image tower is no ViT")
+    return patch
+
+
+def check_pretrained(clip):
+    """That clip.pretrained is null for a folder, and else one of open_clip's tags for the model or the path of a file."""
+    if clip.model.startswith(LOCAL):
+        if clip.pretrained is not None:
+            raise ParamsError(f"clip.pretrained = {clip.pretrained!r}: null goes with clip.model = {clip.model!r}, which holds its weights")
+        return
+    if clip.pretrained is None:
+        raise ParamsError("clip.pretrained = None: allowed are a tag of open_clip and the path of a checkpoint")
+    if Path(clip.pretrained).is_file():
+        return
+    from open_clip import list_pretrained_tags_by_model  # takes seconds to import
+
+    tags = list_pretrained_tags_by_model(clip.model)
+    if clip.pretrained not in tags:
+        raise ParamsError(f"clip.pretrained = {clip.pretrained!r}: no such file, and no tag of {clip.model}; allowed are {', '.join(tags)}")

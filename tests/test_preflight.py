@@ -1,0 +1,102 @@
+"""What is refused before hours of work: values that do not fit the CLIP, the data or the machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from ovseg import params, preflight
+
+ROOT = Path(__file__).parent.parent
+RUNS = params.load_runs(ROOT / "params.yaml")
+DEFAULT = RUNS[""]
+
+
+def having(**sections):
+    """The default run with other values: having(clip={"model": ...})."""
+    return {"": DEFAULT.model_copy(update={name: getattr(DEFAULT, name).model_copy(update=values) for name, values in sections.items()})}
+
+
+def line(runs):
+    with pytest.raises(params.ParamsError) as caught:
+        preflight.check(runs)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "presets/paper.yaml", "presets/small.yaml"])
+def test_the_projects_own_values_pass(file, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    preflight.check(params.load_runs(ROOT / file))
+
+
+VIT = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "image_size": 224}
+
+
+@pytest.mark.parametrize(
+    "sections, message",
+    [
+        ({"clip": {"image_size": 120}}, "clip.image_size = 120: allowed are multiples of CLIP's patch, 16"),
+        ({"segment": {"window": 250}}, "segment.window = 250: allowed are multiples of CLIP's patch, 16"),
+        ({"clip": VIT | {"model": "ViT-L-14", "image_size": 252}}, "segment.window = 256: allowed are multiples of CLIP's patch, 14"),
+        ({"segment": {"meta_points": 33**2}}, "segment.meta_points = 1089: at most 1024"),
+        ({"segment": {"groups": 1025}}, "segment.groups = 1025: at most 1024"),
+        ({"train": {"batch": 10000}}, "train.batch = 10000: at most 5120, the number of pairs"),
+        ({"clip": VIT | {"model": "ViT-B-16-quickgel"}}, "no such model; the nearest is ViT-B-16-quickgelu"),
+        ({"clip": VIT | {"model": "RN50"}}, "clip.model = 'RN50': its image tower is no ViT"),
+        ({"clip": VIT | {"model": "convnext_base"}}, "its image tower is no ViT"),
+        ({"clip": {"model": "local-dir:nowhere"}}, "nowhere/open_clip_config.json does not exist"),
+        ({"clip": VIT | {"pretrained": "openaj"}}, "clip.pretrained = 'openaj': no such file, and no tag of ViT-B-16-quickgelu"),
+        ({"clip": VIT | {"pretrained": "weights/vit.pt"}}, "no such file"),
+        ({"clip": VIT | {"pretrained": None}}, "clip.pretrained = None: allowed are a tag"),
+        ({"clip": {"pretrained": "openai"}}, "null goes with clip.model = 'local-dir:models/clip'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(sections, message):
+    assert message in line(having(**sections))
+
+
+def test_a_line_of_the_ablations_is_named():
+    runs = RUNS | {"train.batch=8192": having(train={"batch": 8192})[""]}
+    assert line(runs) == "train.batch=8192: train.batch = 8192: at most 5120, the number of pairs"
+    runs = RUNS | {"segment.meta_points=1600": having(segment={"meta_points": 1600})[""]}
+    assert line(runs).startswith("segment.meta_points=1600: segment.meta_points = 1600: at most 1024")
+
+
+def test_gpus_that_are_not_there_are_missed(monkeypatch):
+    other = {"": DEFAULT.model_copy(update={"device": "cuda"})}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device = 'cuda': this machine has no GPU" in line(other)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "train.processes = 4: allowed are 1..2" in line(having(train={"processes": 4, "batch": 40}))
+
+
+@pytest.mark.parametrize("model", ["ViT-B-16", "ViT-B-32", "ViT-L-14-336", "ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP-384"])
+def test_patches_are_those_of_the_model(model):
+    described = open_clip.get_model_config(model)
+    assert preflight.model_config(model) == described
+    visual = described["vision_cfg"]
+    assert preflight.patch_size(model) == visual.get("patch_size", int(model.split("-")[2]))
+
+
+def test_a_folder_that_pretraining_wrote_is_known(tmp_path, monkeypatch):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": {"patch_size": 32}}}))
+    assert preflight.patch_size(f"local-dir:{tmp_path}") == 32
+    monkeypatch.chdir(tmp_path)  # where there is no models/clip: `pretrain` makes it
+    preflight.check({"": DEFAULT})
+
+
+def test_the_command_says_it_in_one_line_without_torch(tmp_path):
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    code = "import runpy, sys; runpy.run_module('ovseg.params', run_name='__main__'); sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).returncode == 0
+    (tmp_path / "params.yaml").write_text(text.replace("  image_size: 128", "  image_size: 130"))
+    done = subprocess.run([sys.executable, "-m", "ovseg.params"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "clip.image_size = 130: allowed are multiples of CLIP's patch, 16\n"
