@@ -92,8 +92,9 @@ def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu", l
         history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
         if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps:  # only here is a GPU waited for
             history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
-            if not math.isfinite(history[-1]["loss"]):
-                raise FloatingPointError(f"the loss is {history[-1]['loss']} at step {step + 1}: try a smaller train.lr")
+            if bad := next((row for row in history if not math.isfinite(row["loss"])), None):
+                where = f"at step {bad['step'] + 1}, epoch {bad['epoch']:.2f}"
+                raise FloatingPointError(f"the loss is {bad['loss']} {where}: try a smaller train.lr; the last checkpoint is from before")
             progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
             if world.rank == 0:
                 save(checkpoint, mark, step + 1, decoder, optimizer, history, time.perf_counter() - started)

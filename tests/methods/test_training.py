@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import CAPTIONS, CPU, PAIRS, SETTINGS, WIDTH, P, changed, contents, data, make_bank, stream, write_cache, write_project
+from small import BATCH, CAPTIONS, CPU, PAIRS, SETTINGS, WIDTH, P, changed, contents, data, make_bank, stream, write_cache, write_project
 from tiny import bank_of
 
 from ovseg.data.captions import nouns
@@ -119,9 +119,23 @@ def test_training_lowers_the_loss(tmp_path):
 def test_what_cannot_be_trained_on_is_a_clear_error(tmp_path):
     with pytest.raises(ValueError, match=r"train.batch = 25: allowed are 2\.\.24, the number of pairs"):
         train(tmp_path / "run.pt", changed(batch=25))
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 2: try a smaller train.lr"):
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1, epoch 0.00: try a smaller train.lr"):
         train(tmp_path / "run.pt", texts=np.full_like(TEXTS, np.nan))
     assert not (tmp_path / "run.pt").exists()
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_divergence_names_its_first_step_and_leaves_the_checkpoint_before_it(tmp_path, every):
+    order = [row for rows, _ in IMAGES.epoch(0, 0, BATCH, 0, CPU) for row in rows]
+    array = IMAGES.array.copy()
+    array[order[BATCH]] = np.nan  # a pair of the second step
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 2, epoch 0.33: try a smaller train.lr; the last checkpoint"):
+        train(tmp_path / "run.pt", changed(checkpoint_steps=every), images=CachedImages(array))
+    if every == 1:
+        state = torch.load(tmp_path / "run.pt", weights_only=True)
+        assert state["step"] == 1 and all(value.isfinite().all() for value in state["decoder"].values())
+    else:
+        assert not (tmp_path / "run.pt").exists()
 
 
 def test_an_epoch_that_ends_early_does_not_go_on_for_ever(tmp_path):
