@@ -54,6 +54,8 @@ def load_runs(path="params.yaml"):
     """
     values = _values(path)
     runs = {"": _validated(values, {}, path)}
+    if runs[""].train.method == "supervised":
+        raise ParamsError(f"{path}: train.method = 'supervised': a line of ablations.trained, not the default run")
     lists, seen = runs[""].ablations, {_identity(runs[""]): "the default run"}
     if runs[""].clip.dense not in lists.untrained:
         raise ParamsError(f"{path}: ablations.untrained: must hold clip.dense, {runs[''].clip.dense}: untrained, it is the baseline")
@@ -135,8 +137,8 @@ def _keys(section):
 
 
 def _identity(params):
-    """What makes two runs the same: all values but the number of seeds and the lists of runs."""
-    return params.model_dump_json(exclude={"ablations": True, "train": {"seeds"}})
+    """What makes two runs the same: all values but the lists of runs, the number of seeds, and what changes no result."""
+    return params.model_dump_json(exclude={"ablations": True, "train": {"seeds", "labels", "workers", "checkpoint_steps"}})
 
 
 def flatten(sections):

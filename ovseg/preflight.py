@@ -58,12 +58,15 @@ def model_config(model):
 
 
 def patch_size(model):
-    """The side of a CLIP's patches in pixels. Raises ParamsError if it has none: not a ViT."""
+    """The side of a CLIP's patches in pixels. Raises ParamsError for a model that clip/dense.py cannot read."""
     vision = model_config(model)["vision_cfg"]
-    named = re.search(r"_patch(\d+)", vision.get("timm_model_name") or "")
-    patch = int(named[1]) if named else vision.get("patch_size")
+    if name := vision.get("timm_model_name"):
+        named = re.fullmatch(r"vit_.*_patch(\d+)_siglip.*", name)
+        patch = int(named[1]) if named else None
+    else:
+        patch = None if vision.get("attentional_pool") else vision.get("patch_size")
     if patch is None:
-        raise ParamsError(f"clip.model = {model!r}: its image tower is no ViT")
+        raise ParamsError(f"clip.model = {model!r}: allowed are models whose image tower is open_clip's plain ViT, or SigLIP's")
     return patch
 
 
@@ -77,8 +80,8 @@ def check_pretrained(clip):
         raise ParamsError("clip.pretrained = None: allowed are a tag of open_clip and the path of a checkpoint")
     if Path(clip.pretrained).is_file():
         return
-    from open_clip import list_pretrained_tags_by_model  # takes seconds to import
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model  # takes seconds to import
 
     tags = list_pretrained_tags_by_model(clip.model)
-    if clip.pretrained not in tags:
+    if not get_pretrained_cfg(clip.model, clip.pretrained):
         raise ParamsError(f"clip.pretrained = {clip.pretrained!r}: no such file, and no tag of {clip.model}; allowed are {', '.join(tags)}")

@@ -280,10 +280,9 @@ class Params(Section):
     @classmethod
     def _labels_of_a_benchmark(cls, train, info):
         in_shards = [name for name, benchmark in info.data.get("benchmarks", {}).items() if benchmark.shards]
-        if train.labels is not None and "benchmarks" in info.data and train.labels not in in_shards:
-            raise ValueError(f"labels = {train.labels!r}: allowed are benchmarks in shards ({', '.join(in_shards) or 'none'}), and null")
-        if train.method == "supervised" and train.labels is None:
-            raise ValueError("method = 'supervised': needs train.labels, a benchmark whose label maps the training shards hold as well")
+        if train.method == "supervised" and train.labels not in in_shards:
+            allowed = f"allowed are benchmarks in shards, {', '.join(in_shards)}" if in_shards else "there is no benchmark in shards"
+            raise ValueError(f"method = 'supervised' learns from label maps as train.labels = {train.labels!r} has them: {allowed}")
         return train
 
     @field_validator("evaluate")

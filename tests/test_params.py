@@ -143,7 +143,7 @@ def another(field, value):
 @pytest.mark.parametrize(
     "key",
     [f"mgca.{key}" for key in schema.Mgca.model_fields if key != "granularity"]
-    + [f"train.{key}" for key in schema.Train.model_fields if key not in ("seeds", "processes", "labels")],
+    + [f"train.{key}" for key in schema.Train.model_fields if key not in ("seeds", "processes", "labels", "workers", "checkpoint_steps")],
 )
 def test_any_parameter_of_the_method_and_its_training_is_an_ablation(key, written):
     section, name = key.split(".")
@@ -409,7 +409,7 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize("written_as, value", [("1e-3", 1e-3), ("1e-05", 1e-5), ("5.0E-4", 5e-4)])
 def test_numbers_in_scientific_notation_are_numbers(tmp_path, written_as, value):
-    text = re.sub(r"(?m)^  lr: 0.008", f"  lr: {written_as}", (Path(__file__).parent.parent / "params.yaml").read_text())
+    text = re.sub(r"(?m)^  lr: 0.016", f"  lr: {written_as}", (Path(__file__).parent.parent / "params.yaml").read_text())
     (tmp_path / "params.yaml").write_text(text)
     assert params.load(path=tmp_path / "params.yaml").train.lr == value
 
@@ -417,6 +417,30 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, written_as, value)
 def test_a_batch_that_does_not_divide_among_processes_is_named():
     with pytest.raises(params.ParamsError, match="train.processes = 7: a divisor of train.batch"):
         params.load({"train.processes": 7}, Path(__file__).parent.parent / "params.yaml")
+
+
+@pytest.mark.parametrize("labels, allowed", [(None, "scenes, things"), ("street", "scenes, things"), ("scenes", "no benchmark in shards")])
+def test_the_supervised_ceiling_needs_a_benchmark_in_shards(written, labels, allowed):
+    values = having("train.labels", labels)
+    if labels == "scenes":
+        values |= {"benchmarks": {"street": {"folder": "street"}}, "evaluate": values["evaluate"] | {"thresholds": {}}}
+    values["ablations"] = values["ablations"] | {"trained": ["mgca.k=0"]}
+    params.load(path=written(values))  # what nothing learns from does not matter
+    values["ablations"]["trained"].append("train.method=supervised")
+    line = message(written(values))
+    assert "ablations.trained: train.method=supervised: train" in line and f"train.labels = {labels!r}" in line and allowed in line
+
+
+def test_the_default_run_is_not_the_supervised_one(written):
+    line = message(written(having("train.method", "supervised")))
+    assert "train.method = 'supervised': a line of ablations.trained, not the default run" in line
+
+
+@pytest.mark.parametrize("line", ["train.workers=1", "train.checkpoint_steps=7", "train.labels=things"])
+def test_a_line_that_changes_no_result_is_the_default_run(written, line):
+    values = copy.deepcopy(VALUES)
+    values["ablations"]["trained"] = [line]
+    assert f"ablations.trained: {line}: the same run as the default run" in message(written(values))
 
 
 def test_thresholds_are_of_benchmarks():

@@ -7,11 +7,10 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from ..data import shards
-from ..data.images import rgb
+from ..data.images import label_map, rgb
 from ..segmentation.windows import BACKGROUND
 from .layouts import CLASSES, IGNORED, LAYOUTS
 
@@ -26,9 +25,12 @@ class BenchmarkBase:
     classes: the names, in the order of label values. background: whether the first is "background", what belongs to no other
     class: pixels whose best score is below a threshold. named: the classes that have a text, all but the background.
     source: benchmarks that agree on it hold the same images in the same order. files, label_files: paths of images and of
-    label maps; shards hold both. Opening raises NotHere, FileNotFoundError if only a part is missing, or ValueError on bad
-    names; iterating raises ValueError on a label map of another size or with other values, or a file that cannot be read.
+    label maps; shards hold both. label: in shards, the extension of label maps. Opening raises NotHere, FileNotFoundError if
+    only a part is missing, or ValueError on bad names; iterating raises ValueError on a label map of another size or with other
+    values, or a file that cannot be read.
     """
+
+    label = None
 
     def __init__(self, name, classes, source):
         self.name, self.source = name, str(source)
@@ -46,18 +48,16 @@ class BenchmarkBase:
 
     @property
     def fingerprint(self):
-        """A hash of the classes, the images' names and sizes, and the label maps' contents (of shards: their contents)."""
+        """A hash of the classes, the images' names and sizes, the label maps' contents (of shards: their contents) and which they are."""
         listing = [(path.name, path.stat().st_size) for path in map(Path, self.files)]
         contents = [zlib.crc32(Path(path).read_bytes()) for path in self.label_files or self.files]
-        return hashlib.sha256(json.dumps([self.classes, listing, contents]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.classes, listing, contents, self.label]).encode()).hexdigest()
 
     def __len__(self):
         return len(self.files)
 
     def __iter__(self):
         for key, image, labels in self._samples():
-            if labels.ndim != 2:
-                raise ValueError(f"benchmark {self.name}: label map {key} has shape {labels.shape}, not one index a pixel")
             if labels.shape != (image.height, image.width):
                 sizes = f"image is {image.width}x{image.height}, label map {labels.shape[1]}x{labels.shape[0]}"
                 raise ValueError(f"benchmark {self.name}: {key}: {sizes}")
@@ -69,7 +69,7 @@ class BenchmarkBase:
 
     def _samples(self):
         for key, image, labels in zip(self.keys, self.files, self.label_files, strict=True):
-            yield key, self._read(image, image, rgb), self._read(labels, labels, _indices)
+            yield key, self._read(image, image, rgb), self._read(labels, labels, label_map)
 
     def _read(self, file, where, convert):
         """What `convert` makes of the PIL image in a file. Raises ValueError that says where it is."""
@@ -78,13 +78,6 @@ class BenchmarkBase:
                 return convert(image)
         except Exception as error:  # decoders raise whatever they like on broken bytes
             raise ValueError(f"benchmark {self.name}: {where}: {error}") from None
-
-
-def _indices(image):
-    """The label map in a PIL image: (H, W) indices."""
-    if image.mode == "1":
-        raise ValueError("a label map of one bit; allowed are greys and palettes of eight bits or more, an index a pixel")
-    return np.asarray(image)
 
 
 class FolderBenchmark(BenchmarkBase):
@@ -127,14 +120,14 @@ class ShardBenchmark(BenchmarkBase):
         for path in self.files:
             report = shards.Report()
             for sample in shards.read_samples(path, report):
-                where = f"benchmark {self.name}: sample {sample['__key__']} of {path}"
+                where = f"sample {sample['__key__']} of {path}"
                 if self.label not in sample:
-                    raise ValueError(f"{where} has no {self.label}")
-                labels = self._read(io.BytesIO(sample[self.label]), f"{where.partition(': ')[2]}: {self.label}", _indices)
+                    raise ValueError(f"benchmark {self.name}: {where} has no {self.label}")
+                labels = self._read(io.BytesIO(sample[self.label]), f"{where}: {self.label}", label_map)
                 try:
                     image = shards.decode_image(sample)
                 except shards.BadSample as bad:
-                    raise ValueError(f"{where}: {bad}") from None
+                    raise ValueError(f"benchmark {self.name}: {where}: {bad}") from None
                 yield sample["__key__"], image, labels
             if report.skipped:  # e.g. a truncated tar: a benchmark on fewer images would be another benchmark
                 raise ValueError(f"benchmark {self.name}: {path}: {', '.join(report.skipped)}")

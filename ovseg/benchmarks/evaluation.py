@@ -66,8 +66,10 @@ def open_clip(settings, device):
     return FrozenCLIP.open(settings, device)
 
 
-def score_pictures(suite, segmenters):
+def score_pictures(suite, segmenters, wanted=None):
     """Yields (PIL image, [label map of each benchmark], [[Scores of each benchmark] of each segmenter]) for each picture.
+
+    wanted: indices of pictures; those not among them are passed over, None: all.
 
     suite: list of Encoded over the same pictures. segmenters share CLIP and windows; what they share of the rest is computed
     once. Scores have the size of the label maps.
@@ -76,8 +78,11 @@ def score_pictures(suite, segmenters):
     device = next(first.decoder.parameters()).device
     classes = [encoded.classes.to(device) for encoded in suite]
     changed = ValueError(f"benchmark {suite[0].benchmark.name} has changed since `encode` read it; run it again")
-    for samples in zip(*(encoded.benchmark for encoded in suite), strict=True):
+    for index, samples in enumerate(zip(*(encoded.benchmark for encoded in suite), strict=True)):
         image, truths = samples[0][1], [labels for _, _, labels in samples]
+        if wanted is not None and index not in wanted:
+            row += len(window_grid(image.height, image.width, first.settings).positions)
+            continue
         if windows is None:
             pixels, where = cut_windows(image, first.settings)
             dense = first.encode(pixels)
@@ -139,11 +144,10 @@ def examples(segmenters, encoded, wanted):
 
     Those beyond the last picture are left out; the first stands in where none is left.
     """
-    rows, wanted = {}, [index for index in wanted if index < len(encoded.benchmark)] or [0]
-    for index, (image, (truth,), scores) in zip(range(max(wanted) + 1), score_pictures([encoded], segmenters), strict=False):
-        if index in wanted:
-            scale = segmenters[0].settings.scale
-            rows[index] = [image, truth, *(score.labels(scale, encoded.threshold).cpu().numpy() for (score,) in scores)]
+    rows, scale = {}, segmenters[0].settings.scale
+    wanted = [index for index in wanted if index < len(encoded.benchmark)] or [0]
+    for index, (image, (truth,), scores) in zip(sorted(set(wanted)), score_pictures([encoded], segmenters, wanted), strict=False):
+        rows[index] = [image, truth, *(score.labels(scale, encoded.threshold).cpu().numpy() for (score,) in scores)]
     return [rows[index] for index in wanted]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +23,21 @@ def fingerprint(settings, seed, mgca, images, bank, texts, labels=None):
     values = settings.model_dump(exclude={"seeds", "labels", "checkpoint_steps", "workers", "processes"})
     cached = isinstance(images, CachedImages)
     streamed = [] if cached else [images.size, images.clip.dense, *images.keys]
+    package, read = Path(__file__).parent, [Path(captions.__file__)]
+    if not cached:
+        read += [*sorted((package.parent / "clip").glob("*.py")), *sorted((package.parent / "data").glob("*.py"))]
     digest = hashlib.sha256(json.dumps([seed, values, mgca.model_dump(), torch.__version__, streamed]).encode())
-    for code in (*sorted(Path(__file__).parent.glob("*.py")), Path(captions.__file__)):
+    for code in (*sorted(package.glob("*.py")), *read):
         digest.update(code.read_bytes())
     for array in (bank.caption, bank.noun, bank.offset):
         digest.update(array)
     if labels is not None:
         digest.update(labels.maps)
+        digest.update(labels.classes.numpy())
     for array in (texts, images.array) if cached else (texts,):
         digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]))  # a sample of rows tells other features apart
+        for start in range(0, len(array), 1024):  # features may be larger than memory
+            digest.update(zlib.crc32(np.ascontiguousarray(array[start : start + 1024])).to_bytes(4))
     return digest.hexdigest()
 
 

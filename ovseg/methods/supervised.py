@@ -1,7 +1,7 @@
 """The supervised ceiling: the same decoder, trained on label maps of the training pairs, which no other method reads.
 
 It says how much the frozen features and a decoder of this size can give; what a training on texts reaches of it is the report's
-"gap closed". The label maps are those of a benchmark (train.labels) whose kind the training shards hold as well.
+"gap closed". train.labels names a benchmark in shards: the label maps have the same extension as the benchmark's, and its classes.
 """
 
 import io
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..data import shards
+from ..data.images import label_map
 from . import distributed
 
 IGNORED = 255
@@ -25,7 +26,7 @@ class Source(NamedTuple):
 
     extension: str
     background: bool
-    classes: str
+    class_file: str
 
 
 class Labels(NamedTuple):
@@ -39,28 +40,40 @@ def open_labels(source, paths, keys, size):
     """The Labels of pairs, from their shards. paths: of the shards; keys: of the pairs; size: pixel embeddings a side.
 
     A label map is cropped as its image is, and each embedding gets the label at the middle of its square. Raises ValueError when a
-    sample has no label map, or one that holds a label of no class.
+    sample has no label map, or one that holds a label of no class, or when there is no sample of a key. A label map is taken as it is
+    stored: it has to lie as its image does once that is upright.
     """
-    classes = torch.from_numpy(np.load(source.classes))
-    rows, maps = {key: row for row, key in enumerate(keys)}, np.empty((len(keys), size, size), np.uint8)
+    classes = torch.from_numpy(np.load(source.class_file))
+    rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
     for path in paths:
         for sample in shards.read_samples(path):
             key = f"{Path(path).stem}/{sample['__key__']}"
             if key not in rows:
                 continue
-            if source.extension not in sample:
-                raise ValueError(f"{key} has no {source.extension}: train.labels has to name label maps that all training pairs have")
-            labels = Image.open(io.BytesIO(sample[source.extension]))
-            side = min(labels.size)
-            left, top = ((extent - side) / 2 for extent in labels.size)
-            found = np.array(labels.resize((size, size), Image.Resampling.NEAREST, (left, top, left + side, top + side)))
+            found = _read(sample, key, source.extension, size)
             known = found[found != IGNORED]
             if known.size and known.max() >= len(classes) + source.background:
                 raise ValueError(f"{key}: its label map holds {known.max()}; allowed are 0..{len(classes) + source.background - 1}")
             if source.background:
                 found = np.where((found == 0) | (found == IGNORED), IGNORED, found - 1)
-            maps[rows[key]] = found
+            maps[rows.pop(key)] = found
+    if rows:
+        raise ValueError(f"{next(iter(rows))}: the shards have changed since `prepare` read them; run it again")
     return Labels(maps, classes)
+
+
+def _read(sample, key, extension, size):
+    """The label map of a raw sample, cropped and resized: (size, size)."""
+    if extension not in sample:
+        raise ValueError(f"{key} has no {extension}: train.labels has to name label maps that all training pairs have")
+    try:
+        with Image.open(io.BytesIO(sample[extension])) as labels:
+            label_map(labels)  # refuses what holds no indices
+            side = min(labels.size)
+            left, top = ((extent - side) / 2 for extent in labels.size)
+            return np.array(labels.resize((size, size), Image.Resampling.NEAREST, (left, top, left + side, top + side)))
+    except Exception as error:  # decoders raise whatever they like on broken bytes
+        raise ValueError(f"{key}: {extension}: {error}") from None
 
 
 def losses(pixels, labels, classes, tau, world=distributed.World()):  # noqa: B008 (frozen)

@@ -92,9 +92,10 @@ def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu", l
         history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
         if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps:  # only here is a GPU waited for
             history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
-            if bad := next((row for row in history if not math.isfinite(row["loss"])), None):
+            if bad := next((row for row in history if not all(map(math.isfinite, row.values()))), None):  # gates: those after the step
                 where = f"at step {bad['step'] + 1}, epoch {bad['epoch']:.2f}"
-                raise FloatingPointError(f"the loss is {bad['loss']} {where}: try a smaller train.lr; the last checkpoint is from before")
+                what = f"the loss is {bad['loss']}" if not math.isfinite(bad["loss"]) else "the gradient is not finite"
+                raise FloatingPointError(f"{what} {where}: try a smaller train.lr; the last checkpoint is from before")
             progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
             if world.rank == 0:
                 save(checkpoint, mark, step + 1, decoder, optimizer, history, time.perf_counter() - started)
@@ -132,8 +133,8 @@ def run(folder, seed, clip, mgca, settings, source, device):
     pairs = open_pairs(clip, settings.workers, device)
     of_pairs, labels = (pairs.images, pairs.bank, pairs.texts), None
     if settings.method == "supervised":
-        height = 2 * pairs.images.first(1, device).shape[-1]  # the decoder's output
-        labels = supervised.open_labels(source, pairs.paths, preparation.load_keys("data/prepared"), height)
+        side = 2 * pairs.images.first(1, device).shape[-1]  # of the decoder's output
+        labels = supervised.open_labels(source, pairs.paths, preparation.load_keys("data/prepared"), side)
     mark, file = fingerprint(settings, seed, mgca, *of_pairs, labels), folder / "training.json"
     checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
     kept = world.from_first(file.is_file() and (folder / WEIGHTS).is_file() and json.loads(file.read_text())["fingerprint"] == mark)

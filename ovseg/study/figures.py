@@ -76,7 +76,7 @@ def name_regions(axis, labels, classes):
 
 
 def segmentations(rows, titles, classes):
-    """Picture, then label maps painted over it, large regions with the names of their classes; a legend names the others.
+    """Picture, then label maps painted over it, large regions with the names of their classes; a legend has those unnamed somewhere.
 
     rows: lists of (picture, label map, label map, ...), the label maps (H, W) indices into classes.
     """
@@ -84,9 +84,9 @@ def segmentations(rows, titles, classes):
     figure = grid([[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows], titles, size=2.3)
     maps = [None if index == 0 else np.asarray(labels) for row in rows for index, labels in enumerate(row)]
     shown = [(axis, labels) for axis, labels in zip(figure.axes, maps, strict=True) if labels is not None]
-    named = set().union(*(name_regions(axis, labels, classes) for axis, labels in shown))
+    unnamed = set().union(*({*np.unique(labels)} - name_regions(axis, labels, classes) for axis, labels in shown))
     pixels = sum(np.bincount(labels[labels < len(classes)], minlength=len(classes)) for _, labels in shown)
-    others = [index for index in np.argsort(-pixels, kind="stable") if pixels[index] and index not in named]
+    others = [index for index in np.argsort(-pixels, kind="stable") if pixels[index] and index in unnamed]
     if others:
         legend(figure, classes, colours, sorted(others[:NAMED]))
     if len(others) > NAMED:

@@ -107,12 +107,13 @@ class Compared:
         return rows[(rows["run"] == run) & (rows["group"] == group)].set_index("seed")["miou"]
 
     def add(self, names, first, second, margin=None):
-        """Compare two runs, None where there is no such run, on each group of benchmarks. names: what they are called."""
+        """Compare two runs on each group of benchmarks. first, second: None where there is no such run. names: what they are called."""
         for group in dict.fromkeys(self.averages["group"]):
-            if first is None or second is None:
+            pair = self.seeds(first, group), self.seeds(second, group)
+            if any(seeds.empty for seeds in pair):
                 self.missing.append(f"{group}: {' against '.join(names)} was not run")
             else:
-                self.comparisons.append(compare(group, names, self.seeds(first, group), self.seeds(second, group), margin))
+                self.comparisons.append(compare(group, names, *pair, margin))
 
     def finding(self, code, claim, rule=""):
         return Finding(code, claim, conclude(self.comparisons, self.missing), self.comparisons, rule, self.missing)

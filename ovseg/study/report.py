@@ -17,7 +17,8 @@ at 5% (its p is shown), does not hold if the test of the reverse does, and is un
 comparisons do. It does not hold if one does not, at 5% divided by their number. Otherwise, or where a run is missing, it is undecided.
 """
 GAP = """By each run's own semantic unit, unless it says by pixels. Gap closed: how far a run goes from the untrained baseline to the same
-decoder trained on label maps, (run - baseline) / (supervised - baseline), in percent, by seed. Nothing else here reads a label map.
+decoder trained on label maps, (run - baseline) / (supervised - baseline), in percent, over the seeds that both have. No other training
+reads a label map. All three are scored with the same threshold of the background, the default run's.
 """
 
 

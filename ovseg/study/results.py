@@ -39,8 +39,9 @@ class Results:
 
     @property
     def ceiling(self):
-        """The name of the supervised run, or None if it was not run."""
-        return self.find({"train.method": "supervised"})
+        """The name of the supervised run, that with the fewest other changes, or None if none was run."""
+        found = [run for run, changes in self.changes.items() if changes.get("train.method") == "supervised"]
+        return min(found, key=lambda run: len(self.changes[run]), default=None)
 
     @property
     def _compared(self):
@@ -78,11 +79,14 @@ class Results:
 
     def gap_closed(self):
         """How far each run goes from the baseline to the supervised run of the same seed, in percent: (run - baseline) / (ceiling -
-        baseline), by each run's own unit. Columns as of `averages`, NaN where there is no ceiling of that seed."""
+        baseline), by each run's own unit. Columns as of `averages`, NaN where there is no ceiling of that seed. A run that was not
+        trained has no seed: it is compared with the mean of the ceiling's."""
         rows = self.averages()
         floor = rows["group"].map(rows[rows["run"] == self.baseline].set_index("group")["miou"])
-        ceilings = rows[rows["run"] == self.ceiling].rename(columns={"miou": "ceiling"}).drop(columns="run")
+        of_ceiling = rows[rows["run"] == self.ceiling]
+        ceilings = of_ceiling.rename(columns={"miou": "ceiling"}).drop(columns="run")
         ceiling = rows.merge(ceilings, "left", ["seed", "group"])["ceiling"]
+        ceiling = ceiling.where(rows["seed"].notna(), rows["group"].map(of_ceiling.groupby("group")["miou"].mean()))
         return rows.assign(miou=100 * (rows["miou"] - floor) / (ceiling - floor))
 
 

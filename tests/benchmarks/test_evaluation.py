@@ -160,8 +160,10 @@ def test_the_suite_is_what_encode_found(mine, study, suite_of, tmp_path):
 
 
 def test_a_benchmarks_threshold_is_its_own_else_that_of_segment_and_none_without_background(sharing, study, suite_of):
-    suite = suite_of(study(sharing, thresholds={"apart": 0.0, "all": 0.3}, threshold=0.7))
+    suite = suite_of(study(sharing, thresholds={"apart": 0.0}, threshold=0.7))
     assert {encoded.benchmark.name: encoded.threshold for encoded in suite} == {"things": 0.7, "apart": 0.0, "all": None}
+    with pytest.raises(ValueError, match="evaluate.thresholds.all: all has no background"):
+        suite_of(study(sharing, thresholds={"all": 0.3}))
 
 
 def test_a_benchmark_that_changed_since_encode_is_named(mine, study, suite_of, tmp_path):

@@ -70,6 +70,11 @@ def test_missing_label_maps_and_unknown_labels_are_named(tmp_path, classes):
     with pytest.raises(ValueError, match=r"s/a: its label map holds 3; allowed are 0\.\.2"):
         supervised.open_labels(Source("seg.png", False, classes), [path], ["s/a"], 2)
     assert (supervised.open_labels(Source("seg.png", True, classes), [path], ["s/a"], 2).maps == 2).all()
+    with pytest.raises(ValueError, match="s/gone: the shards have changed since `prepare` read them"):
+        supervised.open_labels(Source("seg.png", True, classes), [path], ["s/gone", "s/a"], 2)
+    colours = shard(tmp_path / "c.tar", {"a": {"seg.png": np.zeros((2, 2, 3), np.uint8)}})
+    with pytest.raises(ValueError, match="c/a: seg.png: a label map of mode RGB"):
+        supervised.open_labels(Source("seg.png", True, classes), [colours], ["c/a"], 2)
     with pytest.raises(ValueError, match="s/a has no other.png"):
         supervised.open_labels(Source("other.png", False, classes), [path], ["s/a"], 2)
 
@@ -103,5 +108,6 @@ def test_it_learns_what_label_maps_say_whatever_the_texts_are(tmp_path):
 def test_a_training_depends_on_its_label_maps():
     arguments = changed(method="supervised"), 0, P.mgca, *data()
     one, other = (Labels(np.full((PAIRS, 8, 8), label, np.uint8), torch.eye(3, WIDTH)) for label in (0, 1))
-    marks = {training.fingerprint(*arguments, labels) for labels in (one, other, None)}
-    assert len(marks) == 3 and training.fingerprint(*arguments, one) in marks
+    renamed = Labels(one.maps, -one.classes)
+    marks = {training.fingerprint(*arguments, labels) for labels in (one, other, renamed, None)}
+    assert len(marks) == 4 and training.fingerprint(*arguments, one) in marks

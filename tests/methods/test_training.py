@@ -138,6 +138,28 @@ def test_divergence_names_its_first_step_and_leaves_the_checkpoint_before_it(tmp
         assert not (tmp_path / "run.pt").exists()
 
 
+def test_a_gradient_that_is_not_finite_is_not_kept(tmp_path, monkeypatch):
+    class Poison(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * torch.nan
+
+    real, steps = alignment.losses, []
+
+    def losses(pixels, *arguments):
+        steps.append(len(steps))
+        return real(Poison.apply(pixels) if len(steps) == 9 else pixels, *arguments)  # the last step
+
+    monkeypatch.setattr(alignment, "losses", losses)
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 9, epoch 2.67"):
+        train(tmp_path / "run.pt")
+    assert torch.load(tmp_path / "run.pt", weights_only=True)["step"] == 8
+
+
 def test_an_epoch_that_ends_early_does_not_go_on_for_ever(tmp_path):
     class Vanishing(CachedImages):
         def epoch(self, seed, epoch, *arguments):

@@ -15,7 +15,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TRAINED, INFERRED = ["mgca.granularity=object", "mgca.k=0,train.seeds=2"], ["segment.meta_points=9"]
+TRAINED = ["mgca.granularity=object", "mgca.k=0,train.seeds=2", "train.method=supervised"]
+INFERRED = ["segment.meta_points=9"]
 ABLATIONS = {f"ablation@{line}" for line in TRAINED}
 INFERENCES = {f"evaluate-inferred@{line}" for line in INFERRED}
 EVALUATIONS = {"evaluate", "evaluate-untrained@clip", "evaluate-untrained@maskclip"} | INFERENCES | ABLATIONS
@@ -28,6 +29,15 @@ def test_notebook_is_stripped_and_has_one_cell_of_parameters(notebook):
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
     assert cells[0].cell_type == "markdown"
+
+
+def test_a_line_of_trained_depends_on_what_the_default_run_depends_on():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    default, line = [stages["train"], stages["evaluate"]], stages["ablation"]
+    assert set(line["params"]) == {key for stage in default for key in stage["params"]}
+    needed = {path for stage in default for path in stage["deps"]} - {"models/mgca/seeds"}  # its own are outputs
+    held = {path for path in needed if any(path == folder or path.startswith(f"{folder}/") for folder in line["deps"])}
+    assert held == needed
 
 
 def tiny(params):
@@ -104,6 +114,7 @@ def test_each_run_leaves_its_result_by_seed_and_unit(project):
         "mgca": ([0], units | {"group"}),
         "trained/mgca.granularity=object": ([0], units),
         "trained/mgca.k=0,train.seeds=2": ([0, 1], units),
+        "trained/train.method=supervised": ([0], units),
         "inferred/segment.meta_points=9": ([0], {"meta-point"}),
         "untrained/clip": ([None], units | {"group"}),
         "untrained/maskclip": ([None], units | {"group"}),
@@ -123,7 +134,7 @@ def test_each_run_leaves_its_result_by_seed_and_unit(project):
 
 
 def test_results_hold_what_the_run_was_trained_and_evaluated_with(project):
-    own, level, k = (result(project, name) for name in ("mgca", *(f"trained/{line}" for line in TRAINED)))
+    own, level, k, _ = (result(project, name) for name in ("mgca", *(f"trained/{line}" for line in TRAINED)))
     assert own["changes"] == {} and own["parameters"]["mgca.k"] == 0.06 and own["parameters"]["segment.meta_points"] == 36
     assert level["changes"] == {"mgca.granularity": "object"} == {"mgca.granularity": level["parameters"]["mgca.granularity"]}
     assert k["parameters"]["mgca.k"] == 0 and k["parameters"]["train.seeds"] == 2
@@ -146,7 +157,7 @@ def test_executed_notebooks_hold_outputs_and_figures_are_drawn(project):
     for notebook in executed:
         cells = nbformat.read(project / f"runs/{notebook}.ipynb", as_version=4).cells
         assert any(cell.get("outputs") for cell in cells)
-    names = ["methods", "levels-things", "levels-scenes", "granularity", "meta_points", "mgca.granularity", "mgca.k", "segment.meta_points"]
+    names = ["methods", "examples-things", "examples-scenes", "levels-things", "levels-scenes", "granularity", "train.method", "meta_points", "mgca.granularity", "mgca.k", "segment.meta_points"]
     for figure in (*names, "training", "alignment"):
         assert (project / f"results/figures/{figure}.png").stat().st_size > 5000
 
@@ -213,7 +224,7 @@ def test_a_changed_parameter_reruns_what_reads_it(project, section, values, expe
         ("ovseg/methods/decoder.py", TRAININGS | EVALUATIONS),
         ("ovseg/segmentation/units.py", EVALUATIONS),
         ("ovseg/benchmarks/miou.py", EVALUATIONS),
-        ("ovseg/clip/dense.py", {"encode"} | TRAININGS),
+        ("ovseg/clip/dense.py", {"encode"} | TRAININGS | EVALUATIONS),
         ("ovseg/world/scenes.py", {"prepare"}),
     ],
 )
