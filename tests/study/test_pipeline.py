@@ -157,7 +157,10 @@ def test_executed_notebooks_hold_outputs_and_figures_are_drawn(project):
     for notebook in executed:
         cells = nbformat.read(project / f"runs/{notebook}.ipynb", as_version=4).cells
         assert any(cell.get("outputs") for cell in cells)
-    names = ["methods", "examples-things", "examples-scenes", "levels-things", "levels-scenes", "granularity", "train.method", "meta_points", "mgca.granularity", "mgca.k", "segment.meta_points"]
+    names = [
+        "methods", "examples-things", "examples-scenes", "levels-things", "levels-scenes", "granularity",
+        "train.method", "meta_points", "mgca.granularity", "mgca.k", "segment.meta_points",
+    ]
     for figure in (*names, "training", "alignment"):
         assert (project / f"results/figures/{figure}.png").stat().st_size > 5000
 
