@@ -136,7 +136,7 @@ class Pretrain(Section):
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     caption_probability: Share
-    patch_dropout: Annotated[float, Field(ge=0, lt=1)]
+    views: Count
     workers: Annotated[int, Field(ge=0)]
     size: Annotated[int, Field(ge=32, le=1024)]
     max_things: Annotated[int, Field(ge=1, le=20)]
@@ -146,11 +146,27 @@ class Pretrain(Section):
     templates: Annotated[list[Template], Field(min_length=1)]
     embed_dim: Count
     patch: Count
+    patches: Count
     vision_width: Annotated[int, Field(ge=64, multiple_of=64)]
     vision_layers: Count
     text_width: Annotated[int, Field(ge=64, multiple_of=64)]
     text_layers: Count
     embedding_norm: Positive
+
+    @field_validator("views")
+    @classmethod
+    def _divides(cls, views, info):
+        if info.data.get("batch", 0) % views:
+            raise ValueError(f"a divisor of pretrain.batch, {info.data['batch']}")
+        return views
+
+    @field_validator("patches")
+    @classmethod
+    def _of_the_picture(cls, patches, info):
+        side = info.data.get("size", patches) // info.data.get("patch", 1)
+        if patches > side**2:
+            raise ValueError(f"at most the {side**2} patches of a picture")
+        return patches
 
 
 class Mgca(Section):
