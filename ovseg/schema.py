@@ -127,11 +127,17 @@ class Clip(Section):
     cache_images: bool
 
 
+class Phase(Section):
+    """A part of the pretraining: how many pairs, and how many patches are seen of a picture, one of these numbers in each batch."""
+
+    pairs: Count
+    patches: Annotated[list[Count], Field(min_length=1)]
+
+
 class Pretrain(Section):
     """Pretraining of the compact CLIP (pretraining.py)."""
 
     seed: Seed
-    pairs: Count
     batch: Annotated[int, Field(ge=2)]
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0)]
@@ -146,7 +152,7 @@ class Pretrain(Section):
     templates: Annotated[list[Template], Field(min_length=1)]
     embed_dim: Count
     patch: Count
-    patches: Count
+    phases: Annotated[list[Phase], Field(min_length=1)]
     vision_width: Annotated[int, Field(ge=64, multiple_of=64)]
     vision_layers: Count
     text_width: Annotated[int, Field(ge=64, multiple_of=64)]
@@ -160,13 +166,14 @@ class Pretrain(Section):
             raise ValueError(f"a divisor of pretrain.batch, {info.data['batch']}")
         return views
 
-    @field_validator("patches")
+    @field_validator("phases")
     @classmethod
-    def _of_the_picture(cls, patches, info):
-        side = info.data.get("size", patches) // info.data.get("patch", 1)
-        if patches > side**2:
-            raise ValueError(f"at most the {side**2} patches of a picture")
-        return patches
+    def _of_the_picture(cls, phases, info):
+        if "size" in info.data and "patch" in info.data:
+            patches = (info.data["size"] // info.data["patch"]) ** 2
+            if any(seen > patches for phase in phases for seen in phase.patches):
+                raise ValueError(f"phases see at most the {patches} patches of a picture")
+        return phases
 
 
 class Mgca(Section):

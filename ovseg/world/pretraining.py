@@ -58,13 +58,13 @@ class RenderedPairs(Dataset):
 class Glimpses(nn.Module):
     """Shows the image tower each picture `views` times, of which each time it sees only a few patches, drawn at random.
 
-    A class token that has never seen more than a few patches must tell from each of them what it shows. One that sees whole
-    pictures gathers what it needs in patches that need not show it. Stands in for open_clip's patch_dropout, behind the positions.
+    A class token that sees only a few patches must tell from each of them what it shows. One that sees whole pictures gathers what
+    it needs in patches that need not show it. Stands in for open_clip's patch_dropout, behind the positions.
     """
 
-    def __init__(self, views, patches):
+    def __init__(self, views):
         super().__init__()
-        self.views, self.patches = views, patches
+        self.views, self.patches = views, None  # how many patches is set at each step
 
     def forward(self, x):
         """Tokens (n, 1 + h*w, width), the class token first -> (n * views, 1 + patches, width), views of a picture in a row."""
@@ -118,6 +118,15 @@ def contrast(image, text, scale, fits):
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def schedule(settings):
+    """Of each step of all phases: the learning rate, and the numbers of patches of which one is seen."""
+    for phase in settings.phases:
+        steps = phase.pairs // settings.batch
+        for step in range(steps):
+            warm = min(1, (step + 1) / (0.05 * steps))
+            yield settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps)), phase.patches
+
+
 def pretrain(settings, device="cpu", checkpoint=None):
     """Train the compact CLIP. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
 
@@ -126,7 +135,7 @@ def pretrain(settings, device="cpu", checkpoint=None):
     """
     torch.manual_seed(settings.seed)
     model = open_clip.model.CLIP(**model_config(settings)).to(device)
-    model.visual.patch_dropout = Glimpses(settings.views, settings.patches)
+    model.visual.patch_dropout = Glimpses(settings.views)
     replace_attention(model)
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
@@ -135,16 +144,17 @@ def pretrain(settings, device="cpu", checkpoint=None):
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
     pictures = settings.batch // settings.views  # of a step
-    steps = settings.pairs // settings.batch
+    plan = list(schedule(settings))
     first, history = restore(checkpoint, settings, model, optimiser)
-    pairs = RenderedPairs(settings, (steps - first) * pictures, first * pictures)
+    pairs = RenderedPairs(settings, (len(plan) - first) * pictures, first * pictures)
     # with a generator of its own, the loader draws nothing from the one that draws the glimpses
     loader = DataLoader(pairs, pictures, num_workers=settings.workers, collate_fn=_collate, generator=torch.Generator())
-    bar = tqdm(loader, "pretrain", initial=first, total=steps, mininterval=5)
+    bar = tqdm(loader, "pretrain", initial=first, total=len(plan), mininterval=5)
     for step, (images, captions, texts, named) in enumerate(bar, first):
-        warm, done = min(1, (step + 1) / (0.05 * steps)), step / steps
+        rate, choice = plan[step]
         for group in optimiser.param_groups:
-            group["lr"] = settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * done))
+            group["lr"] = rate
+        model.visual.patch_dropout.patches = choice[torch.randint(len(choice), ())]
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # each is encoded once
         with torch.autocast("cuda", torch.bfloat16, enabled=images.to(device).is_cuda):  # CPUs may be slower in bfloat16, even by far
             image = model.encode_image((images.to(device).float() / 255 - mean) / std)
@@ -155,9 +165,9 @@ def pretrain(settings, device="cpu", checkpoint=None):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         model.logit_scale.data.clamp_(0, math.log(100))
-        if step % max(1, steps // 200) == 0:
+        if step % max(1, len(plan) // 200) == 0:
             history.append({"pairs": (step + 1) * settings.batch, "loss": loss.item()})
-        if checkpoint and (step + 1) % max(1, steps // 100) == 0:
+        if checkpoint and (step + 1) % max(1, len(plan) // 100) == 0:
             keep(checkpoint, settings, model, optimiser, step + 1, history)
     model.visual.patch_dropout = nn.Identity()
     return model.cpu(), history
@@ -220,6 +230,17 @@ def dense_miou(clip, settings, size, pictures=100):
         scores = torch.einsum("ndhw,cd->nchw", dense, classes)
         iou.update(F.interpolate(scores, scene.labels.shape, mode="bilinear")[0].argmax(0), scene.labels)
     return iou.compute()
+
+
+def fold_mean(clip, settings):
+    """Shift the last norm of the image tower so that dense image features have mean 0. clip: FrozenCLIP, changed in place.
+
+    What all patches share, no matter what they show, hides from a cosine what each of them shows.
+    """
+    found = [scenes.render(settings.seed + 2, scenes.PRETRAIN, i, settings.size, settings.size) for i in range(64)]
+    mean = clip.encode_dense(np.stack([s.image for s in found]), "maskclip").mean((0, 2, 3))  # d
+    with torch.no_grad():
+        clip.clip.visual.ln_post.bias -= mean @ torch.linalg.pinv(clip.clip.visual.proj)
 
 
 def fold_norms(clip, settings):

@@ -1,5 +1,6 @@
 """The compact CLIP's pretraining, on models of a few thousand parameters."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from safetensors import safe_open
 from ovseg import params
 from ovseg.clip.frozen import FrozenCLIP
 from ovseg.data.captions import nouns
+from ovseg.schema import Phase
 from ovseg.world import pretraining, scenes
 
 PARAMS = params.load(path=Path(__file__).resolve().parents[2] / "params.yaml")
 TINY = PARAMS.pretrain.model_copy(
-    update={"pairs": 32, "batch": 8, "views": 2, "size": 32, "patch": 8, "patches": 5, "embed_dim": 16, "workers": 0}
+    update={"phases": [Phase(pairs=16, patches=[16]), Phase(pairs=16, patches=[3, 5])], "batch": 8, "views": 2}
+    | {"size": 32, "patch": 8, "embed_dim": 16, "workers": 0}
     | {"vision_width": 64, "vision_layers": 1, "text_width": 64, "text_layers": 1}
 )
 
@@ -65,7 +68,8 @@ def test_rendered_pairs_are_the_worlds_with_captions_and_prompts_of_their_nouns(
 
 
 def test_a_glimpse_holds_the_class_token_and_a_few_patches_of_its_picture_in_their_places():
-    glimpses = pretraining.Glimpses(views=3, patches=4)
+    glimpses = pretraining.Glimpses(views=3)
+    glimpses.patches = 4
     tokens = torch.arange(2 * 17 * 5).reshape(2, 17, 5).float()  # pictures, class token and 16 patches, width
     torch.manual_seed(0)
     seen = glimpses(tokens)
@@ -83,12 +87,12 @@ def test_a_glimpse_holds_the_class_token_and_a_few_patches_of_its_picture_in_the
 
 def test_hidden_patches_change_nothing_of_a_glimpse():
     model = open_clip.model.CLIP(**pretraining.model_config(TINY))
-    model.visual.patch_dropout = pretraining.Glimpses(TINY.views, TINY.patches)
+    model.visual.patch_dropout = pretraining.Glimpses(views=2)
+    model.visual.patch_dropout.patches = 5
     pictures = torch.randn(2, 3, 32, 32, requires_grad=True)
     model.encode_image(pictures).sum().backward()
     touched = (pictures.grad != 0).any(1).unflatten(1, (4, 8)).unflatten(3, (4, 8)).any(4).any(2).flatten(1).sum(1)
-    assert all(TINY.patches <= count <= TINY.views * TINY.patches for count in touched)
-    assert all(count < 16 for count in touched)
+    assert all(5 <= count <= 10 for count in touched)  # of 16
 
 
 def test_training_moves_both_towers_and_is_repeatable(trained):
@@ -100,6 +104,16 @@ def test_training_moves_both_towers_and_is_repeatable(trained):
     assert [row["pairs"] for row in history] == [8, 16, 24, 32]
     again, _ = pretraining.pretrain(TINY)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_each_phase_has_its_own_warm_up_decay_and_patches():
+    phases = [Phase(pairs=800, patches=[16]), Phase(pairs=320, patches=[3, 5])]
+    plan = list(pretraining.schedule(TINY.model_copy(update={"phases": phases, "lr": 1.0})))
+    assert [seen for _, seen in plan] == [[16]] * 100 + [[3, 5]] * 40
+    rates = [rate for rate, _ in plan]
+    assert rates[0] == pytest.approx(1 / 5) and rates[100] == pytest.approx(1 / 2)  # 5% of the steps warm up
+    for first, steps in ((0, 100), (100, 40)):
+        assert rates[first + steps // 2] == pytest.approx(0.5) and rates[first + steps - 1] < 0.002
 
 
 def test_a_training_that_was_killed_ends_bit_identically(trained, tmp_path, monkeypatch):
@@ -124,8 +138,17 @@ def test_a_training_that_was_killed_ends_bit_identically(trained, tmp_path, monk
 def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path):
     file = tmp_path / "pretrain.pt"
     pretraining.pretrain(TINY, checkpoint=file)
-    _, history = pretraining.pretrain(TINY.model_copy(update={"pairs": 16}), checkpoint=file)
+    _, history = pretraining.pretrain(TINY.model_copy(update={"phases": TINY.phases[:1]}), checkpoint=file)
     assert [row["pairs"] for row in history] == [8, 16]
+
+
+def test_folding_the_mean_takes_off_what_all_patches_share_and_nothing_else(trained):
+    clip = wrap(copy.deepcopy(trained[0]))
+    pictures = np.stack([scenes.render(TINY.seed + 2, scenes.PRETRAIN, i, 32, 32).image for i in range(64)])
+    before = clip.encode_dense(pictures, "maskclip")
+    pretraining.fold_mean(clip, TINY)
+    after = clip.encode_dense(pictures, "maskclip")
+    assert torch.allclose(after, before - before.mean((0, 2, 3), keepdim=True), atol=1e-4)
 
 
 def test_folding_sets_both_mean_norms_and_keeps_every_cosine(trained):
