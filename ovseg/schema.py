@@ -128,9 +128,9 @@ class Clip(Section):
 
 
 class Phase(Section):
-    """A part of the pretraining: how many pairs, and how many patches are seen of a picture, one of these numbers in each batch."""
+    """A part of the pretraining: how many pictures, and how many patches are seen of one, one of these numbers in each batch."""
 
-    pairs: Count
+    pictures: Count
     patches: Annotated[list[Count], Field(min_length=1)]
 
 
@@ -158,13 +158,6 @@ class Pretrain(Section):
     text_width: Annotated[int, Field(ge=64, multiple_of=64)]
     text_layers: Count
     embedding_norm: Positive
-
-    @field_validator("views")
-    @classmethod
-    def _divides(cls, views, info):
-        if info.data.get("batch", 0) % views:
-            raise ValueError(f"a divisor of pretrain.batch, {info.data['batch']}")
-        return views
 
     @field_validator("phases")
     @classmethod

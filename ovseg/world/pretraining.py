@@ -121,7 +121,7 @@ def contrast(image, text, scale, fits):
 def schedule(settings):
     """Of each step of all phases: the learning rate, and the numbers of patches of which one is seen."""
     for phase in settings.phases:
-        steps = phase.pairs // settings.batch
+        steps = phase.pictures // settings.batch
         for step in range(steps):
             warm = min(1, (step + 1) / (0.05 * steps))
             yield settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps)), phase.patches
@@ -143,12 +143,11 @@ def pretrain(settings, device="cpu", checkpoint=None):
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
-    pictures = settings.batch // settings.views  # of a step
     plan = list(schedule(settings))
     first, history = restore(checkpoint, settings, model, optimiser)
-    pairs = RenderedPairs(settings, (len(plan) - first) * pictures, first * pictures)
+    pairs = RenderedPairs(settings, (len(plan) - first) * settings.batch, first * settings.batch)
     # with a generator of its own, the loader draws nothing from the one that draws the glimpses
-    loader = DataLoader(pairs, pictures, num_workers=settings.workers, collate_fn=_collate, generator=torch.Generator())
+    loader = DataLoader(pairs, settings.batch, num_workers=settings.workers, collate_fn=_collate, generator=torch.Generator())
     bar = tqdm(loader, "pretrain", initial=first, total=len(plan), mininterval=5)
     for step, (images, captions, texts, named) in enumerate(bar, first):
         rate, choice = plan[step]
@@ -166,7 +165,7 @@ def pretrain(settings, device="cpu", checkpoint=None):
         optimiser.step()
         model.logit_scale.data.clamp_(0, math.log(100))
         if step % max(1, len(plan) // 200) == 0:
-            history.append({"pairs": (step + 1) * settings.batch, "loss": loss.item()})
+            history.append({"pairs": (step + 1) * settings.batch * settings.views, "loss": loss.item()})
         if checkpoint and (step + 1) % max(1, len(plan) // 100) == 0:
             keep(checkpoint, settings, model, optimiser, step + 1, history)
     model.visual.patch_dropout = nn.Identity()

@@ -18,7 +18,7 @@ from ovseg.world import pretraining, scenes
 
 PARAMS = params.load(path=Path(__file__).resolve().parents[2] / "params.yaml")
 TINY = PARAMS.pretrain.model_copy(
-    update={"phases": [Phase(pairs=16, patches=[16]), Phase(pairs=16, patches=[3, 5])], "batch": 8, "views": 2}
+    update={"phases": [Phase(pictures=8, patches=[16]), Phase(pictures=8, patches=[3, 5])], "batch": 4, "views": 2}
     | {"size": 32, "patch": 8, "embed_dim": 16, "workers": 0}
     | {"vision_width": 64, "vision_layers": 1, "text_width": 64, "text_layers": 1}
 )
@@ -107,7 +107,7 @@ def test_training_moves_both_towers_and_is_repeatable(trained):
 
 
 def test_each_phase_has_its_own_warm_up_decay_and_patches():
-    phases = [Phase(pairs=800, patches=[16]), Phase(pairs=320, patches=[3, 5])]
+    phases = [Phase(pictures=400, patches=[16]), Phase(pictures=160, patches=[3, 5])]
     plan = list(pretraining.schedule(TINY.model_copy(update={"phases": phases, "lr": 1.0})))
     assert [seen for _, seen in plan] == [[16]] * 100 + [[3, 5]] * 40
     rates = [rate for rate, _ in plan]
