@@ -42,7 +42,7 @@ class RenderedPairs(Dataset):
         return self.count
 
     def __getitem__(self, index):
-        s, index = self.settings, self.first + index
+        s, index = self.settings, range(self.first, self.first + self.count)[index]  # past the end: IndexError
         scene = scenes.render(s.seed, scenes.PRETRAIN, index, s.size, s.size, s.max_things, s.omit, s.omit_stuff, s.invent)
         rng = np.random.default_rng([s.seed, scenes.PRETRAIN, index, 1])
         texts, words = [], nouns(scene.caption)

@@ -55,8 +55,7 @@ def test_a_text_fits_pictures_whose_captions_name_all_that_it_names():
 def test_rendered_pairs_are_the_worlds_with_captions_and_prompts_of_their_nouns():
     pairs = pretraining.RenderedPairs(TINY, 20, first=3)
     kinds = set()
-    for index in range(len(pairs)):
-        image, words, texts = pairs[index]
+    for index, (image, words, texts) in enumerate(pairs):
         scene = scenes.render(TINY.seed, scenes.PRETRAIN, 3 + index, 32, 32, TINY.max_things, TINY.omit, TINY.omit_stuff, TINY.invent)
         assert np.array_equal(image.permute(1, 2, 0).numpy(), scene.image)
         assert words == nouns(scene.caption) and len(texts) == TINY.views
@@ -64,7 +63,7 @@ def test_rendered_pairs_are_the_worlds_with_captions_and_prompts_of_their_nouns(
         for text, named in texts:
             assert named == ({scene.caption: words} | prompts)[text]
             kinds.add(text == scene.caption)
-    assert kinds == {True, False}
+    assert kinds == {True, False} and index == 19
 
 
 def test_a_glimpse_holds_the_class_token_and_a_few_patches_of_its_picture_in_their_places():
