@@ -128,16 +128,22 @@ class Clip(Section):
     cache_images: bool
 
 
+class Phase(Section):
+    """A part of the pretraining: how many pictures, and how many patches are seen of one, one of these numbers in each batch."""
+
+    pictures: Count
+    patches: Annotated[list[Count], Field(min_length=1)]
+
+
 class Pretrain(Section):
     """Pretraining of the compact CLIP (pretraining.py)."""
 
     seed: Seed
-    pairs: Count
     batch: Annotated[int, Field(ge=2)]
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     caption_probability: Share
-    patch_dropout: Annotated[float, Field(ge=0, lt=1)]
+    views: Count
     workers: Annotated[int, Field(ge=0)]
     size: Annotated[int, Field(ge=32, le=1024)]
     max_things: Annotated[int, Field(ge=1, le=20)]
@@ -147,11 +153,21 @@ class Pretrain(Section):
     templates: Annotated[list[Template], Field(min_length=1)]
     embed_dim: Count
     patch: Count
+    phases: Annotated[list[Phase], Field(min_length=1)]
     vision_width: Annotated[int, Field(ge=64, multiple_of=64)]
     vision_layers: Count
     text_width: Annotated[int, Field(ge=64, multiple_of=64)]
     text_layers: Count
     embedding_norm: Positive
+
+    @field_validator("phases")
+    @classmethod
+    def _of_the_picture(cls, phases, info):
+        if "size" in info.data and "patch" in info.data:
+            patches = (info.data["size"] // info.data["patch"]) ** 2
+            if any(seen > patches for phase in phases for seen in phase.patches):
+                raise ValueError(f"phases see at most the {patches} patches of a picture")
+        return phases
 
 
 class Mgca(Section):

@@ -68,7 +68,7 @@ def test_the_projects_own_values_are_valid():
         ("clip.cache_images", "sometimes", "boolean"),
         ("clip.batch", True, "integer"),
         ("pretrain.vision_width", 100, "multiple of 64"),
-        ("pretrain.patch_dropout", 1.0, "less than 1"),
+        ("pretrain.phases", [{"patches": [65], "pictures": 1}], "at most the 64 patches"),
         ("mgca.granularity", ["object", "pixel"], "valid string"),
         ("mgca.alpha", 0, "greater than 0"),
         ("mgca.beta", 1.01, "less than or equal to 1"),

@@ -1,6 +1,6 @@
-"""Pretraining the compact CLIP of the rendered world, from image-text contrast only: no label map is ever read.
+"""Pretraining the compact CLIP of the rendered world, from image-text contrast only: no label map is read before it ends.
 
-The pairs are rendered as they are needed, each seen once. What comes out is a folder that open_clip opens as
+Pictures are rendered as they are needed, each once. What comes out is a folder that open_clip opens as
 "local-dir:..." and that any program with open_clip can use.
 """
 
@@ -12,41 +12,71 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MultilabelAveragePrecision
 from tqdm import tqdm
 
+from ..benchmarks.miou import MeanIoU
+from ..clip.dense import replace_attention
 from ..data.captions import nouns
+from ..data.shards import write_whole
 from . import scenes
 
 CONTEXT = 32  # tokens of a text: captions of the rendered world are short
 
 
 class RenderedPairs(Dataset):
-    """`count` pairs rendered on demand: (3, S, S) uint8 image, and a caption or a prompt made of one of its nouns."""
+    """Pictures rendered on demand, `count` from the index `first`, each paired with a few texts.
 
-    def __init__(self, settings, count):
-        self.settings, self.count = settings, count
+    An item: (3, S, S) uint8 image, the nouns of its caption, and settings.views texts, each with the nouns that it names. A text is
+    the caption, or a prompt made of one of its nouns.
+    """
+
+    def __init__(self, settings, count, first=0):
+        self.settings, self.count, self.first = settings, count, first
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, index):
-        s = self.settings
+        s, index = self.settings, range(self.first, self.first + self.count)[index]  # past the end: IndexError
         scene = scenes.render(s.seed, scenes.PRETRAIN, index, s.size, s.size, s.max_things, s.omit, s.omit_stuff, s.invent)
         rng = np.random.default_rng([s.seed, scenes.PRETRAIN, index, 1])
-        text, words = scene.caption, nouns(scene.caption)
-        if words and rng.random() >= s.caption_probability:
-            text = s.templates[rng.integers(len(s.templates))].format(words[rng.integers(len(words))])
-        return torch.from_numpy(scene.image).permute(2, 0, 1), text
+        texts, words = [], nouns(scene.caption)
+        for _ in range(s.views):
+            if not words or rng.random() < s.caption_probability:
+                texts.append((scene.caption, words))
+            else:
+                word = words[rng.integers(len(words))]
+                texts.append((s.templates[rng.integers(len(s.templates))].format(word), (word,)))
+        return torch.from_numpy(scene.image).permute(2, 0, 1), words, texts
 
 
-def model_config(settings, dropout=0.0):
-    """open_clip's description of the compact model.
+class Glimpses(nn.Module):
+    """Shows the image tower each picture `views` times, of which each time it sees only a few patches, drawn at random.
 
-    settings: params.Pretrain; dropout: share of the patches that the image tower does not look at in training.
+    A class token that sees only a few patches must tell from each of them what it shows. One that sees whole pictures gathers what
+    it needs in patches that need not show it. Stands in for open_clip's patch_dropout, behind the positions.
     """
+
+    def __init__(self, views):
+        super().__init__()
+        self.views, self.patches = views, None  # how many patches is set at each step
+
+    def forward(self, x):
+        """Tokens (n, 1 + h*w, width), the class token first -> (n * views, 1 + patches, width), views of a picture in a row."""
+        if not self.training:
+            return x
+        x = x.repeat_interleave(self.views, 0)
+        seen = torch.rand(len(x), x.shape[1] - 1).topk(self.patches).indices.to(x.device)  # n * views, patches
+        return torch.cat([x[:, :1], x.gather(1, 1 + seen[..., None].expand(-1, -1, x.shape[2]))], 1)
+
+
+def model_config(settings):
+    """open_clip's description of the compact model. settings: params.Pretrain."""
     return {
         "embed_dim": settings.embed_dim,
         "vision_cfg": {
@@ -55,7 +85,6 @@ def model_config(settings, dropout=0.0):
             "width": settings.vision_width,
             "layers": settings.vision_layers,
             "head_width": 64,
-            "patch_dropout": dropout,
         },
         "text_cfg": {
             "context_length": CONTEXT,
@@ -67,59 +96,107 @@ def model_config(settings, dropout=0.0):
     }
 
 
-def contrast(image, text, scale, texts):
-    """CLIP's loss: symmetric InfoNCE of (B, d) embeddings. Pairs that drew the same text are no negatives."""
+def fits(captions, texts):
+    """Which texts say nothing of a picture that its caption does not say: those are no negatives of it.
+
+    captions, texts: the nouns of B captions and of B texts. Returns (B, B) bool, rows pictures, columns texts.
+    """
+    words = {word: i for i, word in enumerate(sorted({word for named in (*captions, *texts) for word in named}))}
+    said, asked = torch.zeros(2, len(texts), len(words))
+    for row, caption, text in zip(range(len(texts)), captions, texts, strict=True):
+        said[row, [words[word] for word in caption]] = 1
+        asked[row, [words[word] for word in text]] = 1
+    return (1 - said) @ asked.T == 0
+
+
+def contrast(image, text, scale, fits):
+    """CLIP's loss: symmetric InfoNCE of (B, d) embeddings. fits (B, B) bool: pairs that are no negatives."""
     logits = scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T  # B, B
-    ids = {t: i for i, t in enumerate(texts)}
-    ids = torch.tensor([ids[t] for t in texts], device=image.device)
-    same = (ids[:, None] == ids[None, :]) & ~torch.eye(len(ids), dtype=torch.bool, device=image.device)
-    logits = logits.float().masked_fill(same, -torch.inf)
-    target = torch.arange(len(ids), device=image.device)
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    logits = logits.float().masked_fill(fits.to(logits.device) & ~own, -torch.inf)
+    target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def pretrain(settings, device="cpu", watch=None):
+def schedule(settings):
+    """Of each step of all phases: the learning rate, and the numbers of patches of which one is seen."""
+    for phase in settings.phases:
+        steps = phase.pictures // settings.batch
+        for step in range(steps):
+            warm = min(1, (step + 1) / (0.05 * steps))
+            yield settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps)), phase.patches
+
+
+def pretrain(settings, device="cpu", checkpoint=None):
     """Train the compact CLIP. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
 
-    settings: params.Pretrain; watch(model, pairs): called about twenty times on the way.
+    settings: params.Pretrain; checkpoint: the path of a file that the state is written to a hundred times on the way. A training of
+    the same settings goes on from there, and on a CPU ends as if it had never stopped.
     """
     torch.manual_seed(settings.seed)
-    model = open_clip.model.CLIP(**model_config(settings, settings.patch_dropout)).to(device)
+    model = open_clip.model.CLIP(**model_config(settings)).to(device)
+    model.visual.patch_dropout = Glimpses(settings.views)
+    replace_attention(model)
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
-    steps = settings.pairs // settings.batch
-    pairs = RenderedPairs(settings, steps * settings.batch)
-    loader = DataLoader(pairs, settings.batch, num_workers=settings.workers, collate_fn=_collate)
-    history = []
-    for step, (images, texts) in enumerate(tqdm(loader, "pretrain", mininterval=5)):
-        warm, done = min(1, (step + 1) / (0.05 * steps)), step / steps
+    plan = list(schedule(settings))
+    first, history = restore(checkpoint, settings, model, optimiser)
+    pairs = RenderedPairs(settings, (len(plan) - first) * settings.batch, first * settings.batch)
+    # with a generator of its own, the loader draws nothing from the one that draws the glimpses
+    loader = DataLoader(pairs, settings.batch, num_workers=settings.workers, collate_fn=_collate, generator=torch.Generator())
+    bar = tqdm(loader, "pretrain", initial=first, total=len(plan), mininterval=5)
+    for step, (images, captions, texts, named) in enumerate(bar, first):
+        rate, choice = plan[step]
         for group in optimiser.param_groups:
-            group["lr"] = settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * done))
-        if done >= 0.8 and settings.patch_dropout:
-            model.visual.patch_dropout.prob = 0.0  # the last fifth sees whole pictures, as it will be used
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            group["lr"] = rate
+        model.visual.patch_dropout.patches = choice[torch.randint(len(choice), ())]
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # each is encoded once
+        with torch.autocast("cuda", torch.bfloat16, enabled=images.to(device).is_cuda):  # CPUs may be slower in bfloat16, even by far
             image = model.encode_image((images.to(device).float() / 255 - mean) / std)
-            text = model.encode_text(tokenizer(texts).to(device))
-        loss = contrast(image.float(), text.float(), model.logit_scale.exp(), texts)
+            text = model.encode_text(tokenizer(list(distinct)).to(device))[[distinct[text] for text in texts]]
+        loss = contrast(image.float(), text.float(), model.logit_scale.exp(), fits(captions, named))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         model.logit_scale.data.clamp_(0, math.log(100))
-        if step % max(1, steps // 200) == 0:
-            history.append({"pairs": (step + 1) * settings.batch, "loss": loss.item()})
-        if watch and (step + 1) % max(1, steps // 20) == 0:
-            watch(model, (step + 1) * settings.batch)
+        if step % max(1, len(plan) // 200) == 0:
+            history.append({"pairs": (step + 1) * settings.batch * settings.views, "loss": loss.item()})
+        if checkpoint and (step + 1) % max(1, len(plan) // 100) == 0:
+            keep(checkpoint, settings, model, optimiser, step + 1, history)
+    model.visual.patch_dropout = nn.Identity()
     return model.cpu(), history
 
 
 def _collate(items):
-    images, texts = zip(*items, strict=True)
-    return torch.stack(images), list(texts)
+    """Items of RenderedPairs -> images (n, 3, S, S); and for each of n * views pairs: nouns of the caption, text, nouns of the text."""
+    images, captions, texts = zip(*items, strict=True)
+    texts = [text for of_picture in texts for text in of_picture]
+    captions = [words for words in captions for _ in range(len(texts) // len(images))]
+    return torch.stack(images), captions, [text for text, _ in texts], [words for _, words in texts]
+
+
+def keep(path, settings, model, optimiser, step, history):
+    """Write a checkpoint: the state of a training after `step` steps."""
+    state = {"settings": settings.model_dump_json(exclude={"workers"}), "step": step, "history": history, "random": torch.get_rng_state()}
+    state |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+    write_whole(path, lambda part: torch.save(state, part))
+
+
+def restore(path, settings, model, optimiser):
+    """Load a checkpoint of the same settings into model and optimiser. Returns (step, history); without one, (0, [])."""
+    state = torch.load(path, map_location="cpu", weights_only=True) if path and Path(path).is_file() else None
+    if state is None or state["settings"] != settings.model_dump_json(exclude={"workers"}):
+        return 0, []
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    torch.set_rng_state(state["random"])
+    print(f"resuming at step {state['step']}, from {path}")
+    return state["step"], state["history"]
 
 
 def zero_shot(clip, settings, pictures=400):
@@ -135,6 +212,34 @@ def zero_shot(clip, settings, pictures=400):
     present = torch.tensor([[name in scene.present for name in scenes.CLASSES] for scene in found])
     precision = MultilabelAveragePrecision(len(scenes.CLASSES), average=None)
     return dict(zip(scenes.CLASSES, precision(scores.sigmoid().cpu(), present.long()).tolist(), strict=True))
+
+
+def dense_miou(clip, settings, size, pictures=100):
+    """Zero-shot mIoU of what the patches say (MaskCLIP) on calibration pictures, in percent. Returns MeanIoU.compute's {class: IoU}.
+
+    clip: FrozenCLIP. settings: params.Pretrain. size: pixels, what pictures are resized to: CLIP's own, or larger for more patches.
+    A pixel is the class whose embedding is nearest to the features of the patches around it.
+    """
+    classes = clip.embed_classes(scenes.CLASSES, settings.templates)
+    iou = MeanIoU(scenes.CLASSES)
+    for index in range(pictures):
+        scene = scenes.render(settings.seed, scenes.CALIBRATION, index, settings.size, settings.size, settings.max_things)
+        image = np.asarray(Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR))
+        dense = F.normalize(clip.encode_dense(image[None], "maskclip"), dim=1)
+        scores = torch.einsum("ndhw,cd->nchw", dense, classes)
+        iou.update(F.interpolate(scores, scene.labels.shape, mode="bilinear")[0].argmax(0), scene.labels)
+    return iou.compute()
+
+
+def fold_mean(clip, settings):
+    """Shift the last norm of the image tower so that dense image features have mean 0. clip: FrozenCLIP, changed in place.
+
+    What all patches share, no matter what they show, hides from a cosine what each of them shows.
+    """
+    found = [scenes.render(settings.seed + 2, scenes.PRETRAIN, i, settings.size, settings.size) for i in range(64)]
+    mean = clip.encode_dense(np.stack([s.image for s in found]), "maskclip").mean((0, 2, 3))  # d
+    with torch.no_grad():
+        clip.clip.visual.ln_post.bias -= mean @ torch.linalg.pinv(clip.clip.visual.proj)
 
 
 def fold_norms(clip, settings):
