@@ -1,4 +1,4 @@
-"""Presets are whole params.yaml files: in step with it, valid, and the paper's where they say so."""
+"""Presets are whole params.yaml files: in step with it, valid, the paper's or the default study's where they say so."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from ovseg.study import report
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+OF_THE_PAPER = [path for path in PRESETS if path.stem != "why"]
 FREE = ("benchmarks", "evaluate.thresholds")  # whose keys each file chooses
 
 
@@ -32,6 +33,11 @@ def keys(values, above=""):
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_has_the_keys_of_params_in_their_order_and_is_valid(path):
     assert keys(values_of(path)) == keys(VALUES)
+    params.load(path=path)
+
+
+@pytest.mark.parametrize("path", OF_THE_PAPER, ids=lambda path: path.stem)
+def test_benchmarks_with_background_have_thresholds(path):
     p = params.load(path=path)
     with_background = [name for name in p.benchmarks if name in PAPER["with_background"]["benchmarks"]]
     assert sorted(p.evaluate.thresholds) == sorted(with_background)
@@ -43,8 +49,14 @@ def test_what_a_preset_does_not_use_stays_as_it_is(path, section):
     assert values_of(path)[section] == VALUES[section]  # a change of `pretrain` would retrain the compact CLIP
 
 
-def test_both_presets_are_there():
-    assert [path.stem for path in PRESETS] == ["paper", "small"]
+def test_presets_are_there():
+    assert [path.stem for path in PRESETS] == ["paper", "small", "why"]
+
+
+def test_why_is_the_default_study_with_other_ablations():
+    why, default = (params.load(path=path).model_dump() for path in (ROOT / "presets/why.yaml", ROOT / "params.yaml"))
+    assert why["train"].pop("seeds") < default["train"].pop("seeds") and why.pop("ablations") != default.pop("ablations")
+    assert why == default
 
 
 def test_the_papers_preset_holds_its_benchmarks_and_ablations():
@@ -69,7 +81,7 @@ def test_the_papers_preset_holds_its_recipe():
     assert s.scale == pytest.approx(1 / p.mgca.tau)
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OF_THE_PAPER, ids=lambda path: path.stem)
 def test_a_preset_says_how_much_is_trained(path):
     p = params.load(path=path)
     assert p.train.seeds == 1 and f"{1 + len(p.ablations.trained)} trainings" in path.read_text()
