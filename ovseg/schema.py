@@ -4,47 +4,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .values import Count, Dense, Granularity, Index, Layout, Points, Positive, Seed, Share, Template, Units, distinct
+
 LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
-LEVELS = ("object", "region", "pixel")  # of alignment
-Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.DENSE_MODES, which takes seconds to import
-Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
-Index = Annotated[int, Field(ge=0)]
-
-
-def _one_slot(template):
-    if template.count("{}") != 1 or template.replace("{}", "").count("{") + template.replace("{}", "").count("}"):
-        raise ValueError("a text with exactly one {} and no other braces")
-    return template
-
-
-def _square(points):
-    if points < 1 or round(points**0.5) ** 2 != points:
-        raise ValueError("a square number: meta-points lie on a square grid")
-    return points
-
-
-def _distinct(values):
-    if len(set(values)) < len(values):
-        raise ValueError("each value once")
-    return values
-
-
-def _levels(granularity):
-    levels = granularity.split("+")
-    if not granularity or granularity != "+".join(level for level in LEVELS if level in levels):
-        raise ValueError(f"one or more of {', '.join(LEVELS)}, in this order, joined by +")
-    return granularity
-
-
-Granularity = Annotated[str, AfterValidator(_levels)]
-Template = Annotated[str, AfterValidator(_one_slot)]
-Points = Annotated[int, AfterValidator(_square)]
-Units = Annotated[list[Literal["pixel", "meta-point", "group"]], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
@@ -53,17 +15,22 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Scenes(Section):
-    """The rendered world (scenes.py)."""
+class Rendered(Section):
+    """How pictures and captions are rendered (world/scenes.py)."""
 
     seed: Seed
-    pairs: Count
-    pictures: Count
     size: Annotated[int, Field(ge=32, le=1024)]
     max_things: Annotated[int, Field(ge=1, le=20)]
     omit: Share
     omit_stuff: Share
     invent: Share
+
+
+class Scenes(Rendered):
+    """The rendered data set: training pairs and benchmark pictures."""
+
+    pairs: Count
+    pictures: Count
 
 
 class Data(Section):
@@ -135,21 +102,15 @@ class Phase(Section):
     patches: Annotated[list[Count], Field(min_length=1)]
 
 
-class Pretrain(Section):
+class Pretrain(Rendered):
     """Pretraining of the compact CLIP (pretraining.py)."""
 
-    seed: Seed
     batch: Annotated[int, Field(ge=2)]
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     caption_probability: Share
     views: Count
     workers: Annotated[int, Field(ge=0)]
-    size: Annotated[int, Field(ge=32, le=1024)]
-    max_things: Annotated[int, Field(ge=1, le=20)]
-    omit: Share
-    omit_stuff: Share
-    invent: Share
     templates: Annotated[list[Template], Field(min_length=1)]
     embed_dim: Count
     patch: Count
@@ -266,7 +227,7 @@ class Ablations(Section):
 
     trained: list[str]
     inferred: list[str]
-    untrained: Annotated[list[Dense], AfterValidator(_distinct)]
+    untrained: Annotated[list[Dense], AfterValidator(distinct)]
 
 
 class Figures(Section):

@@ -16,7 +16,7 @@ RULE = """Each finding is broken into comparisons, paired by seed. A comparison 
 at 5% (its p is shown), does not hold if the test of the reverse does, and is undecided otherwise. A finding holds if all of its
 comparisons do. It does not hold if one does not, at 5% divided by their number. Otherwise, or where a run is missing, it is undecided.
 """
-GAP = """By each run's own semantic unit, unless it says by pixels. Gap closed: how far a run goes from the untrained baseline to the same
+GAP = """Gap closed: how far a run goes from the untrained baseline to the same
 decoder trained on label maps, (run - baseline) / (supervised - baseline), in percent, over the seeds that both have. No other training
 reads a label map. All three are scored with the same threshold of the background, the default run's.
 """
@@ -34,7 +34,7 @@ def write(findings, results, paper, images):
         parts += [f"{note}.\n" for note in f.notes]
         if f.comparisons:
             parts.append(markdown(pd.DataFrame([_comparison(c) for c in f.comparisons])))
-    parts += ["## All runs\n", GAP, markdown(all_runs(results))]
+    parts += ["## All runs\n", *([GAP] if results.ceiling else []), markdown(all_runs(results))]
     suites = {GROUPS[0]: paper["with_background"]["benchmarks"], GROUPS[1]: paper["without_background"]["benchmarks"]}
     for number, (group, table) in enumerate(zip(GROUPS, (paper["with_background"], paper["without_background"]), strict=True), 1):
         parts += [f"## Benchmarks {group}, beside the paper's Table {number}\n", markdown(beside_methods(results, table))]
@@ -81,7 +81,9 @@ def by_group(averages, run):
 def all_runs(results):
     """A row for each run: by its own unit, the gap that it closes, and by pixels where it was evaluated so. The supervised run has a
     row in any case."""
-    own, tables = results.averages(), {"gap closed": results.gap_closed(), "by pixels": results.averages("pixel")}
+    own, tables = results.averages(), {"by pixels": results.averages("pixel")}
+    if results.ceiling is not None:
+        tables = {"gap closed": results.gap_closed()} | tables
     rows = []
     for run in results.changes:
         row = {"run": label(results, run)} | by_group(own, run)

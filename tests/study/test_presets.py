@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ovseg import params, schema
+from ovseg import params
 from ovseg.study import report
+from ovseg.values import LEVELS
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -72,7 +73,7 @@ def test_the_papers_preset_holds_its_benchmarks_and_ablations():
 
 def test_the_papers_preset_holds_its_recipe():
     p = params.load(path=ROOT / "presets/paper.yaml")
-    assert (p.mgca.levels, p.mgca.alpha, p.mgca.beta, p.mgca.k, p.mgca.tau) == (schema.LEVELS, 0.4, 0.05, 0.06, 0.07)
+    assert (p.mgca.levels, p.mgca.alpha, p.mgca.beta, p.mgca.k, p.mgca.tau) == (LEVELS, 0.4, 0.05, 0.06, 0.07)
     assert (p.train.epochs, p.train.warmup_epochs, p.train.batch, p.train.lr, p.train.weight_decay) == (15, 2, 1024, 1e-4, 0.05)
     assert (p.train.optimizer, p.train.processes) == ("adam", 4)
     assert (p.clip.model, p.clip.pretrained, p.clip.dense, p.clip.image_size) == ("ViT-B-16-quickgelu", "openai", "maskclip", 224)

@@ -1,0 +1,46 @@
+"""Types of single values of params.yaml, with their ranges: what schema.py makes sections of."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+LEVELS = ("object", "region", "pixel")  # of alignment
+Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.DENSE_MODES, which takes seconds to import
+Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0)]
+
+
+def _one_slot(template):
+    if template.count("{}") != 1 or template.replace("{}", "").count("{") + template.replace("{}", "").count("}"):
+        raise ValueError("a text with exactly one {} and no other braces")
+    return template
+
+
+def _square(points):
+    if points < 1 or round(points**0.5) ** 2 != points:
+        raise ValueError("a square number: meta-points lie on a square grid")
+    return points
+
+
+def distinct(values):
+    if len(set(values)) < len(values):
+        raise ValueError("each value once")
+    return values
+
+
+def _levels(granularity):
+    levels = granularity.split("+")
+    if not granularity or granularity != "+".join(level for level in LEVELS if level in levels):
+        raise ValueError(f"one or more of {', '.join(LEVELS)}, in this order, joined by +")
+    return granularity
+
+
+Granularity = Annotated[str, AfterValidator(_levels)]
+Template = Annotated[str, AfterValidator(_one_slot)]
+Points = Annotated[int, AfterValidator(_square)]
+Units = Annotated[list[Literal["pixel", "meta-point", "group"]], Field(min_length=1), AfterValidator(distinct)]
