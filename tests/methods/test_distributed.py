@@ -156,7 +156,8 @@ def running(pid):
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     """Killed, and started as a shell does in the background: with interrupts ignored."""
     code = f"import test_distributed as t; t.distributed.launch(2, t.wait_for_ever, {str(tmp_path)!r}, t.CPU)"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
     shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
     parent = subprocess.Popen([*shell, sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[2])
     files = [tmp_path / f"{rank}.pid" for rank in range(2)]
