@@ -1,5 +1,5 @@
 # Two commands: `make repro` runs the study, `make test` the tests. Both set up .venv first if it is missing.
-# `make repro JOBS=4` runs four stages at a time; by default as many as there are cores.
+# `make repro JOBS=4` runs four stages at a time; by default as many as there are GPUs or, without one, cores.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

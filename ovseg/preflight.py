@@ -1,6 +1,6 @@
-"""What can be known before hours of work: whether the CLIP, this machine and the disk fit params.yaml.
+"""Checks before hours of work: whether params.yaml, the CLIP and this machine's GPUs fit together.
 
-`python -m ovseg.params` checks it after the values themselves. It takes no weights and no import of torch unless a value calls for it.
+`python -m ovseg.params` makes them after the values themselves. They load no weights, and import torch only if a value needs it.
 """
 
 import difflib
