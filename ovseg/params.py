@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from .schema import Benchmark, Params
+from .values import METHODS
 
 # What may change from one evaluation to the next; other values of `segment` are those that windows were encoded with.
 INFERENCE = [f"segment.{key}" for key in ("unit", "meta_points", "groups", "affinity", "batch", "precision", "scale", "threshold")]
@@ -122,7 +123,7 @@ def _validated(values, changes, path):
 
 def _check_keys(kind, changes):
     """That a run of that kind can make these changes."""
-    training = [*_keys("mgca"), *_keys("train")]
+    training = [key for section in (*METHODS, "train") if section in Params.model_fields for key in _keys(section)]
     allowed = training + INFERENCE if kind == "trained" else INFERENCE
     for key in changes:
         if key not in allowed:
@@ -137,8 +138,10 @@ def _keys(section):
 
 
 def _identity(params):
-    """What makes two runs the same: all values but the lists of runs, the number of seeds, and what changes no result."""
-    return params.model_dump_json(exclude={"ablations": True, "train": {"seeds", "labels", "workers", "checkpoint_steps"}})
+    """What makes two runs the same: all values but lists of runs, methods not used, the number of seeds, and what changes no result."""
+    unused = {name: True for name in METHODS if name not in params.sections}
+    excluded = {"ablations": True, "train": {"seeds", "workers", "checkpoint_steps"}, "supervised": {"labels"}}
+    return params.model_dump_json(exclude=excluded | unused)
 
 
 def flatten(sections):

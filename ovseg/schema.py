@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .values import Count, Dense, Granularity, Index, Layout, Points, Positive, Seed, Share, Template, Units, distinct
+from .values import Count, Dense, Granularity, Index, Layout, Method, Points, Positive, Seed, Share, Template, Units, distinct
 
 LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
 
@@ -132,7 +132,7 @@ class Pretrain(Rendered):
 
 
 class Mgca(Section):
-    """Multi-grained alignment (alignment.py)."""
+    """Multi-grained alignment (methods/mgca.py)."""
 
     granularity: Granularity
     alpha: Annotated[float, Field(gt=0, le=1)]
@@ -140,7 +140,6 @@ class Mgca(Section):
     k: Annotated[float, Field(ge=0, le=1)]
     tau: Positive
     direction: Literal["image-to-text", "text-to-image", "both"]
-    mask_equal_texts: bool
     selection: Literal["float32", "bfloat16"]
 
     @property
@@ -156,11 +155,55 @@ class Mgca(Section):
         return k
 
 
+class Mixreorg(Section):
+    """Mixed patches (methods/mixreorg.py)."""
+
+    images: Annotated[int, Field(ge=2)]
+    patch: Count
+    progressive: bool
+    restoration: bool
+    tau: Positive
+    weight: Positive
+
+
+class Tcl(Section):
+    """Text-grounded masks (methods/tcl.py)."""
+
+    weight: float
+    bias: float
+    tau: Positive
+    area: Share
+    contrast_weight: Annotated[float, Field(ge=0)]
+    area_weight: Annotated[float, Field(ge=0)]
+    variation_weight: Annotated[float, Field(ge=0)]
+
+
+class Pacl(Section):
+    """Patch-text compatibility (methods/pacl.py)."""
+
+    patch_tau: Positive
+    tau: Positive
+
+
+class Groupvit(Section):
+    """Learned groups (methods/groupvit.py)."""
+
+    groups: Annotated[int, Field(ge=2)]
+    gumbel_tau: Positive
+    tau: Positive
+
+
+class Supervised(Section):
+    """Training on label maps (methods/supervised.py)."""
+
+    labels: str | None
+    tau: Positive
+
+
 class Train(Section):
     """Training of the decoder (training.py)."""
 
-    method: Literal["mgca", "supervised"]
-    labels: str | None
+    method: Method
     seeds: Count
     epochs: Positive
     warmup_epochs: Annotated[float, Field(ge=0)]
@@ -169,6 +212,7 @@ class Train(Section):
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     caption_probability: Share
+    mask_equal_texts: bool
     precision: Literal["float32", "bfloat16"]
     checkpoint_steps: Count
     threads: Count
@@ -193,7 +237,7 @@ class Train(Section):
 class Segment(Section):
     """From embeddings to a label map (units.py, segmenter.py)."""
 
-    unit: Literal["pixel", "meta-point", "group"]
+    unit: Literal["pixel", "meta-point", "group", "learned-group"]
     meta_points: Points
     groups: Count
     affinity: Literal["cosine", "dot"]
@@ -247,20 +291,43 @@ class Params(Section):
     clip: Clip
     pretrain: Pretrain
     mgca: Mgca
+    mixreorg: Mixreorg
+    tcl: Tcl
+    pacl: Pacl
+    groupvit: Groupvit
+    supervised: Supervised
     train: Train
     segment: Segment
     evaluate: Evaluate
     ablations: Ablations
     figures: Figures
 
+    @property
+    def sections(self):
+        """{method: its section} of train.method; None for a method without one."""
+        return {name: getattr(self, name, None) for name in self.train.method.split("+")}
+
     @field_validator("train")
     @classmethod
-    def _labels_of_a_benchmark(cls, train, info):
+    def _fits_its_method(cls, train, info):
         in_shards = [name for name, benchmark in info.data.get("benchmarks", {}).items() if benchmark.shards]
-        if train.method == "supervised" and train.labels not in in_shards:
+        labels = info.data["supervised"].labels if "supervised" in info.data else None
+        if train.method == "supervised" and labels not in in_shards:
             allowed = f"allowed are benchmarks in shards, {', '.join(in_shards)}" if in_shards else "there is no benchmark in shards"
-            raise ValueError(f"method = 'supervised' learns from label maps as train.labels = {train.labels!r} has them: {allowed}")
+            raise ValueError(f"method = 'supervised' learns from label maps as supervised.labels = {labels!r} has them: {allowed}")
+        mixed = info.data["mixreorg"].images if "mixreorg" in info.data else 1
+        if "mixreorg" in train.method.split("+") and train.batch % (mixed * train.processes):
+            raise ValueError(
+                f"batch = {train.batch}: with mixreorg a multiple of mixreorg.images * train.processes, {mixed * train.processes}"
+            )
         return train
+
+    @field_validator("segment")
+    @classmethod
+    def _unit_of_its_method(cls, segment, info):
+        if segment.unit == "learned-group" and "train" in info.data and "groupvit" not in info.data["train"].method.split("+"):
+            raise ValueError("unit = 'learned-group' needs the groups that train.method = groupvit learns")
+        return segment
 
     @field_validator("evaluate")
     @classmethod

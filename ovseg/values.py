@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-LEVELS = ("object", "region", "pixel")  # of alignment
+LEVELS = ("object", "region", "pixel")  # of mgca
+METHODS = ("mgca", "mixreorg", "tcl", "pacl", "groupvit", "supervised")  # files of ovseg/methods
 Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.DENSE_MODES, which takes seconds to import
 Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
 
@@ -40,6 +41,14 @@ def _levels(granularity):
     return granularity
 
 
+def _methods(method):
+    names = method.split("+")
+    if len(set(names)) < len(names) or not set(names) <= set(METHODS) or ("supervised" in names and len(names) > 1):
+        raise ValueError(f"one of {', '.join(METHODS)}, or several of these but supervised, joined by +")
+    return method
+
+
+Method = Annotated[str, AfterValidator(_methods)]
 Granularity = Annotated[str, AfterValidator(_levels)]
 Template = Annotated[str, AfterValidator(_one_slot)]
 Points = Annotated[int, AfterValidator(_square)]

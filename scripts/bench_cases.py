@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ovseg.methods import alignment
+from ovseg.methods import contrast, mgca
 from ovseg.methods.decoder import Decoder
 from ovseg.schema import Mgca, Segment
 from ovseg.segmentation.segmenter import Segmenter
@@ -21,7 +21,7 @@ from ovseg.segmentation.windows import cut_windows, to_labels
 LENGTH, WIDTH = 784, 512
 WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16
 MGCA = Mgca(
-    granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both", mask_equal_texts=True, selection="float32"
+    granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both", selection="float32"
 )  # fmt: skip
 SEGMENT = Segment(
     unit="meta-point", meta_points=36, groups=8, affinity="cosine", short_side=448, max_ratio=4.5715, window=448, stride=224,
@@ -29,27 +29,26 @@ SEGMENT = Segment(
 )  # fmt: skip
 
 
-def plain_losses(pixels, texts, subjects, settings):
-    """The losses as the equations say, with all of S (B, B, L) and r (B, B, d): what alignment.losses is compared with."""
+def plain_losses(pixels, texts, negative, settings):
+    """The losses as the equations say, with all of S (B, B, L) and r (B, B, d): what mgca.losses is compared with."""
     length, width = pixels.shape[1:]
     diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
-    negative = alignment.negatives(subjects, settings)
     scores = torch.einsum("ipd,jd->ijp", pixels, texts)
 
     def pool(scores, share):
-        kept, index = scores.topk(alignment.top_count(share, length), dim=-1)
+        kept, index = scores.topk(mgca.top_count(share, length), dim=-1)
         return F.normalize(torch.zeros_like(scores).scatter(-1, index, kept.softmax(-1)) @ pixels, dim=-1)
 
     paired = scores.diagonal().T
     objects, regions, unit = pool(paired[:, None], settings.alpha)[:, 0], pool(scores, settings.beta), F.normalize(texts, dim=-1)
     hard = torch.einsum("ijd,jd->ij", regions, unit)
-    positive = paired.topk(alignment.top_count(settings.k, length)).values[:, -1:]
+    positive = paired.topk(mgca.top_count(settings.k, length)).values[:, -1:]
     logits = {
         "object": objects @ unit.T / settings.tau,
         "region": torch.where(diagonal, (objects * unit).sum(-1, keepdim=True), hard) / settings.tau,
         "pixel": torch.where(diagonal, positive, scores.amax(-1)) / math.sqrt(width),
     }
-    return {level: alignment.info_nce(of_level, negative, settings.direction) for level, of_level in logits.items()}
+    return {level: contrast.info_nce(of_level, negative, settings.direction) for level, of_level in logits.items()}
 
 
 @dataclass
@@ -68,12 +67,12 @@ def loss_case(device, which, batch, length=LENGTH, selection="float32"):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(batch, length, WIDTH, generator=generator).to(device).requires_grad_()
     texts = (torch.randn(batch, WIDTH, generator=generator) / 8).to(device)
-    subjects = torch.arange(batch, device=device)
-    losses, settings = {"plain": plain_losses, "ours": alignment.losses}[which], MGCA.model_copy(update={"selection": selection})
+    negative = ~torch.eye(batch, dtype=torch.bool, device=device)
+    losses, settings = {"plain": plain_losses, "ours": mgca.losses}[which], MGCA.model_copy(update={"selection": selection})
 
     def run(pixels=pixels, settings=settings):
         pixels.grad = None
-        sum(losses(pixels, texts[: len(pixels)], subjects[: len(pixels)], settings).values()).backward()
+        sum(losses(pixels, texts[: len(pixels)], negative[: len(pixels), : len(pixels)], settings).values()).backward()
         return pixels.grad
 
     def gradient_error():
@@ -121,7 +120,7 @@ def step_case(device, batch):
     clip, images = vit(device), random_image(batch, 224, 224)
     decoder = Decoder(WIDTH).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(decoder.parameters(), fused=True)
-    texts, subjects = torch.randn(batch, WIDTH, device=device), torch.arange(batch, device=device)
+    texts, negative = torch.randn(batch, WIDTH, device=device), ~torch.eye(batch, dtype=torch.bool, device=device)
 
     def run():
         features = clip.encode_dense(images)
@@ -129,7 +128,7 @@ def step_case(device, batch):
             pixels = decoder(features)
         pixels = pixels.float().flatten(2).transpose(1, 2)
         optimizer.zero_grad(set_to_none=True)
-        sum(alignment.losses(pixels, texts, subjects, MGCA).values()).backward()
+        sum(mgca.losses(pixels, texts, negative, MGCA).values()).backward()
         optimizer.step()
 
     macs = {"bfloat16": batch * (vit_macs(197) + 3 * decoder_macs(LENGTH)), "float32": batch * batch * LENGTH * WIDTH}

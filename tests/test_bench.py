@@ -12,7 +12,7 @@ sys.path.insert(0, SCRIPTS)  # processes of cases find it too
 import bench  # noqa: E402
 import bench_cases  # noqa: E402
 
-from ovseg.methods import alignment  # noqa: E402
+from ovseg.methods import contrast, mgca  # noqa: E402
 
 CASE = ("loss over B", "ours, B = 4", bench_cases.loss_case, ("ours", 4, 49, "bfloat16"))
 
@@ -20,9 +20,10 @@ CASE = ("loss over B", "ours, B = 4", bench_cases.loss_case, ("ours", 4, 49, "bf
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_plain_losses_have_the_values_and_gradients_of_ours(dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
-    texts, subjects = torch.randn(12, 32, generator=generator, dtype=dtype), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1])
+    texts = torch.randn(12, 32, generator=generator, dtype=dtype)
+    negative = contrast.negatives(torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]), True)
     pixels = torch.randn(12, 196, 32, generator=generator, dtype=dtype).requires_grad_()
-    plain, ours = (losses(pixels, texts, subjects, bench_cases.MGCA) for losses in (bench_cases.plain_losses, alignment.losses))
+    plain, ours = (losses(pixels, texts, negative, bench_cases.MGCA) for losses in (bench_cases.plain_losses, mgca.losses))
     assert set(plain) == set(ours) == {"object", "region", "pixel"}
     for level in plain:
         torch.testing.assert_close(ours[level], plain[level], rtol=tolerance, atol=0)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ovseg import params, schema
 from ovseg.study import report
+from ovseg.values import METHODS
 
 PROJECT = Path(__file__).parent.parent
 VALUES = yaml.safe_load((PROJECT / "params.yaml").read_text())
@@ -78,7 +79,10 @@ def test_the_projects_own_values_are_valid():
         ("train.batch", 1, "greater than or equal to 2"),
         ("train.batch", "64", "integer"),
         ("train.batch", 6.5, "integer"),
-        ("train.method", "mixreorg", "'mgca' or 'supervised'"),
+        ("train.method", "mixreorgs", "one of mgca, mixreorg, tcl, pacl, groupvit, supervised, or several of these but supervised"),
+        ("train.method", "mgca+supervised", "several of these but supervised, joined by +"),
+        ("train.method", "tcl+tcl", "one of mgca"),
+        ("train.method", "", "one of mgca"),
         ("train.lr", "fast", "number"),
         ("train.lr", float("nan"), "finite"),
         ("train.seeds", 0, "greater than or equal to 1"),
@@ -88,9 +92,8 @@ def test_the_projects_own_values_are_valid():
         ("segment.stride", WINDOW + 1, f"at most segment.window, {WINDOW}"),
         ("segment.precision", "float16", "'float32' or 'bfloat16'"),
         ("segment.meta_points", 15, "square number"),
-        ("segment.unit", "superpixel", "'pixel', 'meta-point' or 'group'"),
+        ("segment.unit", "superpixel", "'pixel', 'meta-point', 'group' or 'learned-group'"),
         ("segment.threshold", 1.2, "less than or equal to 1"),
-        ("evaluate.thresholds.things", 1.2, "less than or equal to 1"),
         ("benchmarks", {}, "at least 1"),
     ],
 )
@@ -134,6 +137,8 @@ def with_lines(trained=(), inferred=()):
 
 def another(field, value):
     """Another value than the default's that the field accepts."""
+    if value in METHODS:
+        return "tcl+pacl"
     choices = [c for part in (field.annotation, *field.metadata) for c in get_args(part) if isinstance(c, str)]
     if choices:
         return next(choice for choice in choices if choice != value)
@@ -142,15 +147,16 @@ def another(field, value):
 
 @pytest.mark.parametrize(
     "key",
-    [f"mgca.{key}" for key in schema.Mgca.model_fields if key != "granularity"]
-    + [f"train.{key}" for key in schema.Train.model_fields if key not in ("seeds", "processes", "labels", "workers", "checkpoint_steps")],
+    [f"{method}.{key}" for method in METHODS for key in VALUES[method] if key not in ("granularity", "labels")]
+    + [f"train.{key}" for key in schema.Train.model_fields if key not in ("seeds", "processes", "workers", "checkpoint_steps")],
 )
 def test_any_parameter_of_the_method_and_its_training_is_an_ablation(key, written):
     section, name = key.split(".")
     value = another(getattr(schema, section.capitalize()).model_fields[name], VALUES[section][name])
-    line = f"{key}={str(value).lower()}"
+    method = {"train.method": section} if section not in ("mgca", "train") else {}
+    line = ",".join(f"{k}={str(v).lower()}" for k, v in {key: value, **method}.items())
     p = params.load(path=written(with_lines([line])))
-    assert p.ablations.trained == [line] and params.parse_change(line) == {key: value}
+    assert p.ablations.trained == [line] and params.parse_change(line) == {key: value, **method}
 
 
 @pytest.mark.parametrize(
@@ -199,9 +205,9 @@ def test_lines_in_another_order_are_the_same_run(written):
 
 
 def test_the_values_of_a_line_are_typed():
-    line = "mgca.k=0,train.lr=1e-3,mgca.mask_equal_texts=false,mgca.granularity=object+pixel"
+    line = "mgca.k=0,train.lr=1e-3,train.mask_equal_texts=false,mgca.granularity=object+pixel"
     found = params.parse_change(line)
-    assert found == {"mgca.k": 0, "train.lr": 0.001, "mgca.mask_equal_texts": False, "mgca.granularity": "object+pixel"}
+    assert found == {"mgca.k": 0, "train.lr": 0.001, "train.mask_equal_texts": False, "mgca.granularity": "object+pixel"}
     assert params.parse_change("") == {}
 
 
@@ -348,7 +354,7 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
 def test_changes_replace_values_in_memory_only(written):
     path = written(VALUES)
     before = path.read_bytes()
-    p = params.load({"mgca.k": 0.1, "train.seeds": 7, "device": "cpu", "evaluate.thresholds.things": 0.5}, path)
+    p = params.load({"mgca.k": 0.1, "train.seeds": 7, "device": "cpu", "evaluate.thresholds": {"things": 0.5}}, path)
     assert (p.mgca.k, p.train.seeds, p.device, p.evaluate.thresholds) == (0.1, 7, "cpu", {"things": 0.5})
     assert p.mgca.alpha == VALUES["mgca"]["alpha"]
     assert path.read_bytes() == before and params.load(path=path).mgca.k == VALUES["mgca"]["k"]
@@ -421,14 +427,14 @@ def test_a_batch_that_does_not_divide_among_processes_is_named():
 
 @pytest.mark.parametrize("labels, allowed", [(None, "scenes, things"), ("street", "scenes, things"), ("scenes", "no benchmark in shards")])
 def test_the_supervised_ceiling_needs_a_benchmark_in_shards(written, labels, allowed):
-    values = having("train.labels", labels)
+    values = having("supervised.labels", labels)
     if labels == "scenes":
         values |= {"benchmarks": {"street": {"folder": "street"}}, "evaluate": values["evaluate"] | {"thresholds": {}}}
     values["ablations"] = values["ablations"] | {"trained": ["mgca.k=0"]}
     params.load(path=written(values))  # what nothing learns from does not matter
     values["ablations"]["trained"].append("train.method=supervised")
     line = message(written(values))
-    assert "ablations.trained: train.method=supervised: train" in line and f"train.labels = {labels!r}" in line and allowed in line
+    assert "ablations.trained: train.method=supervised: train" in line and f"supervised.labels = {labels!r}" in line and allowed in line
 
 
 def test_the_default_run_is_not_the_supervised_one(written):
@@ -436,7 +442,7 @@ def test_the_default_run_is_not_the_supervised_one(written):
     assert "train.method = 'supervised': a line of ablations.trained, not the default run" in line
 
 
-@pytest.mark.parametrize("line", ["train.workers=1", "train.checkpoint_steps=7", "train.labels=things"])
+@pytest.mark.parametrize("line", ["train.workers=1", "train.checkpoint_steps=7", "supervised.labels=things", "tcl.tau=0.1"])
 def test_a_line_that_changes_no_result_is_the_default_run(written, line):
     values = copy.deepcopy(VALUES)
     values["ablations"]["trained"] = [line]
@@ -446,3 +452,23 @@ def test_a_line_that_changes_no_result_is_the_default_run(written, line):
 def test_thresholds_are_of_benchmarks():
     with pytest.raises(params.ParamsError, match="evaluate.*thresholds of thigns: allowed are those of benchmarks, things, scenes"):
         params.load({"evaluate.thresholds": {"thigns": 0.1}}, PROJECT / "params.yaml")
+
+
+def test_a_line_is_told_apart_by_the_methods_that_it_trains_by(written):
+    lines = ["train.method=tcl", "train.method=tcl,mgca.k=0"]
+    with pytest.raises(params.ParamsError, match=r"train.method=tcl,mgca.k=0: the same run as train.method=tcl"):
+        params.load(path=written(with_lines(lines)))
+    two = ["train.method=tcl,tcl.tau=0.1", "train.method=mgca+mixreorg", "train.method=mgca+mixreorg,mgca.k=0"]
+    params.load(path=written(with_lines(["train.method=tcl", *two])))
+
+
+def test_mixreorg_mixes_whole_batches():
+    with pytest.raises(params.ParamsError, match=r"batch = 130: with mixreorg a multiple of mixreorg.images \* train.processes, 4"):
+        params.load({"train.method": "mgca+mixreorg", "train.batch": 130}, PROJECT / "params.yaml")
+    params.load({"train.batch": 130}, PROJECT / "params.yaml")
+
+
+def test_learned_groups_are_those_of_groupvit():
+    with pytest.raises(params.ParamsError, match="'learned-group' needs the groups that train.method = groupvit learns"):
+        params.load({"segment.unit": "learned-group"}, PROJECT / "params.yaml")
+    params.load({"segment.unit": "learned-group", "train.method": "groupvit"}, PROJECT / "params.yaml")

@@ -15,7 +15,6 @@ import torch
 from tqdm import tqdm
 
 from .. import params
-from ..methods.decoder import Decoder
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import foreground
 from . import datasets
@@ -75,19 +74,19 @@ def open_all(settings):
 
 
 def load(run, p):
-    """The Segmenter of a run's first training by params' `segment`, CLIP included. p: Params. Raises FileNotFoundError."""
+    """The Segmenter of a run's first training, CLIP included. p: the run's Params. Raises FileNotFoundError."""
     folder = Path("models") / run / "seeds/0"
     if not (folder / "decoder.safetensors").is_file():
         raise FileNotFoundError(f"{folder} holds no decoder.safetensors: train it first, the default run by `dvc repro train`")
     from ..clip.frozen import FrozenCLIP  # takes seconds to import
 
     device = params.device(p.device)
-    return Segmenter(FrozenCLIP.open(p.clip, device), Decoder.load(folder).to(device), p.segment)
+    return Segmenter.of_training(folder, FrozenCLIP.open(p.clip, device), p.segment, device)
 
 
 def calibrate(run, pictures):
     """Print mIoU at each threshold for each benchmark with background, and last the best ones as lines of params.yaml."""
-    p = params.load()
+    p = params.load(params.parse_change(run.removeprefix("trained/")) if run.startswith("trained/") else None)
     opened, segmenter = open_all(p.benchmarks), load(run, p)
     best = {}
     for benchmark in opened:

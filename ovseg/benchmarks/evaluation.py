@@ -23,13 +23,18 @@ class Encoded:
     """A benchmark with what CLIP says of it.
 
     classes: (C, d) embeddings of its class names, unit length. windows: dense features of all windows, or None where they are
-    not cached. threshold: the softmax score below which a pixel is background; None without background.
+    not cached. threshold: the softmax score below which a pixel is background, where that is not the segmenter's own.
     """
 
     benchmark: datasets.BenchmarkBase
     classes: torch.Tensor
     windows: np.ndarray | None
     threshold: float | None = None
+
+    def labels(self, scores, segmenter):
+        """The label map of Scores on this benchmark."""
+        threshold = segmenter.settings.threshold if self.threshold is None else self.threshold
+        return scores.labels(segmenter.settings.scale, threshold if self.benchmark.background else None)
 
 
 def open_suite(p, folder="data/features/benchmarks"):
@@ -52,8 +57,8 @@ def open_suite(p, folder="data/features/benchmarks"):
             raise ValueError(f"benchmark {name} has changed since `encode` read it; run it again")
         datasets.check_thresholds([benchmark], p.evaluate.thresholds)
         classes = torch.from_numpy(np.load(f"{folder}/{name}/classes.npy"))
-        threshold = p.evaluate.thresholds.get(name, p.segment.threshold) if benchmark.background else None
-        opened.append(Encoded(benchmark, classes, features.open_cached(f"{folder}/{name}/{p.clip.dense}.npy"), threshold))
+        windows = features.open_cached(f"{folder}/{name}/{p.clip.dense}.npy")
+        opened.append(Encoded(benchmark, classes, windows, p.evaluate.thresholds.get(name)))
     return opened
 
 
@@ -119,7 +124,7 @@ def evaluate(segmenters, suite):
         for _, truths, scores in tqdm(scored, title, len(group[0].benchmark), mininterval=2):
             for (name, segmenter), of_benchmarks in zip(segmenters.items(), scores, strict=True):
                 for encoded, iou, truth, score in zip(group, ious, truths, of_benchmarks, strict=True):
-                    iou[name].update(score.labels(segmenter.settings.scale, encoded.threshold), truth)
+                    iou[name].update(encoded.labels(score, segmenter), truth)
         for encoded, iou in zip(group, ious, strict=True):
             found[encoded.benchmark.name] = {name: matrix.compute() for name, matrix in iou.items()}
     return found
@@ -133,7 +138,7 @@ def at_quantiles(segmenter, encoded, quantiles, pictures=200):
     values = []
     for _, (truth,), ((scores,),) in islice(score_pictures([encoded], [segmenter]), pictures):
         iou = MeanIoU(encoded.benchmark.classes)
-        iou.update(scores.labels(segmenter.settings.scale, encoded.threshold), truth)
+        iou.update(encoded.labels(scores, segmenter), truth)
         values.append(mean(iou.compute()) or 0.0)
     order = np.argsort(values, kind="stable")
     return list(dict.fromkeys(int(order[round(q * (len(order) - 1))]) for q in quantiles))
@@ -144,10 +149,11 @@ def examples(segmenters, encoded, wanted):
 
     Those beyond the last picture are left out; the first stands in where none is left.
     """
-    rows, scale = {}, segmenters[0].settings.scale
+    rows = {}
     wanted = [index for index in wanted if index < len(encoded.benchmark)] or [0]
     for index, (image, (truth,), scores) in zip(sorted(set(wanted)), score_pictures([encoded], segmenters, wanted), strict=False):
-        rows[index] = [image, truth, *(score.labels(scale, encoded.threshold).cpu().numpy() for (score,) in scores)]
+        labels = [encoded.labels(score, segmenter) for segmenter, (score,) in zip(segmenters, scores, strict=True)]
+        rows[index] = [image, truth, *(of_segmenter.cpu().numpy() for of_segmenter in labels)]
     return [rows[index] for index in wanted]
 
 

@@ -10,24 +10,28 @@ import torch
 
 from ..data import captions
 from ..data.shards import write_whole
+from ..values import METHODS
 from . import distributed
 from .batches import CachedImages
 
 
-def fingerprint(settings, seed, mgca, images, bank, texts, labels=None):
+def fingerprint(settings, seed, sections, images, bank, texts, labels=None):
     """What a training depends on: parameters, seed, texts, image features and code. Arguments as of training.train. A hex digest.
 
     A checkpoint is resumed, and a finished training kept, only at an equal one. Workers and processes do not count. They change the
-    order of streamed images (not of cached features): resumed with others, a training ends with other weights than uninterrupted.
+    order of streamed images (not of cached features): resumed with others, a training ends with other weights than uninterrupted. Of the
+    methods, only those count that it is trained by.
     """
-    values = settings.model_dump(exclude={"seeds", "labels", "checkpoint_steps", "workers", "processes"})
+    values = settings.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
     cached = isinstance(images, CachedImages)
     streamed = [] if cached else [images.size, images.clip.dense, *images.keys]
+    methods = {name: section and section.model_dump(exclude={"labels"}) for name, section in sections.items()}
     package, read = Path(__file__).parent, [Path(captions.__file__)]
+    others = set(METHODS) - set(sections)
     if not cached:
         read += [*sorted((package.parent / "clip").glob("*.py")), *sorted((package.parent / "data").glob("*.py"))]
-    digest = hashlib.sha256(json.dumps([seed, values, mgca.model_dump(), torch.__version__, streamed]).encode())
-    for code in (*sorted(package.glob("*.py")), *read):
+    digest = hashlib.sha256(json.dumps([seed, values, methods, torch.__version__, streamed]).encode())
+    for code in (*(file for file in sorted(package.glob("*.py")) if file.stem not in others), *read):
         digest.update(code.read_bytes())
     for array in (bank.caption, bank.noun, bank.offset):
         digest.update(array)
@@ -41,21 +45,21 @@ def fingerprint(settings, seed, mgca, images, bank, texts, labels=None):
     return digest.hexdigest()
 
 
-def save(path, mark, step, decoder, optimizer, history, seconds):
+def save(path, mark, step, learner, optimizer, history, seconds):
     """Write a checkpoint: the state of a training of fingerprint `mark` after `step` steps."""
-    state = {"fingerprint": mark, "step": step, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {"fingerprint": mark, "step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
     write_whole(path, lambda part: torch.save(state | {"history": history, "seconds": seconds}, part))
 
 
-def restore(path, mark, decoder, optimizer):
-    """Load a checkpoint into decoder and optimizer. Returns (step, history, seconds); without one of that mark, (0, [], 0.0)."""
+def restore(path, mark, learner, optimizer):
+    """Load a checkpoint into learner and optimizer. Returns (step, history, seconds); without one of that mark, (0, [], 0.0)."""
     world, state = distributed.joined(), None
     if world.rank == 0 and Path(path).is_file():  # the other processes may be on machines without it
         state = torch.load(path, map_location="cpu", weights_only=True)
     state = world.from_first(state if state and state["fingerprint"] == mark else None)
     if state is None:
         return 0, [], 0.0
-    decoder.load_state_dict(state["decoder"])
+    learner.load_state_dict(state["learner"])
     optimizer.load_state_dict(state["optimizer"])
     if world.rank == 0:
         print(f"resuming at step {state['step']}, from {path}")

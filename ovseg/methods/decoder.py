@@ -37,8 +37,20 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(GatedConv(width), GatedConv(width))
 
     def forward(self, features):
+        return self.stages(features)[-1]
+
+    def stages(self, features):
+        """The maps after upsampling and after each block, the last of them the pixel embeddings: a list of (B, d, 2h, 2w)."""
+        found = [self.upsample(features)]
+        for block in self.blocks:
+            found.append(block(found[-1]))
+        return found
+
+    @staticmethod
+    def upsample(features):
+        """(B, d, h, w) -> (B, d, 2h, 2w), each patch four times."""
         features = features.contiguous(memory_format=torch.channels_last)  # what layer norm over channels and fast convolutions want
-        return self.blocks(F.interpolate(features, scale_factor=2, mode="nearest"))
+        return F.interpolate(features, scale_factor=2, mode="nearest")
 
     def save(self, folder):
         """Write the weights into folder, which is made if it does not exist."""

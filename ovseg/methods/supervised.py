@@ -1,7 +1,7 @@
 """The supervised ceiling: the same decoder, trained on label maps of the training pairs, which no other method reads.
 
 It says how much the frozen features and a decoder of this size can give; what a training on texts reaches of it is the report's
-"gap closed". train.labels names a benchmark in shards: the label maps have the same extension as the benchmark's, and its classes.
+"gap closed". supervised.labels names a benchmark in shards: the label maps have the same extension as the benchmark's, and its classes.
 """
 
 import io
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from ..data import shards
 from ..data.images import label_map
@@ -65,7 +66,7 @@ def open_labels(source, paths, keys, size):
 def _read(sample, key, extension, size):
     """The label map of a raw sample, cropped and resized: (size, size)."""
     if extension not in sample:
-        raise ValueError(f"{key} has no {extension}: train.labels has to name label maps that all training pairs have")
+        raise ValueError(f"{key} has no {extension}: supervised.labels has to name label maps that all training pairs have")
     try:
         with Image.open(io.BytesIO(sample[extension])) as labels:
             label_map(labels)  # refuses what holds no indices
@@ -74,6 +75,18 @@ def _read(sample, key, extension, size):
             return np.array(labels.resize((size, size), Image.Resampling.NEAREST, (left, top, left + side, top + side)))
     except Exception as error:  # decoders raise whatever they like on broken bytes
         raise ValueError(f"{key}: {extension}: {error}") from None
+
+
+class Objective(nn.Module):
+    """The loss as a method that a decoder is trained by (objectives.py). settings: params.Supervised. It has no parameters."""
+
+    def __init__(self, settings, width):
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, batch, stages, decoder):
+        pixels = stages[-1].flatten(2).transpose(1, 2)
+        return losses(pixels, batch.labels.flatten(1), batch.classes, self.settings.tau, batch.world)
 
 
 def losses(pixels, labels, classes, tau, world=distributed.World()):  # noqa: B008 (frozen)

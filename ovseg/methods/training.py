@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .. import params
 from ..clip import features
 from ..data import preparation
-from . import alignment, distributed, supervised
+from . import contrast, distributed, mgca, objectives, supervised
 from .batches import open_pairs
 from .checkpoint import fingerprint, restore, save, write_whole
 from .decoder import WEIGHTS, Decoder
@@ -32,19 +32,20 @@ def learning_rate(step, steps, warmup, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def make_optimizer(decoder, settings):
+def make_optimizer(module, settings):
     """Adam with a weight decay as the paper says, or AdamW. settings: params.Train."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(decoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    return kind(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
-def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu", labels=None):
-    """Train a decoder. Returns (Decoder on the CPU, history, seconds).
+def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu", labels=None):
+    """Train a decoder. Returns (objectives.Learner on the CPU, history, seconds).
 
-    settings, mgca: params' Train and Mgca. seed: of weights, batches and texts. images, bank, texts: as in Pairs. checkpoint: path; if a
-    killed training of the same fingerprint left it, training goes on from there. It stays: remove it once the weights are saved.
+    settings: params' Train. sections: {method: its section}, of Params.sections: what it is trained by. seed: of weights,
+    batches and texts. images, bank, texts: as in Pairs. checkpoint: path; if a killed training of the same fingerprint left it, training
+    goes on from there. It stays: remove it once the weights are saved.
     labels: supervised.Labels for that method, which learns from these in place of texts. history: a dict per step with step, epoch, lr,
-    loss, its parts (a loss for each level), and both gates. seconds: of training, those of killed parts included. In a process group
+    loss, its parts (the losses of the methods), and both gates. seconds: of training, those of killed parts included. In a process group
     every process calls this, and gets the same decoder; the first one writes checkpoints.
     Raises ValueError when there are too few pairs for a batch, when the batch does not divide among the processes, or when images are
     fewer than `prepare` found; FloatingPointError when the loss is not finite.
@@ -59,12 +60,12 @@ def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu", l
     steps = max(1, round(settings.epochs * per_epoch))
     warmup = round(settings.warmup_epochs * per_epoch)
     torch.manual_seed(seed)
-    decoder = Decoder(texts.shape[1]).to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(decoder, settings)
-    mark = fingerprint(settings, seed, mgca, images, bank, texts, labels)
-    start, history, before = restore(checkpoint, mark, decoder, optimizer)
+    learner = objectives.Learner(Decoder(texts.shape[1]), sections).to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(learner, settings)
+    mark = fingerprint(settings, seed, sections, images, bank, texts, labels)
+    start, history, before = restore(checkpoint, mark, learner, optimizer)
     started = time.perf_counter() - before
-    forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
+    forward = torch.nn.parallel.DistributedDataParallel(learner) if world.size > 1 else learner
     batches = _batches(images, seed, start, per_epoch, settings.batch, device)
     progress = tqdm(range(start, steps), "train", initial=start, total=steps, mininterval=2, disable=world.rank > 0)
     for step in progress:
@@ -72,22 +73,13 @@ def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu", l
         lr = learning_rate(step, steps, warmup, settings.lr)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            pixels = forward(dense)  # b, d, 2h, 2w
-        pixels = pixels.float().flatten(2).transpose(1, 2)  # b, L, d
-        if labels is None:
-            text_ids = bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
-            subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
-            drawn = features.as_tensor(texts[text_ids], device)  # B, d
-            parts = alignment.losses(pixels, drawn, subjects, mgca, world)
-        else:
-            of_pixels = torch.from_numpy(labels.maps[rows[world.share(len(rows))]]).to(device).long().flatten(1)  # b, L
-            parts = supervised.losses(pixels, of_pixels, labels.classes.to(device), mgca.tau, world)
+        batch = make_batch(dense, rows, bank, texts, labels, settings, (seed, step), world)
+        parts = forward(batch)
         loss = sum(parts.values())
         optimizer.zero_grad(set_to_none=True)
         (loss * world.size).backward()  # DDP takes the mean over processes of what is to be summed
         optimizer.step()
-        gates = {f"gate{i}": block.gate for i, block in enumerate(decoder.blocks)}
+        gates = {f"gate{i}": block.gate for i, block in enumerate(learner.decoder.blocks)}
         values = {name: value.detach().clone() for name, value in {"loss": loss, **parts, **gates}.items()}
         history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
         if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps:  # only here is a GPU waited for
@@ -98,8 +90,24 @@ def train(settings, seed, mgca, images, bank, texts, checkpoint, device="cpu", l
                 raise FloatingPointError(f"{what} {where}: try a smaller train.lr; the last checkpoint is from before")
             progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
             if world.rank == 0:
-                save(checkpoint, mark, step + 1, decoder, optimizer, history, time.perf_counter() - started)
-    return decoder.cpu().eval(), history, time.perf_counter() - started
+                save(checkpoint, mark, step + 1, learner, optimizer, history, time.perf_counter() - started)
+    return learner.cpu().eval(), history, time.perf_counter() - started
+
+
+def make_batch(dense, rows, bank, texts, labels, settings, place, world):
+    """What a step learns from: objectives.Batch. rows: the B pairs. place: (seed, step), which decides all that is drawn. labels:
+    supervised.Labels, whose maps and classes are given in place of texts, or None."""
+    (seed, step), device = place, dense.device
+    given = {"texts": None, "negative": None, "labels": None, "classes": None}
+    if labels is None:
+        text_ids = bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
+        subjects = torch.from_numpy(bank.subjects(text_ids)).to(device, non_blocking=True)
+        given["texts"] = features.as_tensor(texts[text_ids], device)  # B, d
+        given["negative"] = contrast.negatives(subjects, settings.mask_equal_texts)
+    else:
+        given["labels"] = torch.from_numpy(labels.maps[rows[world.share(len(rows))]]).to(device).long()  # b, 2h, 2w
+        given["classes"] = labels.classes.to(device)
+    return objectives.Batch(dense, **given, precision=settings.precision, random=np.random.default_rng([seed, 2, step]), world=world)
 
 
 def _batches(images, seed, step, per_epoch, batch, device):
@@ -115,19 +123,20 @@ def _batches(images, seed, step, per_epoch, batch, device):
         skip = 0
 
 
-def run(folder, seed, clip, mgca, settings, source, device):
+def run(folder, seed, clip, sections, settings, source, device):
     """Train a decoder into a folder, unless it is there already. Returns whether anything was trained.
 
-    folder: e.g. models/mgca/seeds/0; it gets decoder.safetensors, history.csv (a row a step, see `train`) and, last, training.json
-    (seed, seconds, fingerprint, parameters). It is kept as it is where training.json holds the fingerprint of what would be trained.
-    clip, mgca, settings: params' Clip, Mgca, Train. source: supervised.Source, where that is the method; else None. Trains in
+    folder: e.g. models/mgca/seeds/0; it gets decoder.safetensors, objective.safetensors if the method has parameters, history.csv (a
+    row a step, see `train`) and, last, training.json (seed, seconds, fingerprint, number of trained weights, parameters). It is kept
+    as it is where training.json holds the fingerprint of what would be trained.
+    clip, settings: params' Clip, Train. sections: as of `train`. source: supervised.Source, where that is the method; else None. Trains in
     settings.processes processes: in this process group where there is one, whose processes all call this; in new processes of this
     machine otherwise.
     """
     folder, world = Path(folder), distributed.joined()
     if settings.processes > world.size:
         params.processes(settings.processes, device)
-        return distributed.launch(settings.processes, run, folder, seed, clip, mgca, settings, source, device)
+        return distributed.launch(settings.processes, run, folder, seed, clip, sections, settings, source, device)
     if world.size == 1 and device.type == "cpu":
         torch.set_num_threads(settings.threads)
     pairs = open_pairs(clip, settings.workers, device)
@@ -135,17 +144,19 @@ def run(folder, seed, clip, mgca, settings, source, device):
     if settings.method == "supervised":
         side = 2 * pairs.images.first(1, device).shape[-1]  # of the decoder's output
         labels = supervised.open_labels(source, pairs.paths, preparation.load_keys("data/prepared"), side)
-    mark, file = fingerprint(settings, seed, mgca, *of_pairs, labels), folder / "training.json"
+    mark, file = fingerprint(settings, seed, sections, *of_pairs, labels), folder / "training.json"
     checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
     kept = world.from_first(file.is_file() and (folder / WEIGHTS).is_file() and json.loads(file.read_text())["fingerprint"] == mark)
     if not kept:
-        decoder, history, seconds = train(settings, seed, mgca, *of_pairs, checkpoint, device, labels)
+        learner, history, seconds = train(settings, seed, sections, *of_pairs, checkpoint, device, labels)
     if not kept and world.rank == 0:
         file.unlink(missing_ok=True)
-        decoder.save(folder)
+        learner.decoder.save(folder)
+        objectives.save(learner.objectives, folder)
         pd.DataFrame(history).round(6).to_csv(folder / "history.csv", index=False)
-        parameters = params.flatten({"mgca": mgca, "train": settings})
-        found = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark, "parameters": parameters}
+        parameters = params.flatten({name: section for name, section in sections.items() if section} | {"train": settings})
+        weights = sum(parameter.numel() for parameter in learner.parameters())
+        found = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark, "weights": weights, "parameters": parameters}
         write_whole(file, lambda part: part.write_text(json.dumps(found, indent=1) + "\n"))
     if world.rank == 0:
         checkpoint.unlink(missing_ok=True)
@@ -153,15 +164,16 @@ def run(folder, seed, clip, mgca, settings, source, device):
 
 
 @torch.no_grad()
-def explain(decoder, pairs, mgca, count=16):
-    """What the losses pick in the first pairs, each with a prompt drawn for it, to look at.
+def explain(decoder, pairs, p, count=16):
+    """What MGCA's losses pick in the first pairs, each with a prompt drawn for it, to look at.
 
-    decoder: Decoder on the CPU. pairs: Pairs. Returns (texts drawn: count str, of alignment.correspondences with maps as (count, h, w)).
+    decoder: Decoder on the CPU. pairs: Pairs. p: Params. Returns (texts drawn: count str, of mgca.correspondences with maps as
+    (count, h, w)).
     """
     bank = pairs.bank
     drawn = bank.draw(np.arange(min(count, len(bank))), np.random.default_rng(0), caption_probability=0.0)
     pixels = decoder(pairs.images.first(len(drawn), "cpu").cpu())  # B, d, h, w
-    texts, subjects = features.as_tensor(pairs.texts[drawn]), torch.from_numpy(bank.subjects(drawn))
-    found = alignment.correspondences(pixels.flatten(2).transpose(1, 2), texts, subjects, mgca)
+    negative = contrast.negatives(torch.from_numpy(bank.subjects(drawn)), p.train.mask_equal_texts)
+    found = mgca.correspondences(pixels.flatten(2).transpose(1, 2), features.as_tensor(pairs.texts[drawn]), negative, p.mgca)
     maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in found.items()}
     return [bank.texts[i] for i in drawn], maps

@@ -18,6 +18,7 @@ from PIL import Image
 
 from .. import params
 from ..data.images import rgb
+from ..methods import groupvit
 from ..methods.decoder import Decoder
 from ..schema import LOCAL, Clip, Segment
 from . import units
@@ -45,13 +46,14 @@ class Segmenter:
     """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the way from embeddings to labels.
 
     clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's
-    dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: params.Segment.
+    dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: params.Segment. grouping: the trained
+    groupvit.Objective that the unit learned-group needs, else None.
     """
 
-    def __init__(self, clip, decoder, settings):
+    def __init__(self, clip, decoder, settings, grouping=None):
         if clip is not None and settings.window % clip.patch:
             raise ValueError(f"segment.window = {settings.window}: allowed are multiples of CLIP's patch, {clip.patch}")
-        self.clip, self.decoder, self.settings = clip, decoder.eval(), settings
+        self.clip, self.decoder, self.settings, self.grouping = clip, decoder.eval(), settings, grouping
 
     @classmethod
     def load(cls, folder, device="auto", seed=0):
@@ -70,8 +72,13 @@ class Segmenter:
             config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
         device = params.device(device)
         clip = FrozenCLIP.open(Clip.model_validate(config["clip"]), device)
-        decoder = Decoder.load(folder / "seeds" / str(seed)).to(device)
-        return cls(clip, decoder, Segment.model_validate(config["segment"]))
+        return cls.of_training(folder / "seeds" / str(seed), clip, Segment.model_validate(config["segment"]), device)
+
+    @classmethod
+    def of_training(cls, folder, clip, settings, device):
+        """The segmenter of the training in a folder (training.run). Other arguments as of the class; device: torch.device."""
+        grouping = groupvit.load(folder)
+        return cls(clip, Decoder.load(folder).to(device), settings, grouping and grouping.to(device))
 
     def save_settings(self, folder, clip_settings):
         """Write segmenter.json into the folder of a model. clip_settings: params' Clip, which CLIP `load` is to open."""
@@ -127,7 +134,7 @@ class Segmenter:
     def describe(self, embeddings):
         """The embedding that each pixel is classified by: its unit's mean, unit length. (n, d, h, w) -> (n, d, h, w)."""
         s = self.settings
-        unit_means, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity)
+        unit_means, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.grouping)
         return F.normalize(unit_means, dim=1)
 
     @torch.no_grad()
@@ -145,7 +152,7 @@ class Segmenter:
 
     def with_unit(self, unit):
         """This segmenter with another semantic unit; CLIP and decoder are shared."""
-        return Segmenter(self.clip, self.decoder, self.settings.model_copy(update={"unit": unit}))
+        return Segmenter(self.clip, self.decoder, self.settings.model_copy(update={"unit": unit}), self.grouping)
 
 
 def as_image(image):

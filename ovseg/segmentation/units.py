@@ -1,8 +1,9 @@
 """Semantic units: what is given a class as one (MGCA §3.3).
 
-    pixel       every pixel embedding by itself
-    meta-point  pixels join the most similar of a grid of sampled pixels; a unit is the mean of its pixels
-    group       k-means clusters, started far apart: fewer, global units, as group-based methods have
+    pixel          every pixel embedding by itself
+    meta-point     pixels join the most similar of a grid of sampled pixels; a unit is the mean of its pixels
+    group          k-means clusters, started far apart: fewer, global units
+    learned-group  the groups that GroupViT's objective has learned to assign pixels to
 All of them hand back the embedding that each pixel is to be recognised by. Each window is on its own.
 """
 
@@ -53,10 +54,11 @@ def spread_out(pixels, count):
     return torch.stack(chosen, 1)
 
 
-def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine"):
+def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine", grouping=None):
     """Form units. Returns (the embedding each pixel is recognised by (n, d, h, w), unit of each pixel (n, h, w)).
 
-    embeddings: (n, d, h, w), of n windows. unit: "pixel", "meta-point" or "group".
+    embeddings: (n, d, h, w), of n windows. unit: "pixel", "meta-point", "group" or "learned-group", whose groups are those of
+    grouping, a trained groupvit.Objective.
     """
     n, _, height, width = embeddings.shape
     if unit == "pixel":
@@ -72,8 +74,10 @@ def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine"):
             found = means(F.normalize(pixels, dim=-1), assignment, groups)
             empty = ~F.one_hot(assignment, groups).any(1)  # n, K
             centres = torch.where(empty[..., None], centres, found)
+    elif unit == "learned-group":
+        assignment, groups = grouping.assign(pixels), len(grouping.tokens)
     else:
-        raise ValueError(f"unit = {unit!r}: allowed are pixel, meta-point, group")
-    unit_means = means(pixels, assignment, centres.shape[1])  # n, K, d
+        raise ValueError(f"unit = {unit!r}: allowed are pixel, meta-point, group, learned-group")
+    unit_means = means(pixels, assignment, meta_point_count if unit == "meta-point" else groups)  # n, K, d
     spread = unit_means.gather(1, assignment[..., None].expand(-1, -1, pixels.shape[-1]))  # n, L, d
     return spread.transpose(1, 2).unflatten(2, (height, width)), assignment.unflatten(1, (height, width))

@@ -4,6 +4,7 @@ import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
@@ -123,7 +124,7 @@ def heat(similarity):
 def correspondences(pictures, texts, found, shown):
     """The pseudo-correspondences of training pairs, a row each.
 
-    pictures: (H, W, 3) arrays and texts: str, of the pairs of a batch. found: of alignment.correspondences for that
+    pictures: (H, W, 3) arrays and texts: str, of the pairs of a batch. found: of mgca.correspondences for that
     batch, each map as (h, w). shown: which pairs to draw.
     """
     columns = ("pair", "similarity S[i, i]", "object mask M", "semi-hard pixel", "hard negative region")
@@ -144,10 +145,10 @@ def correspondences(pictures, texts, found, shown):
 def training_curve(history):
     """Losses and gates over steps. history: DataFrame of history.csv files, with a column `seed`; lines are means over seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
-    mean = history.groupby("step").mean()
-    losses, gates = mean.filter(["loss", "object", "region", "pixel", "label"]), mean[["gate0", "gate1"]]
-    losses.rolling(5, min_periods=1).mean().plot(ax=left, ylabel="loss", title="mean of 5 steps")
-    np.tanh(gates).rename(columns="tanh({})".format).plot(ax=right, title="gates of the decoder")
+    mean = history.groupby("step").mean().drop(columns=["seed", "epoch", "lr"])
+    gates = mean.pop("gate0"), mean.pop("gate1")
+    mean.rolling(5, min_periods=1).mean().plot(ax=left, ylabel="loss", title="mean of 5 steps")
+    np.tanh(pd.concat(gates, axis=1)).rename(columns="tanh({})".format).plot(ax=right, title="gates of the decoder")
     for axis in (left, right):
         axis.grid(alpha=0.4)
     return figure

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from . import comparison
 from .results import GROUPS
 
 PAPER_PIXELS = 3136  # meta-points in the paper's Table 4 that mean every pixel by itself
@@ -34,6 +35,7 @@ def write(findings, results, paper, images):
         parts += [f"{note}.\n" for note in f.notes]
         if f.comparisons:
             parts.append(markdown(pd.DataFrame([_comparison(c) for c in f.comparisons])))
+    parts += ["## Methods\n", comparison.NOTE, markdown(comparison.table(results, paper, spread))]
     parts += ["## All runs\n", *([GAP] if results.ceiling else []), markdown(all_runs(results))]
     suites = {GROUPS[0]: paper["with_background"]["benchmarks"], GROUPS[1]: paper["without_background"]["benchmarks"]}
     for number, (group, table) in enumerate(zip(GROUPS, (paper["with_background"], paper["without_background"]), strict=True), 1):
@@ -96,11 +98,11 @@ def all_runs(results):
 
 
 def methods(results):
-    """mIoU of the untrained runs, the default and the supervised run, mean over seeds: rows (method, unit), a column for each benchmark.
+    """mIoU of the untrained runs and of the methods, mean over seeds: rows (method, unit), a column for each benchmark.
 
     Benchmarks of the rendered world get a column for its things and its stuff besides.
     """
-    table, names = {}, {results.default: "MGCA", results.ceiling: "supervised"}
+    table, names = {}, {run: comparison.name(method) for run, method in results.methods.items()}
     for (run, unit, benchmark), found in results.rows.groupby(["run", "unit", "benchmark"], sort=False):
         name = names.get(run) or (METHODS[results.changes[run]["clip.dense"]] if run.startswith("untrained/") else None)
         if name:
@@ -108,20 +110,23 @@ def methods(results):
             cells[benchmark] = found["miou"].mean()
             if found["things"].notna().all():
                 cells |= {f"{benchmark}: {kind}": found[kind].mean() for kind in ("things", "stuff")}
-    order = sorted(table, key=lambda row: ["MGCA", "supervised"].index(row[0]) if row[0] in names.values() else -1)  # these last
+    last = list(names.values())
+    order = sorted(table, key=lambda row: last.index(row[0]) if row[0] in last else -1)
     frame = pd.DataFrame([table[row] for row in order], index=pd.MultiIndex.from_tuples(order, names=["method", "unit"]))
     return frame
 
 
 def beside_methods(results, paper):
-    """The paper's Table 1 or 2 with our baseline and default run below. paper: that table of paper/tables.yaml."""
+    """The paper's Table 1 or 2 with our baseline and methods below. paper: that table of paper/tables.yaml."""
     columns = [*paper["benchmarks"], "average"]
     rows = []
     for row in paper["rows"]:
         numbers = ["–" if number is None else f"{number:.1f}" for number in (*row["miou"], row["average"])]
         rows.append({"method": row["method"], "pairs": row["data"]} | dict(zip(columns, numbers, strict=True)))
-    unit, dense = results.parameters["segment.unit"], METHODS[results.parameters["clip.dense"]]
-    for name, run, by, pairs in (("MGCA", results.default, unit, "this study's"), (dense, results.baseline, "pixel", "none")):
+    ours = [(comparison.name(method), run, "this study's") for run, method in results.methods.items()]
+    for name, run, pairs in (*ours, (METHODS[results.parameters["clip.dense"]], results.baseline, "none")):
+        units = results.rows.loc[(results.rows["run"] == run) & results.rows["own"], "unit"]
+        by = units.iloc[0] if len(units) and run != results.baseline else "pixel"
         found = results.rows[(results.rows["run"] == run) & (results.rows["unit"] == by)]
         miou = found.pivot(index="seed", columns="benchmark", values="miou").reindex(columns=paper["benchmarks"])
         miou["average"] = miou.mean(axis=1, skipna=False)

@@ -1,7 +1,7 @@
 """All results of a study as one table, and what is looked up in it. What a result holds: runs.make_result."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +10,7 @@ from ..benchmarks.datasets import BACKGROUND
 from ..benchmarks.miou import mean
 from ..world import scenes
 
+OWN = ("train.lr", "segment.unit", "segment.threshold")  # what a method may choose for itself in a comparison
 GROUPS = ("with background", "without background")  # benchmarks are averaged in two groups, as in the paper's tables
 
 
@@ -21,11 +22,13 @@ class Results:
     group (of GROUPS), unit, own (whether the unit is the run's segment.unit), miou, things and stuff (means over those classes
     of the rendered world, NaN elsewhere), in percent.
     changes: {run: what it changes in the default run}, without train.seeds. parameters: {key: value} of the default run.
+    costs: {run: (number of trained weights, seconds of a training)}.
     """
 
     rows: pd.DataFrame
     changes: dict
     parameters: dict
+    costs: dict = field(default_factory=dict)
 
     @property
     def default(self):
@@ -42,6 +45,18 @@ class Results:
         """The name of the supervised run, that with the fewest other changes, or None if none was run."""
         found = [run for run, changes in self.changes.items() if changes.get("train.method") == "supervised"]
         return min(found, key=lambda run: len(self.changes[run]), default=None)
+
+    @property
+    def methods(self):
+        """{run: train.method} of the runs that stand for a method: the default run's, and of each other method the first run that
+        changes nothing but the method and what each may choose for itself (OWN). The supervised run is the last."""
+        found = {self.parameters["train.method"]: self.default}
+        for run, changes in self.changes.items():
+            if "train.method" in changes and run in self._compared and set(changes) <= {"train.method", *OWN}:
+                found.setdefault(changes["train.method"], run)
+        if self.ceiling:
+            found["supervised"] = found.pop("supervised", self.ceiling)
+        return {run: method for method, run in found.items()}
 
     @property
     def _compared(self):
@@ -93,7 +108,7 @@ class Results:
 def load_results(paths):
     """Results of a study from their JSON files. Raises FileNotFoundError that names the first that is missing, ValueError
     that names the first that was not evaluated on the benchmarks of those before it."""
-    rows, suite, changes, parameters = [], None, {}, {}
+    rows, suite, changes, parameters, costs = [], None, {}, {}, {}
     for path in map(Path, paths):
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: `dvc repro` makes it")
@@ -102,6 +117,7 @@ def load_results(paths):
         if set(result["miou"]) != suite:
             raise ValueError(f"{path} is on {', '.join(result['miou'])}, other results on {', '.join(sorted(suite))}: evaluate it again")
         changes[result["run"]] = {key: value for key, value in result["changes"] if key != "train.seeds"}
+        costs[result["run"]] = result["weights"], result["seconds"]["train"] / len(result["seeds"])
         own = dict(result["parameters"])
         if result["kind"] == "default":
             parameters = own
@@ -116,4 +132,4 @@ def load_results(paths):
                     rows.append(row)
     columns = ["run", "kind", "seed", "benchmark", "group", "unit", "own", "miou", "things", "stuff"]
     frame = pd.DataFrame(rows, columns=columns).astype({name: float for name in ("seed", "miou", "things", "stuff")})
-    return Results(frame, changes, parameters)
+    return Results(frame, changes, parameters, costs)

@@ -23,9 +23,12 @@ from ..benchmarks.miou import mean
 from ..data.shards import write_whole
 from ..methods import distributed, supervised, training
 from ..methods.decoder import Decoder
+from ..schema import Params
 from ..segmentation.segmenter import Segmenter
+from ..values import METHODS
 
 DEFAULT = "mgca"
+SECTIONS = ("clip", *(name for name in METHODS if name in Params.model_fields), "train", "segment", "evaluate")  # of a result
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,11 @@ def train(run, device):
     settings = p.train.model_copy(update={"processes": group.size}) if group.size > 1 else p.train
     source = None
     if settings.method == "supervised":
-        benchmark = datasets.open_benchmark(settings.labels, p.benchmarks[settings.labels])
-        source = supervised.Source(benchmark.label, benchmark.background, f"data/features/benchmarks/{settings.labels}/classes.npy")
+        name = p.supervised.labels
+        benchmark = datasets.open_benchmark(name, p.benchmarks[name])
+        source = supervised.Source(benchmark.label, benchmark.background, f"data/features/benchmarks/{name}/classes.npy")
     for seed in range(settings.seeds):
-        trained = training.run(run.model / "seeds" / str(seed), seed, p.clip, p.mgca, settings, source, device)
+        trained = training.run(run.model / "seeds" / str(seed), seed, p.clip, p.sections, settings, source, device)
         if group.rank == 0:
             print(f"seed {seed}: {'trained' if trained else 'was trained before, and nothing that it depends on has changed'}")
 
@@ -83,10 +87,9 @@ def open_segmenters(run, device):
     p = run.params()
     suite, clip = evaluation.open_suite(p), evaluation.open_clip(p.clip, device)
     if run.kind == "untrained":
-        decoders = {None: Decoder(suite[0].classes.shape[1])}
-    else:
-        decoders = {seed: Decoder.load(run.model / "seeds" / str(seed)) for seed in range(p.train.seeds)}
-    return suite, {seed: Segmenter(clip, decoder.to(device), p.segment) for seed, decoder in decoders.items()}
+        return suite, {None: Segmenter(clip, Decoder(suite[0].classes.shape[1]).to(device), p.segment)}
+    folders = {seed: run.model / "seeds" / str(seed) for seed in range(p.train.seeds)}
+    return suite, {seed: Segmenter.of_training(folder, clip, p.segment, device) for seed, folder in folders.items()}
 
 
 def units_of(run, p):
@@ -107,12 +110,13 @@ def evaluate(run, suite, segmenters):
     trainings = [json.loads((run.model / "seeds" / str(seed) / "training.json").read_text()) for seed in segmenters if seed is not None]
     if run.kind in ("default", "trained"):  # what Segmenter.load needs besides the decoders
         segmenters[0].save_settings(run.model, p.clip)
-    result = make_result(run, p, found, {"train": sum(t["seconds"] for t in trainings), "evaluate": seconds})
+    spent = {"train": sum(t["seconds"] for t in trainings), "evaluate": seconds}
+    result = make_result(run, p, found, spent, trainings[0]["weights"] if trainings else 0)
     write_result(result, run.result)
     return result
 
 
-def make_result(run, p, found, seconds):
+def make_result(run, p, found, seconds, weights=0):
     """The result of a run, for results/runs.
 
     p: its Params. found: {benchmark: {(seed, unit): {class: IoU}}}, of evaluation.evaluate. Returns a dict:
@@ -121,7 +125,8 @@ def make_result(run, p, found, seconds):
     changes     what it changes in params.yaml, [["mgca.k", 0.1]]: what tables tell runs apart by
     miou        {benchmark: {unit: percent}}, mean over seeds: with `seconds` what `dvc metrics show` prints
     seconds     {"train": ..., "evaluate": ...}, of all seeds; all that differs between two runs of a study on one machine
-    parameters  [["mgca.alpha", 0.4], ...]: all values of clip, mgca, train, segment and evaluate; DVC would take a dict for metrics
+    weights     how many numbers a training trains; 0 if nothing is trained
+    parameters  [["mgca.alpha", 0.4], ...]: all values of clip, the methods, train, segment and evaluate; DVC would take a dict for metrics
     seeds       [{"seed", "miou": {benchmark: {unit: percent}}, "iou": {benchmark: {unit: {class: percent or null}}}}, ...]; the
                 seed of an untrained run is null
     """
@@ -137,7 +142,8 @@ def make_result(run, p, found, seconds):
         "changes": list(run.changes.items()),
         "miou": {name: {unit: sum(s["miou"][name][unit] for s in seeds) / len(seeds) for unit in units} for name in found},
         "seconds": seconds,
-        "parameters": list(params.flatten({name: getattr(p, name) for name in ("clip", "mgca", "train", "segment", "evaluate")}).items()),
+        "weights": weights,
+        "parameters": list(params.flatten({name: getattr(p, name) for name in SECTIONS}).items()),
         "seeds": seeds,
     }
 

@@ -141,7 +141,7 @@ def test_pictures_at_quantiles_are_those_whose_own_miou_lies_there(several, mine
     (encoded,) = suite_of(study(mine))
     segmenter, by_picture = several["0"], []
     for _, (labels,), ((scores,),) in score([encoded], [segmenter]):
-        found, ious = to_labels(scores, SETTINGS.scale, encoded.threshold).numpy(), []
+        found, ious = to_labels(scores, SETTINGS.scale, segmenter.settings.threshold).numpy(), []
         for index in set(np.unique(found)) | set(np.unique(labels)) - {255}:
             ious.append((found == index)[labels == index].sum() / ((found == index) | (labels == index)).sum())
         by_picture.append(np.mean(ious))
@@ -159,9 +159,15 @@ def test_the_suite_is_what_encode_found(mine, study, suite_of, tmp_path):
     assert found.benchmark.name == "mine" and found.windows is not None
 
 
-def test_a_benchmarks_threshold_is_its_own_else_that_of_segment_and_none_without_background(sharing, study, suite_of):
-    suite = suite_of(study(sharing, thresholds={"apart": 0.0}, threshold=0.7))
-    assert {encoded.benchmark.name: encoded.threshold for encoded in suite} == {"things": 0.7, "apart": 0.0, "all": None}
+def test_a_benchmarks_threshold_is_its_own_else_the_segmenters_and_none_without_background(several, sharing, study, suite_of):
+    class Asked:
+        def labels(self, scale, threshold):
+            return scale, threshold
+
+    suite = suite_of(study(sharing, thresholds={"apart": 0.0}))
+    segmenter = Segmenter(None, several["0"].decoder, SETTINGS.model_copy(update={"threshold": 0.7, "scale": 9.0}))
+    found = {encoded.benchmark.name: encoded.labels(Asked(), segmenter) for encoded in suite}
+    assert found == {"things": (9.0, 0.7), "apart": (9.0, 0.0), "all": (9.0, None)}
     with pytest.raises(ValueError, match="evaluate.thresholds.all: all has no background"):
         suite_of(study(sharing, thresholds={"all": 0.3}))
 

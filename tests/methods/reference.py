@@ -17,8 +17,8 @@ def pooled(pixels, scores, share):
     return torch.einsum("ijp,ipd->ijd", scores.softmax(-1) * mask, pixels)
 
 
-def losses(pixels, texts, subjects, settings):
-    """The loss of each level. pixels (B, L, d), texts (B, d), subjects (B,), settings: params.Mgca."""
+def losses(pixels, texts, negative, settings):
+    """The loss of each level. pixels (B, L, d), texts (B, d), negative (B, B) bool, settings: params.Mgca."""
     length, width = pixels.shape[1:]
     own = torch.eye(len(texts), dtype=torch.bool)
     scores = torch.einsum("ipd,jd->ijp", pixels, texts)  # Eq. 2
@@ -31,7 +31,7 @@ def losses(pixels, texts, subjects, settings):
         "region": torch.where(own, like_object, like_region),  # Eq. 6
         "pixel": torch.where(own, ranked[..., count(settings.k, length) - 1], ranked[..., 0]),  # Eq. 7
     }
-    counted = own | (subjects[:, None] != subjects) if settings.mask_equal_texts else torch.ones_like(own)
+    counted = own | negative
     found = {}
     for level in settings.levels:
         e = logits[level].exp() * counted

@@ -12,7 +12,11 @@ from tiny import bank_of
 from ovseg import params
 from ovseg.clip import features
 from ovseg.data import shards
+from ovseg.methods import contrast
 from ovseg.methods.batches import CachedImages, StreamedImages
+from ovseg.methods.decoder import Decoder
+from ovseg.methods.distributed import World
+from ovseg.methods.objectives import Batch
 
 P = params.load(path=Path(__file__).parents[2] / "params.yaml")
 CPU = torch.device("cpu")
@@ -37,6 +41,32 @@ def data():
     bank, rng = make_bank(), np.random.default_rng(1)
     texts = rng.normal(size=(len(bank.texts), WIDTH)).astype(np.float16)
     return CachedImages(rng.normal(size=(PAIRS, WIDTH, 4, 4)).astype(np.float16)), bank, texts
+
+
+def batch_of(seed=0, images=8, width=6, side=3, subjects=None):
+    """(objectives.Batch, stages of a decoder, the decoder) in float64, random; subjects: as of contrast.negatives."""
+    rng = np.random.default_rng(seed)
+    decoder = Decoder(width).double()
+    for block in decoder.blocks:
+        torch.nn.init.constant_(block.gate, 0.5)
+    dense, texts = (torch.from_numpy(rng.normal(size=shape)) for shape in ((images, width, side, side), (images, width)))
+    negative = contrast.negatives(torch.tensor(subjects or range(images)), True)
+    batch = Batch(dense, texts, negative, None, None, "float32", np.random.default_rng(seed), World())
+    return batch, decoder.stages(dense), decoder
+
+
+def info_nce_by_loops(logits, negative):
+    """InfoNCE in both directions of (B, B) logits, their mean: a plain reference."""
+    total, size = 0.0, len(logits)
+    for i in range(size):
+        rows = [logits[i, j].exp() for j in range(size) if j == i or negative[i, j]]
+        columns = [logits[j, i].exp() for j in range(size) if j == i or negative[j, i]]
+        total = total - (logits[i, i].exp() / sum(rows)).log() / (2 * size) - (logits[i, i].exp() / sum(columns)).log() / (2 * size)
+    return total
+
+
+def cosine(a, b):
+    return (a @ b) / (a.norm() * b.norm())
 
 
 def write_cache(path, array):

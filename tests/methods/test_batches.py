@@ -105,7 +105,7 @@ def test_training_on_a_stream_survives_being_killed(clip, tmp_path):
                 yield batch
 
     def train(images, name):
-        return training.train(changed(batch=6, epochs=2.0), 0, P.mgca, images, bank, texts, Path(tmp_path, name))
+        return training.train(changed(batch=6, epochs=2.0), 0, {"mgca": P.mgca}, images, bank, texts, Path(tmp_path, name))
 
     whole, history, _ = train(images, "whole.pt")
     with pytest.raises(Killed):

@@ -13,11 +13,13 @@ import pytest
 import torch
 from small import BATCH, CPU, WIDTH, P, changed, contents, data, stream, write_project
 
-from ovseg.methods import alignment, distributed, training
+from ovseg.methods import contrast, distributed, mgca, training
 from ovseg.methods.decoder import Decoder
 from ovseg.methods.distributed import World
+from ovseg.values import METHODS
 
 SETTINGS = changed(epochs=5 / 3, warmup_epochs=0.0, processes=2)
+SECTIONS = {name: getattr(P, name) for name in METHODS if name != "supervised"}  # all at once
 
 
 def loss_and_gradients(direction):
@@ -33,8 +35,8 @@ def loss_and_gradients(direction):
     forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
     pixels = forward(dense).flatten(2).transpose(1, 2)
     settings = P.mgca.model_copy(update={"direction": direction})
-    drawn, subjects = torch.from_numpy(texts[ids]).float(), torch.from_numpy(bank.subjects(ids))
-    loss = sum(alignment.losses(pixels, drawn, subjects, settings, world).values())
+    drawn, negative = torch.from_numpy(texts[ids]).float(), contrast.negatives(torch.from_numpy(bank.subjects(ids)), True)
+    loss = sum(mgca.losses(pixels, drawn, negative, settings, world).values())
     (loss * world.size).backward()
     return loss.detach(), {name: value.grad.clone() for name, value in decoder.named_parameters()}
 
@@ -62,21 +64,21 @@ def test_two_processes_have_the_losses_and_the_gradients_of_one(tmp_path):
 def train_and_save(folder, device):
     """Train where only the first process may find a checkpoint."""
     rank = distributed.joined().rank
-    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, *data(), f"{folder}/of {rank}/run.pt", device)
-    torch.save((decoder.state_dict(), history), f"{folder}/{rank}.pt")
+    learner, history, _ = training.train(SETTINGS, 0, SECTIONS, *data(), f"{folder}/of {rank}/run.pt", device)
+    torch.save((learner.state_dict(), history), f"{folder}/{rank}.pt")
 
 
 def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(tmp_path):
-    decoder, history, _ = training.train(SETTINGS, 0, P.mgca, *data(), tmp_path / "alone.pt")
+    learner, history, _ = training.train(SETTINGS, 0, SECTIONS, *data(), tmp_path / "alone.pt")
     assert len(history) == 5
     distributed.launch(2, train_and_save, tmp_path, CPU)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for weights, rows in found:
-        for name, expected in decoder.state_dict().items():
-            torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=1e-6)
+        for name, expected in learner.state_dict().items():
+            torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=1e-6, msg=lambda text: f"{name}: {text}")  # noqa: B023
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], rel=1e-5)
     state = torch.load(tmp_path / "of 0/run.pt", weights_only=True)
-    state["decoder"]["blocks.0.gate"] += 1  # finished, but with other weights: so these are what all must end with
+    state["learner"]["decoder.blocks.0.gate"] += 1  # finished, but with other weights: so these are what all must end with
     torch.save(state, tmp_path / "of 0/run.pt")
     distributed.launch(2, train_and_save, tmp_path, CPU)
     for rank, (before, _) in enumerate(found):
@@ -87,7 +89,7 @@ def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(
 def test_a_training_into_a_folder_in_two_processes_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_project()
-    run = ("models/mgca/seeds/0", 0, P.clip, P.mgca, SETTINGS, None, CPU)
+    run = ("models/mgca/seeds/0", 0, P.clip, {"mgca": P.mgca}, SETTINGS, None, CPU)
     assert training.run(*run)
     before = contents(run[0])
     assert json.loads(before["training.json"])["parameters"]["train.processes"] == 2 and not list(Path("runs").rglob("*.pt"))
@@ -120,9 +122,9 @@ def test_batches_that_processes_cannot_share_are_clear_errors(tmp_path, monkeypa
     monkeypatch.setattr(distributed, "joined", lambda: World(0, 2))
     images, bank, texts = data()
     with pytest.raises(ValueError, match="use more shards"):
-        training.train(SETTINGS, 0, P.mgca, stream(tmp_path, (6,)), bank, texts, tmp_path / "run.pt")
+        training.train(SETTINGS, 0, {"mgca": P.mgca}, stream(tmp_path, (6,)), bank, texts, tmp_path / "run.pt")
     with pytest.raises(ValueError, match="train.batch = 3: allowed are multiples of the number of processes, 2"):
-        training.train(changed(batch=3), 0, P.mgca, images, bank, texts, tmp_path / "run.pt")
+        training.train(changed(batch=3), 0, {"mgca": P.mgca}, images, bank, texts, tmp_path / "run.pt")
 
 
 def fail(how, device):

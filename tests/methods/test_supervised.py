@@ -88,11 +88,11 @@ def test_it_learns_what_label_maps_say_whatever_the_texts_are(tmp_path):
     settings = changed(method="supervised", epochs=40.0, checkpoint_steps=1000)
 
     def run(name, texts, labels):
-        return training.train(settings, 0, P.mgca, images, bank, texts, Path(tmp_path, name), labels=labels)
+        return training.train(settings, 0, {"supervised": P.supervised}, images, bank, texts, Path(tmp_path, name), labels=labels)
 
-    decoder, history, _ = run("a.pt", texts, Labels(maps, classes))
+    learner, history, _ = run("a.pt", texts, Labels(maps, classes))
     again, _, _ = run("b.pt", np.full_like(texts, np.nan), Labels(maps, classes))
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in decoder.state_dict().items())
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in learner.state_dict().items())
     assert len(history) == 40 * PAIRS // BATCH and {"loss", "label"} < set(history[0]) and "object" not in history[0]
 
     def accuracy(decoder):
@@ -100,13 +100,13 @@ def test_it_learns_what_label_maps_say_whatever_the_texts_are(tmp_path):
             found = torch.einsum("ndhw,cd->nchw", decoder(torch.from_numpy(images.array).float()), classes).argmax(1)
         return (found.numpy() == maps).mean()
 
-    assert accuracy(decoder) > 0.6 > 0.45 > accuracy(training.Decoder(WIDTH).eval())
+    assert accuracy(learner.decoder) > 0.6 > 0.45 > accuracy(training.Decoder(WIDTH).eval())
     other, _, _ = run("c.pt", texts, Labels((maps + 1) % 3, classes))
-    assert accuracy(other) < 0.3
+    assert accuracy(other.decoder) < 0.3
 
 
 def test_a_training_depends_on_its_label_maps():
-    arguments = changed(method="supervised"), 0, P.mgca, *data()
+    arguments = changed(method="supervised"), 0, {"supervised": P.supervised}, *data()
     one, other = (Labels(np.full((PAIRS, 8, 8), label, np.uint8), torch.eye(3, WIDTH)) for label in (0, 1))
     renamed = Labels(one.maps, -one.classes)
     marks = {training.fingerprint(*arguments, labels) for labels in (one, other, renamed, None)}

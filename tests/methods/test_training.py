@@ -11,7 +11,7 @@ from small import BATCH, CAPTIONS, CPU, PAIRS, SETTINGS, WIDTH, P, changed, cont
 from tiny import bank_of
 
 from ovseg.data.captions import nouns
-from ovseg.methods import alignment, training
+from ovseg.methods import mgca, training
 from ovseg.methods.batches import CachedImages, Pairs, StreamedImages
 from ovseg.methods.checkpoint import fingerprint
 from ovseg.methods.decoder import Decoder
@@ -24,11 +24,14 @@ ADAM = {"optimizer": "adam", "precision": "bfloat16"}
 IMAGES, BANK, TEXTS = data()
 
 
-def train(path, settings=SETTINGS, seed=0, mgca=P.mgca, images=IMAGES, bank=BANK, texts=TEXTS):
+SECTIONS = {"mgca": P.mgca}
+
+
+def train(path, settings=SETTINGS, seed=0, sections=SECTIONS, images=IMAGES, bank=BANK, texts=TEXTS):
     """(weights, history) of a training whose checkpoint is at the path."""
-    decoder, history, _ = training.train(settings, seed, mgca, images, bank, texts, path)
-    assert not decoder.training
-    return decoder.state_dict(), history
+    learner, history, _ = training.train(settings, seed, sections, images, bank, texts, path)
+    assert not learner.training
+    return learner.decoder.state_dict(), history
 
 
 def same(first, second):
@@ -84,19 +87,20 @@ def test_weights_change_and_follow_the_seed(tmp_path):
 
 
 def test_each_step_draws_texts_of_its_pairs_anew(tmp_path, monkeypatch):
-    seen, real = [], alignment.losses
+    seen, real = [], mgca.losses
 
-    def losses(pixels, drawn, subjects, mgca, world):
-        seen.append((drawn.numpy(), subjects.numpy()))
-        return real(pixels, drawn, subjects, mgca, world)
+    def losses(pixels, drawn, negative, *others):
+        seen.append((drawn.numpy(), negative.numpy()))
+        return real(pixels, drawn, negative, *others)
 
-    monkeypatch.setattr(alignment, "losses", losses)
+    monkeypatch.setattr(mgca, "losses", losses)
     train(tmp_path / "run.pt")
     batches = [rows for epoch in range(3) for rows, _ in IMAGES.epoch(0, epoch, 8, 0, CPU)]
     drew_caption = [set() for _ in range(8)]  # of each place in a batch, over the steps
-    for rows, (drawn, subjects) in zip(batches, seen, strict=True):
+    for rows, (drawn, negative) in zip(batches, seen, strict=True):
         ids = np.array([np.abs(TEXTS.astype(np.float32) - row).sum(1).argmin() for row in drawn])
-        assert np.array_equal(drawn, TEXTS[ids]) and np.array_equal(subjects, BANK.subjects(ids))
+        subjects = BANK.subjects(ids)
+        assert np.array_equal(drawn, TEXTS[ids]) and np.array_equal(negative, subjects[:, None] != subjects)
         for place, (row, text) in enumerate(zip(rows, (BANK.texts[i] for i in ids), strict=True)):
             caption = CAPTIONS[row % len(CAPTIONS)]
             prompts = [template.format(noun) for noun in nouns(caption) for template in BANK.templates]
@@ -133,7 +137,7 @@ def test_divergence_names_its_first_step_and_leaves_the_checkpoint_before_it(tmp
         train(tmp_path / "run.pt", changed(checkpoint_steps=every), images=CachedImages(array))
     if every == 1:
         state = torch.load(tmp_path / "run.pt", weights_only=True)
-        assert state["step"] == 1 and all(value.isfinite().all() for value in state["decoder"].values())
+        assert state["step"] == 1 and all(value.isfinite().all() for value in state["learner"].values())
     else:
         assert not (tmp_path / "run.pt").exists()
 
@@ -148,13 +152,13 @@ def test_a_gradient_that_is_not_finite_is_not_kept(tmp_path, monkeypatch):
         def backward(ctx, gradient):
             return gradient * torch.nan
 
-    real, steps = alignment.losses, []
+    real, steps = mgca.losses, []
 
     def losses(pixels, *arguments):
         steps.append(len(steps))
         return real(Poison.apply(pixels) if len(steps) == 9 else pixels, *arguments)  # the last step
 
-    monkeypatch.setattr(alignment, "losses", losses)
+    monkeypatch.setattr(mgca, "losses", losses)
     with pytest.raises(FloatingPointError, match="the gradient is not finite at step 9, epoch 2.67"):
         train(tmp_path / "run.pt")
     assert torch.load(tmp_path / "run.pt", weights_only=True)["step"] == 8
@@ -178,14 +182,14 @@ class Killed(BaseException):
 
 def killed_at(step, monkeypatch):
     """Make a training stop in the middle of that step, once."""
-    calls, real = iter(range(1000)), alignment.losses
+    calls, real = iter(range(1000)), mgca.losses
 
     def losses(*arguments):
         if next(calls) == step:
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(alignment, "losses", losses)
+    monkeypatch.setattr(mgca, "losses", losses)
 
 
 def kill(step, monkeypatch, *arguments, **values):
@@ -211,7 +215,8 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pat
 OTHERS = {
     "settings": {"settings": changed(lr=0.02)},
     "seed": {"seed": 5},
-    "method": {"mgca": P.mgca.model_copy(update={"tau": 0.1})},
+    "method": {"sections": {"pacl": P.pacl}},
+    "its settings": {"sections": {"mgca": P.mgca.model_copy(update={"tau": 0.1})}},
     "texts": {"texts": TEXTS * 2},
     "images": {"images": CachedImages(IMAGES.array[::-1].copy())},
     "captions": {"bank": bank_of(list(reversed(CAPTIONS)) * 4, BANK.templates)},
@@ -243,7 +248,7 @@ def test_fingerprints_of_streams_tell_their_images_apart(tmp_path):
     images, bank = stream(tmp_path), make_bank(20)
 
     def mark(**values):
-        return fingerprint(SETTINGS, 0, P.mgca, StreamedImages(**vars(images) | values), bank, TEXTS)
+        return fingerprint(SETTINGS, 0, SECTIONS, StreamedImages(**vars(images) | values), bank, TEXTS)
 
     assert mark() == mark(workers=3)
     assert len({mark(), mark(keys=images.keys[:-1]), mark(size=16)}) == 3
@@ -257,7 +262,7 @@ def project(tmp_path, monkeypatch):
     """A project's folder. Returns a function that trains into models/mgca/seeds/SEED."""
     monkeypatch.chdir(tmp_path)
     write_project()
-    return lambda seed=0, **values: training.run(f"models/mgca/seeds/{seed}", seed, P.clip, P.mgca, changed(**values), None, CPU)
+    return lambda seed=0, **values: training.run(f"models/mgca/seeds/{seed}", seed, P.clip, SECTIONS, changed(**values), None, CPU)
 
 
 FOLDER = Path("models/mgca/seeds/0")
@@ -296,7 +301,7 @@ def test_a_killed_training_goes_on_and_counts_its_seconds(project, monkeypatch):
 
 
 def test_explain_draws_prompts_of_the_first_pairs():
-    drawn, found = training.explain(Decoder(WIDTH).eval(), Pairs(IMAGES, BANK, TEXTS, []), P.mgca, count=5)
+    drawn, found = training.explain(Decoder(WIDTH).eval(), Pairs(IMAGES, BANK, TEXTS, []), P, count=5)
     assert len(drawn) == 5
     for row, text in enumerate(drawn):
         prompts = [template.format(noun) for noun in nouns(CAPTIONS[row]) for template in BANK.templates]

@@ -13,7 +13,7 @@ PARAMETERS = {
     "mgca.beta": 0.05,
     "mgca.k": 0.06,
     "mgca.tau": 0.07,
-    "mgca.mask_equal_texts": True,
+    "train.mask_equal_texts": True,
     "train.method": "mgca",
     "train.lr": 0.008,
     "segment.unit": "meta-point",

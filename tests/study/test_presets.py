@@ -7,11 +7,11 @@ from ruamel.yaml import YAML
 
 from ovseg import params
 from ovseg.study import report
-from ovseg.values import LEVELS
+from ovseg.values import LEVELS, METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
-OF_THE_PAPER = [path for path in PRESETS if path.stem != "why"]
+OF_THE_PAPER = [path for path in PRESETS if path.stem in ("paper", "small")]
 FREE = ("benchmarks", "evaluate.thresholds")  # whose keys each file chooses
 
 
@@ -51,7 +51,20 @@ def test_what_a_preset_does_not_use_stays_as_it_is(path, section):
 
 
 def test_presets_are_there():
-    assert [path.stem for path in PRESETS] == ["paper", "small", "why"]
+    assert [path.stem for path in PRESETS] == ["methods", "paper", "small", "why"]
+
+
+def test_learning_rates_are_tried_on_pictures_that_the_study_is_not_measured_on():
+    tried, default = (params.load(path=path).model_dump() for path in (ROOT / "presets/methods.yaml", ROOT / "params.yaml"))
+    measured = {benchmark["shards"] for benchmark in default.pop("benchmarks").values()}
+    assert not measured & {benchmark["shards"] for benchmark in tried.pop("benchmarks").values()}
+    lines = [params.parse_change(line) for line in tried.pop("ablations")["trained"]] + [{}]
+    rates = {}
+    for line in lines:
+        rates.setdefault(line.get("train.method", "mgca"), set()).add(line.get("train.lr", default["train"]["lr"]))
+    assert set(rates) == {*METHODS, "mgca+mixreorg"} and all(rate == {0.004, 0.008, 0.016} for rate in rates.values())
+    default.pop("ablations")
+    assert tried.pop("train") == default.pop("train") | {"seeds": 1} and tried == default
 
 
 def test_why_is_the_default_study_with_other_ablations():

@@ -2,10 +2,11 @@
 
 import json
 
+import pandas as pd
 import pytest
 from made import ALL, PARAMETERS, WITH, WITHOUT, baseline, inferred, results, run
 
-from ovseg.study import charts, report
+from ovseg.study import charts, comparison, report
 from ovseg.study.results import load_results
 from ovseg.world import scenes
 
@@ -20,7 +21,7 @@ def write(folder, name, kind, changes, seeds, unit="meta-point"):
     result = {"run": name, "kind": kind, "changes": list(changes.items()), "miou": miou, "seeds": made}
     result["parameters"] = list((PARAMETERS | changes).items())
     path = folder / f"{name.replace('/', '-')}.json"
-    path.write_text(json.dumps(result | {"seconds": {}}))
+    path.write_text(json.dumps(result | {"seconds": {"train": 30.0}, "weights": 7}))
     return path
 
 
@@ -32,6 +33,7 @@ def test_a_row_for_each_seed_benchmark_and_unit(tmp_path):
     more = write(tmp_path, "trained/mgca.k=0", "trained", {"mgca.k": 0, "train.seeds": 1}, {0: seeds[0]})
     found = load_results([path, more])
     assert len(found.rows) == 9 and found.parameters == PARAMETERS
+    assert found.costs == {"mgca": (7, 15.0), "trained/mgca.k=0": (7, 30.0)}
     assert found.changes == {"mgca": {}, "trained/mgca.k=0": {"mgca.k": 0}}  # a number of seeds tells no runs apart
     row = found.rows[(found.rows["benchmark"] == "street") & (found.rows["unit"] == "pixel")].iloc[0]
     assert (row["miou"], row["group"], row["own"], row["seed"]) == (15.0, WITH, False, 0) and row["things"] != row["things"]
@@ -54,7 +56,7 @@ STUDY = results(
     run({"mgca.k": 0}, (45, 47), (44, 45)),
     run({"mgca.k": 0.4}, (30,), (29,)),
     run({"mgca.tau": 0.1}, (41, 41.5), (40, 40)),
-    run({"mgca.mask_equal_texts": False}, (39, 39)),
+    run({"train.mask_equal_texts": False}, (39, 39)),
     run({"mgca.granularity": "object+region"}, (35, 36)),
     run({"mgca.beta": 0.2}, (33, 34)),
     run({"mgca.beta": 0.2, "mgca.granularity": "object+region"}, (31, 32)),
@@ -81,7 +83,7 @@ def test_a_series_goes_through_the_defaults_own_value():
 
 
 def test_each_key_that_is_changed_alone_makes_a_chart():
-    keys = ["mgca.k", "mgca.tau", "mgca.mask_equal_texts", "mgca.granularity", "mgca.beta", "segment.meta_points"]
+    keys = ["mgca.k", "mgca.tau", "train.mask_equal_texts", "mgca.granularity", "mgca.beta", "segment.meta_points"]
     assert STUDY.ablated == keys
 
 
@@ -103,6 +105,25 @@ def test_the_gap_closed_is_the_way_from_the_baseline_to_the_supervised_run_seed_
     assert table["default"] == "65.0 ± 21.2 (2)" and table["mgca.k = 0"] == "25.0" and table["train.method = supervised"][:5] == "100.0"
 
 
+def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choose():
+    untrained = run({"clip.dense": "maskclip"}, [10], pixel=[10], group=WITH, kind="untrained")
+    supervised, tcl = (
+        run({"train.method": "supervised"}, (70, 50)),
+        run({"train.method": "tcl", "train.lr": 0.004}, (30, 34), pixel=(20, 22)),
+    )
+    others = [run({"train.method": "tcl", "mgca.k": 0}, (99,)), run({"mgca.k": 0}, (99,)), run({"train.method": "mgca+mixreorg"}, (50, 50))]
+    study = results(run({}, (40, 42)), supervised, *others, tcl, untrained)
+    assert list(study.methods.values()) == ["mgca", "mgca+mixreorg", "tcl", "supervised"]
+    paper = {"with_background": {"rows": [{"method": "TCL", "average": 35.1}, {"method": "TCL", "average": 35.3}]}}
+    table = comparison.table(study, paper | {"without_background": {"rows": []}}, report.spread).set_index("method")
+    assert list(table.index) == ["untrained", "MGCA", "MGCA + MixReorg", "TCL", "supervised"]
+    assert table.loc["TCL", ["its own", WITH, f"{WITH}, by pixels", f"{WITH}, paper"]].tolist() == [
+        "lr 0.004", "32.0 ± 2.8 (2)", "21.0 ± 1.4 (2)", "35.3",
+    ]  # fmt: skip
+    assert table.loc["TCL", f"{WITH}, gap closed"] == report.spread(pd.Series([100 * 20 / 60, 100 * 24 / 40]))
+    assert table.loc["MGCA", WITH] == "41.0 ± 1.4 (2)" and table.loc["untrained", f"{WITH}, by pixels"] == "10.0"
+
+
 def test_without_a_supervised_run_its_row_says_so():
     table = report.all_runs(STUDY).set_index("run")
     assert STUDY.ceiling is None and table.loc["train.method = supervised", WITH] == "not run"
@@ -122,7 +143,7 @@ def test_numbers_are_drawn_as_a_curve_of_means_over_seeds():
     assert two == {(0.05, 41), (0.2, 33.5), (0.05, 35.5), (0.2, 31.5)}
 
 
-@pytest.mark.parametrize("key, widths", [("mgca.granularity", [35.5, 41]), ("mgca.mask_equal_texts", [39, 41])])
+@pytest.mark.parametrize("key, widths", [("mgca.granularity", [35.5, 41]), ("train.mask_equal_texts", [39, 41])])
 def test_words_are_drawn_as_bars(key, widths):
     drawn = [patch.get_width() for axis in charts.ablation(STUDY, key).axes for patch in axis.patches]
     assert set(widths) <= {round(float(width), 3) for width in drawn}

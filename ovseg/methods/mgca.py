@@ -14,8 +14,10 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from . import distributed, mining
+from .contrast import info_nce
 
 
 def top_count(share, length):
@@ -23,37 +25,28 @@ def top_count(share, length):
     return min(length, max(1, math.floor(share * length + 0.5)))
 
 
-def info_nce(logits, negative, direction="both"):
-    """InfoNCE of a (B, B) matrix of logits, rows images, columns texts, positives on the diagonal.
+class Objective(nn.Module):
+    """The three losses as a method that a decoder is trained by (objectives.py). settings: params.Mgca. It has no parameters."""
 
-    negative: bool (B, B), which entries are negatives; the diagonal counts in any case. direction:
-    "image-to-text" contrasts each image's text with the other texts, "text-to-image" the reverse, "both" averages.
-    """
-    positive = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    logits = logits.masked_fill(~(negative | positive), -torch.inf)
-    target = torch.arange(len(logits), device=logits.device)
-    to_text, to_image = F.cross_entropy(logits, target), F.cross_entropy(logits.T, target)
-    return {"image-to-text": to_text, "text-to-image": to_image, "both": (to_text + to_image) / 2}[direction]
+    def __init__(self, settings, width):
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, batch, stages, decoder):
+        return losses(stages[-1].flatten(2).transpose(1, 2), batch.texts, batch.negative, self.settings, batch.world)
 
 
-def negatives(subjects, settings):
-    """Which image-text pairs of a batch are negatives: subjects (B,) -> bool (B, B), i != j, equal subjects masked if asked."""
-    negative = ~torch.eye(len(subjects), dtype=torch.bool, device=subjects.device)
-    return negative & (subjects[:, None] != subjects[None, :]) if settings.mask_equal_texts else negative
-
-
-def losses(pixels, texts, subjects, settings, world=distributed.World()):  # noqa: B008 (frozen)
+def losses(pixels, texts, negative, settings, world=distributed.World()):  # noqa: B008 (frozen)
     """The losses of the levels in settings.levels: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
 
     pixels (b, L, d), those of this process' images, its share of the batch; texts (B, d), of the whole batch, frozen: neither is
-    normalised. subjects (B,): equal where images drew texts of the same subject, see TextBank.subjects. settings: params.Mgca.
-    world: this process among others; alone, b = B. The sum of the losses is the objective (Eq. 8).
+    normalised. negative (B, B) bool, of contrast.negatives. settings: params.Mgca. world: this process among others; alone, b = B.
+    The sum of the losses is the objective (Eq. 8).
     """
     length, width = pixels.shape[1:]
     levels, texts = settings.levels, texts.detach()
     share = world.share(len(texts))
     own = torch.arange(len(texts), device=texts.device)[share]  # b
-    negative = negatives(subjects, settings)
     object_top, rank = top_count(settings.alpha, length), top_count(settings.k, length)
     region_top = top_count(settings.beta, length) if "region" in levels else int("pixel" in levels)
     mined = mining.mine(pixels, texts, own, object_top, rank, region_top, settings.selection)
@@ -71,7 +64,7 @@ def losses(pixels, texts, subjects, settings, world=distributed.World()):  # noq
 
 
 @torch.no_grad()
-def correspondences(pixels, texts, subjects, settings):
+def correspondences(pixels, texts, negative, settings):
     """What the losses pick in a batch, to look at. Arguments as of `losses`, of one process.
 
     Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, its top alpha*L pixels; positive (B,), the index of the
@@ -85,11 +78,11 @@ def correspondences(pixels, texts, subjects, settings):
     own = torch.arange(len(texts), device=texts.device)
     paired = mining.paired_similarity(pixels, texts)  # B, L
     hardness = mining.mine(pixels, texts, own, 1, 1, top_count(settings.beta, pixels.shape[1])).region  # B, B
-    negative = hardness.masked_fill(~negatives(subjects, settings), -torch.inf).argmax(1)
+    hardest = hardness.masked_fill(~negative, -torch.inf).argmax(1)
     return {
         "similarity": paired,
         "object": top(paired, settings.alpha),
         "positive": paired.topk(top_count(settings.k, pixels.shape[1])).indices[:, -1],
-        "negative": negative,
-        "region": top(mining.paired_similarity(pixels, texts[negative]), settings.beta),
+        "negative": hardest,
+        "region": top(mining.paired_similarity(pixels, texts[hardest]), settings.beta),
     }

@@ -1,0 +1,73 @@
+"""Learned groups in the manner of GroupViT (Xu et al. 2022, Eq. 2-5), over the decoder's pixel embeddings.
+
+Group tokens look at an image by cross-attention, each pixel joins one of them, and images are described by their groups:
+
+    g          = tokens + attention(tokens, V)                            (G, d), of each image
+    A[p, k]    = one-hot of argmax over k of softmax((Wq g_k . Wk V_p) / sqrt(d) + Gumbel noise), gradient of the softmax
+    z_k        = sum_p A[p, k] V_p / (1 + sum_p A[p, k])
+    loss       = InfoNCE of cos(mean over k of z_k, t_j) / tau, both directions
+
+GroupViT trains its encoder from scratch. Here it is frozen, and so groups stay means of pixels, in the joint space: no value
+projection, no residual token, one stage of grouping. At inference a pixel is recognised by the mean of its group
+(segment.unit: learned-group), without noise.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from ..schema import Groupvit
+from .contrast import info_nce
+from .objectives import WEIGHTS
+
+
+def load(folder):
+    """The trained Objective in the folder of a training, on the CPU, for inference; None if its method was another."""
+    file = Path(folder) / WEIGHTS
+    state = {name.removeprefix("groupvit."): value for name, value in load_file(file).items()} if file.is_file() else {}
+    if "tokens" not in state:
+        return None
+    groups, width = state["tokens"].shape
+    objective = Objective(Groupvit.model_construct(groups=groups), width)
+    objective.load_state_dict({name: value for name, value in state.items() if name in objective.state_dict()})
+    return objective.eval()
+
+
+class Objective(nn.Module):
+    """settings: params.Groupvit. Parameters: tokens (G, d), cross-attention, Wq and Wk."""
+
+    def __init__(self, settings, width):
+        super().__init__()
+        self.settings = settings
+        self.tokens = nn.Parameter(0.02 * torch.randn(settings.groups, width))
+        # what would add the same to all tokens would change no assignment: those have no bias
+        self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width, bias=False)
+        self.attention = nn.MultiheadAttention(width, 1, bias=False, batch_first=True)
+        self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width)
+
+    def scores(self, pixels):
+        """How much each pixel belongs to each group: pixels (n, L, d) -> (n, L, G)."""
+        x = self.norm(pixels)
+        tokens = self.tokens.expand(len(x), -1, -1)
+        tokens = self.norm_tokens(tokens + self.attention(tokens, x, x, need_weights=False)[0])  # n, G, d
+        return self.key(x) @ self.query(tokens).transpose(1, 2) / x.shape[-1] ** 0.5
+
+    @torch.no_grad()
+    def assign(self, pixels):
+        """The group of each pixel: (n, L, d) -> (n, L) indices."""
+        return self.scores(pixels).argmax(-1)
+
+    def forward(self, batch, stages, decoder):
+        pixels = stages[-1].flatten(2).transpose(1, 2)  # b, L, d
+        scores = self.scores(pixels)  # b, L, G
+        noise = batch.random.gumbel(size=(len(batch.texts), *scores.shape[1:])).astype(np.float32)[batch.world.share(len(batch.texts))]
+        soft = ((scores + torch.from_numpy(noise).to(scores.device)) / self.settings.gumbel_tau).softmax(-1)
+        hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+        member = hard - soft.detach() + soft  # the value of hard, the gradient of soft
+        groups = member.transpose(1, 2) @ pixels / (1 + member.sum(1))[..., None]  # b, G, d
+        images, texts = F.normalize(groups.mean(1), dim=-1), F.normalize(batch.texts, dim=-1)
+        return {"group": info_nce(batch.world.gather(images @ texts.T / self.settings.tau), batch.negative)}

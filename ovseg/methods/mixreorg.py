@@ -1,0 +1,100 @@
+"""MixReorg: cross-modal mixed patch reorganization (Cai et al. 2023), on the decoder.
+
+Patches of several images are mixed, and it is known whose text each of them belongs to: patch-text pairs for nothing. Of each set of m
+images, every patch position is dealt out anew, so that m mixed images hold each patch of the m images once, at its own place:
+
+    mix[i, p]   = F[source[i, p], p]            F the dense features of the images, source[:, p] a permutation of the m images
+    mixed       = -log of the softmax over the m texts of cos(D(mix)[i, p], t_j) / tau, at j = source[i, p]; the mean over pixels
+    restored    = InfoNCE of cos(r_i, t_j) / tau, r_i the mean of the pixels of D(mix) that image i gave, all put back (mixing restoration)
+    original    = InfoNCE of cos(v_i, t_j) / tau, v_i the mean of the pixels of D(F)
+
+F are features of a frozen CLIP, so patches have looked at their whole image before they are mixed (contextual mixing). Progressive
+mixing: after each block of the decoder the mixed maps become the mean of themselves and of the original images' maps of that
+block, mixed in the same way.
+
+Our source is an account of the paper, which is silent on how many images are mixed, how the original features strengthen the mixed ones,
+and how patches are pooled: m and each part are parameters, the rest is as above. The paper trains all of a ViT, and mixes between its
+layers; here mixing before the encoder's end would mean to encode at each step, and is not implemented.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .contrast import info_nce
+
+
+class Objective(nn.Module):
+    """settings: params.Mixreorg. It has no parameters. The batch of each process is a multiple of settings.images."""
+
+    def __init__(self, settings, width):
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, batch, stages, decoder):
+        s, world = self.settings, batch.world
+        size, (height, width) = len(batch.texts), batch.dense.shape[2:]
+        share = world.share(size)
+        source = deal(batch.random, size, s.images, height, width, s.patch)[share] - share.start
+        source = torch.from_numpy(source).to(batch.dense.device)  # b, h, w: which of this process' images gave the patch
+        fine = source.repeat_interleave(2, 1).repeat_interleave(2, 2)  # b, 2h, 2w: the decoder doubles the grid
+        with batch.autocast():
+            maps = decode_mixed(decoder, mix(batch.dense, source), [mix(stage, fine) for stage in stages[1:]] if s.progressive else None)
+        texts = F.normalize(batch.texts, dim=-1)
+        found = {"mixed": mixed_loss(F.normalize(maps, dim=1), fine, texts[share], batch.negative[share, share], s.images, s.tau)}
+        found["mixed"] = world.gather(found["mixed"]).mean()
+        images = {"original": stages[-1]} | ({"restored": mix(maps, restore(fine, s.images))} if s.restoration else {})
+        for name, of_images in images.items():
+            logits = F.normalize(of_images.mean((2, 3)), dim=-1) @ texts.T / s.tau  # b, B
+            found[name] = info_nce(world.gather(logits), batch.negative)
+        return {name: s.weight * loss for name, loss in found.items()}
+
+
+def deal(random, batch, images, height, width, patch):
+    """Which image gives each patch: (batch, h, w) int64, for each set of `images` images in a row a permutation of them at each place.
+
+    patch: cells of so many patches a side are dealt out whole. random: numpy.random.Generator.
+    """
+    rows, columns = -(-height // patch), -(-width // patch)
+    order = np.broadcast_to(np.arange(images)[:, None, None], (batch // images, images, rows, columns))
+    dealt = random.permuted(order, axis=1).repeat(patch, 2).repeat(patch, 3)[:, :, :height, :width]
+    return (dealt + images * np.arange(batch // images)[:, None, None, None]).reshape(batch, height, width)
+
+
+def restore(source, images):
+    """The source that puts mixed patches back: mix(mix(x, source), restore(source, images)) is x."""
+    sets = source.unflatten(0, (-1, images))  # sets, images, h, w
+    first = torch.arange(0, len(source), images, device=source.device).view(-1, 1, 1, 1)
+    return ((sets - first).argsort(1) + first).flatten(0, 1)
+
+
+def mix(maps, source):
+    """maps (b, d, h, w), source (b, h, w) -> (b, d, h, w): at each place the vector of the image that `source` names."""
+    return maps.gather(0, source[:, None].expand(-1, maps.shape[1], -1, -1))
+
+
+def decode_mixed(decoder, dense, guides):
+    """Pixel embeddings of mixed features (b, d, h, w). guides: the original images' maps after each block, mixed, or None."""
+    maps = decoder.upsample(dense)
+    for index, block in enumerate(decoder.blocks):
+        maps = block(maps)
+        if guides is not None:
+            maps = (maps + guides[index]) / 2
+    return maps.to(dense.dtype)
+
+
+def mixed_loss(pixels, source, texts, negative, images, tau):
+    """Cross-entropy of whose patch it is, its mean over the pixels of each mixed image: (b,).
+
+    pixels (b, d, H, W) and texts (b, d), unit length; source (b, H, W); negative (b, b) bool: a text of the same subject as the right
+    one's is no wrong answer.
+    """
+    own = source % images  # within its set
+    logits = torch.einsum("smdhw,scd->smchw", pixels.unflatten(0, (-1, images)), texts.unflatten(0, (-1, images))).flatten(0, 1) / tau
+    sets = torch.arange(len(texts), device=texts.device).view(-1, images)
+    wrong = torch.stack([negative[index][:, index] for index in sets])  # sets, m, m: of the right text, of the others
+    allowed = wrong | torch.eye(images, dtype=torch.bool, device=texts.device)
+    allowed = allowed.repeat_interleave(images, 0)[torch.arange(len(own), device=own.device)[:, None, None], own]  # b, H, W, m
+    logits = logits.masked_fill(~allowed.movedim(-1, 1), -torch.inf)
+    return F.cross_entropy(logits, own, reduction="none").mean((1, 2))

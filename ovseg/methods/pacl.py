@@ -1,0 +1,31 @@
+"""PACL: patch-aligned contrastive learning (Mukhoti et al. 2023, Eq. 2-4), on the decoder's pixel embeddings.
+
+A text weighs the pixels of an image by its compatibility with each, and what is contrasted is the embedding that it pools so:
+
+    s[i, j, p] = cos(V[i, p], t[j])
+    a[i, j]    = softmax over p of s[i, j] / patch_tau        (the paper: patch_tau = 1)
+    phi[i, j]  = sum_p a[i, j, p] s[i, j, p]                  the pooled unit pixels' dot product with the unit text
+    loss       = InfoNCE of phi / tau, both directions
+
+The paper trains a residual projection of the patches in place of a decoder.
+"""
+
+import torch.nn.functional as F
+from torch import nn
+
+from .contrast import info_nce
+
+
+class Objective(nn.Module):
+    """settings: params.Pacl. It has no parameters."""
+
+    def __init__(self, settings, width):
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, batch, stages, decoder):
+        pixels = F.normalize(stages[-1].flatten(2), dim=1)  # b, d, L
+        scores = F.normalize(batch.texts, dim=-1) @ pixels  # b, B, L
+        weights = (scores / self.settings.patch_tau).softmax(-1)
+        compatibility = (weights * scores).sum(-1)  # b, B
+        return {"compatibility": info_nce(batch.world.gather(compatibility / self.settings.tau), batch.negative)}

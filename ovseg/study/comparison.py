@@ -1,0 +1,40 @@
+"""The comparison of methods: the paper's Tables 1 and 2 in miniature, on the benchmarks of this study."""
+
+import pandas as pd
+
+from .results import GROUPS
+
+NAMES = {"mgca": "MGCA", "mixreorg": "MixReorg", "tcl": "TCL", "pacl": "PACL", "groupvit": "GroupViT", "supervised": "supervised"}
+NOTE = """All methods train the same decoder on the same features, texts, batches and steps, and learn from the same negatives. What stands
+beside a method's name in its run is what it was given instead of the default run's value: its learning rate, the best of three
+(docs/methods.md), the threshold of the background, and the unit that it is recognised by. The paper's columns are its averages over
+its own benchmarks and are there to compare orders with, not numbers.
+"""
+
+
+def name(method):
+    """A value of train.method as tables name it: "mgca+mixreorg" is "MGCA + MixReorg"."""
+    return " + ".join(NAMES.get(part, part) for part in method.split("+"))
+
+
+def table(results, paper, spread):
+    """A row for the baseline and for each method. results: results.Results; paper: paper/tables.yaml; spread: report.spread."""
+    own, pixels, gaps = results.averages(), results.averages("pixel"), results.gap_closed() if results.ceiling else None
+    theirs = dict(zip(GROUPS, (paper["with_background"]["rows"], paper["without_background"]["rows"]), strict=True))
+    rows = []
+    for run, method in {results.baseline: None, **results.methods}.items():
+        row = {"method": name(method) if method else "untrained"}
+        changes = {key: value for key, value in results.changes[run].items() if key not in ("train.method", "clip.dense")}
+        row["its own"] = ", ".join(f"{key.split('.')[1]} {value}" for key, value in changes.items())
+        for group in GROUPS:
+            if group not in set(own["group"]):
+                continue
+            for title, averages in ((group, own), (f"{group}, by pixels", pixels), (f"{group}, gap closed", gaps)):
+                if averages is not None:
+                    row[title] = spread(averages.loc[(averages["run"] == run) & (averages["group"] == group), "miou"])
+            numbers = [r["average"] for r in theirs[group] if r["method"] == row["method"] and r["average"] is not None]
+            row[f"{group}, paper"] = f"{max(numbers):.1f}" if numbers else ""
+        weights, seconds = results.costs.get(run, (0, 0.0))
+        row |= {"trained weights": f"{weights:,}" if method else "", "seconds a training": f"{seconds:.0f}" if method else ""}
+        rows.append(row)
+    return pd.DataFrame(rows)
