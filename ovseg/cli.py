@@ -149,6 +149,8 @@ def evaluate(folder, threshold, model, seed, device, file, force):
     """
     from .study.folder import evaluate_folder, open_folder
 
+    if file and Path(file).is_dir():
+        raise WrongUsage(f"--json: {file} is a folder; expected a file to write")
     if file and Path(file).exists() and not force:
         raise WrongUsage(f"{file} exists already; --force replaces it")
     try:

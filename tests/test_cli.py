@@ -170,7 +170,7 @@ def test_nothing_is_overwritten_without_force(here, capsys, no_work):
     (here / "out/b.json").write_text("mine")
     assert refused(capsys, "segment", "a.png", "b.png", *CLASSES) == "ovseg: out/b.json exists already; --force replaces what is there"
     (here / "out/a.labels.png").write_text("mine")
-    assert "out/a.labels.png and 1 more exists already" in refused(capsys, "segment", "a.png", "b.png", *CLASSES)
+    assert "out/a.labels.png exists already, and 1 more; --force" in refused(capsys, "segment", "a.png", "b.png", *CLASSES)
     assert files(here / "out") == ["a.labels.png", "b.json"] and (here / "out/b.json").read_text() == "mine"
 
 
@@ -283,6 +283,7 @@ def test_what_cannot_be_evaluated_is_one_line(here, capsys):
     assert "mine has no background; its first class is cat" in refused(capsys, "evaluate", "mine", "--threshold", "0.5")
     (here / "there.json").write_text("mine")
     assert "there.json exists already" in refused(capsys, "evaluate", "mine", "--json", "there.json")
+    assert "mine is a folder" in refused(capsys, "evaluate", "mine", "--json", "mine", "--force")
     (folder / "classes.txt").write_text("cat\nsofa")  # labels hold 2
     assert ovseg("evaluate", "mine") == 1
     assert "label map 0 holds 2; allowed are 0..1 and 255" in capsys.readouterr().err.splitlines()[-1]

@@ -66,6 +66,6 @@ def plan(pictures, folder, force=False):
         raise ValueError(f"{taken[0]} would be written, and is one of the pictures: choose another --out")
     there = [path for job in made.values() for path in job.outputs if path.exists()]
     if there and not force:
-        others = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise FileExistsError(f"{there[0]}{others} exists already; --force replaces what is there")
+        others = f", and {len(there) - 1} more" if len(there) > 1 else ""
+        raise FileExistsError(f"{there[0]} exists already{others}; --force replaces what is there")
     return list(made.values())
