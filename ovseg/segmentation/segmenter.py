@@ -22,6 +22,7 @@ from ..methods import groupvit
 from ..methods.decoder import Decoder
 from ..schema import LOCAL, Clip, Segment
 from . import units
+from .names import check
 from .windows import BACKGROUND, Scores, cut_windows, stitch
 
 
@@ -29,17 +30,22 @@ from .windows import BACKGROUND, Scores, cut_windows, stitch
 class Segmentation:
     """labels: (H, W) int64, indices into names. names: the classes; with a background it is names[0].
 
-    scores: (C, H, W) float32, the cosine of each pixel's unit and each class, background left out: with one, scores[c] is
-    that of names[c + 1]. Made when asked for: of a large photograph and many classes it takes gigabytes.
+    others: what else there is, scored as classes are and reported as background. threshold: below which the softmax score of a
+    class is background, None without one. grid: Scores of the classes, then the others.
+    scores: (C, H, W) float32, the cosine of each pixel's unit and each class, background and others left out: with a background,
+    scores[c] is that of names[c + 1]. Made when asked for: of a large photograph and many classes it takes gigabytes.
     """
 
     labels: np.ndarray
     names: tuple[str, ...]
     grid: Scores
+    others: tuple[str, ...] = ()
+    threshold: float | None = None
 
     @functools.cached_property
     def scores(self):
-        return self.grid.rows().cpu().numpy()
+        classes = len(self.grid.mosaic) - len(self.others)
+        return Scores(self.grid.mosaic[:classes], self.grid.down, self.grid.across).rows().cpu().numpy()
 
 
 class Segmenter:
@@ -54,6 +60,7 @@ class Segmenter:
         if clip is not None and settings.window % clip.patch:
             raise ValueError(f"segment.window = {settings.window}: allowed are multiples of CLIP's patch, {clip.patch}")
         self.clip, self.decoder, self.settings, self.grouping = clip, decoder.eval(), settings, grouping
+        self._embed_classes = functools.lru_cache(1)(lambda names: clip.embed_classes(names, settings.templates))  # of many pictures once
 
     @classmethod
     def load(cls, folder, device="auto", seed=0):
@@ -89,34 +96,28 @@ class Segmenter:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "segmenter.json").write_text(json.dumps(config, indent=2) + "\n")
 
-    def segment(self, image, names, background=False, threshold=None):
+    def segment(self, image, names, background=False, threshold=None, others=None):
         """Segment an image into the named classes.
 
-        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: two or more distinct class names.
+        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: distinct class names, one or more.
         background: whether pixels may belong to no class; they get label 0, and names count from 1. threshold: 0..1, the softmax score
-        below which a pixel is background; None: the settings' own. Returns Segmentation at the image's own size. Raises ValueError on
-        an empty image or bad names, TypeError on anything that is no image.
+        below which a pixel is background; None: the settings' own. others: names of what else there is: pixels that are most like one
+        of them are background too, and the softmax is over names and others. One class needs them. None: a common list
+        (names.besides) for one class with background=True, otherwise none.
+        Returns Segmentation at the image's own size. Raises ValueError on an empty image or bad names, TypeError on anything that is
+        no image.
         """
-        names = [names] if isinstance(names, str) or not hasattr(names, "__iter__") else list(names)
-        if any(not isinstance(name, str) or not name.strip() for name in names):
-            raise ValueError(f"names = {names!r}: allowed are non-empty strings")
-        names = [name.strip() for name in names]
-        if len(set(names)) < len(names):
-            raise ValueError(f"names = {names!r}: each class once")
-        if len(names) < 2:  # the background's softmax too says nothing about one class alone
-            raise ValueError(f"names = {names!r}: at least two classes")
+        names, others = check(names, background, others)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
             raise ValueError(f"threshold = {threshold!r}: allowed are 0 to 1")
-        if background and BACKGROUND in map(str.lower, names):
-            raise ValueError("names: the background is no class of its own when background=True")
         image = as_image(image)
-        classes = self.clip.embed_classes(names, self.settings.templates)
+        classes = self._embed_classes((*names, *others))
         windows, where = cut_windows(image, self.settings)
         scores = self.score(self.encode(windows), where, classes, (image.height, image.width))
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
-        labels = scores.labels(self.settings.scale, threshold)
-        names = (BACKGROUND, *names) if background else tuple(names)
-        return Segmentation(labels.cpu().numpy(), names, scores)
+        labels = scores.labels(self.settings.scale, threshold, len(others))
+        names = (BACKGROUND, *names) if background or others else tuple(names)
+        return Segmentation(labels.cpu().numpy(), names, scores, tuple(others), threshold)
 
     @torch.no_grad()
     def encode(self, windows):

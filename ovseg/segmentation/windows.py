@@ -101,11 +101,11 @@ class Scores:
         step = max(1, ENTRIES // (len(self.mosaic) * len(self.across)))
         return [slice(start, start + step) for start in range(0, len(self.down), step)]
 
-    def labels(self, scale=None, threshold=None):
+    def labels(self, scale=None, threshold=None, others=0):
         """The label map (H, W), as `to_labels` of all rows, holding no more than ENTRIES scores at once."""
         labels = torch.empty(len(self.down), len(self.across), dtype=torch.int64, device=self.mosaic.device)
         for part in self.parts():
-            labels[part] = to_labels(self.rows(part), scale, threshold)
+            labels[part] = to_labels(self.rows(part), scale, threshold, others)
         return labels
 
 
@@ -122,16 +122,17 @@ def stitch(scores, where, window, size):
     return Scores(mosaic, down, across)
 
 
-def to_labels(scores, scale=None, threshold=None):
+def to_labels(scores, scale=None, threshold=None, others=0):
     """Label map of class scores (C, H, W) -> (H, W) int64.
 
     Without a threshold the best class. With one, 0 where softmax(scale * scores) stays below it for every class: the
-    background; 1 + the best class elsewhere.
+    background; 1 + the best class elsewhere. others: how many of the last classes are background too, with a threshold or without.
     """
     if threshold is None:
-        return scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
+        label = scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
+        return torch.where(label < len(scores) - others, label + 1, 0) if others else label
     best, label = foreground(scores, scale)
-    return torch.where(best < threshold, 0, label)
+    return torch.where((best < threshold) | (label > len(scores) - others), 0, label)
 
 
 def foreground(scores, scale):

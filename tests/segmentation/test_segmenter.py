@@ -11,6 +11,7 @@ from tiny import TINY, P, bilinear, changed, picture, reading
 from ovseg import Segmenter
 from ovseg.methods.decoder import Decoder
 from ovseg.segmentation import units
+from ovseg.segmentation.names import OTHERS, besides
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,6 +105,60 @@ def test_the_threshold_moves_pixels_to_the_background_and_is_by_default_that_of_
     assert np.array_equal(own.labels, some)
 
 
+# ---- what else there is
+
+
+def test_others_are_background_and_compete_with_the_classes(tiny):
+    image, all_names = picture(40, 33), [*NAMES, "sky"]
+    plain = tiny.segment(image, all_names)
+    for others, classes in ((["sky"], NAMES), (["sky", "tall tree"], NAMES[:2]), (["sky", "tall tree", "sofa"], NAMES[:1])):
+        expected = [0 if name in others else 1 + classes.index(name) for name in all_names]
+        found = tiny.segment(image, classes, others=others)
+        assert found.names == ("background", *classes) and found.others == tuple(others) and found.threshold is None
+        assert np.array_equal(found.labels, np.array(expected)[plain.labels]) and 0 < (found.labels == 0).mean() < 1
+        np.testing.assert_allclose(found.scores, plain.scores[: len(classes)], atol=1e-6)
+
+
+def test_the_softmax_of_the_threshold_is_over_classes_and_others(tiny):
+    image = picture(40, 33)
+    scores = tiny.segment(image, [*NAMES, "sky"]).scores.astype(np.float64)
+    share = np.exp(tiny.settings.scale * scores)
+    share /= share.sum(0)
+    found = tiny.segment(image, NAMES, background=True, threshold=0.3, others="sky")
+    best = share.argmax(0)
+    expected = np.where((share.max(0) >= 0.3) & (best < 3), best + 1, 0)
+    clear = (np.abs(share.max(0) - 0.3) > 1e-4) & (np.diff(np.sort(share, axis=0), axis=0)[-1] > 1e-4)
+    assert clear.mean() > 0.9 and np.array_equal(found.labels[clear], expected[clear]) and found.threshold == 0.3
+
+
+def test_one_class_with_background_is_told_from_a_common_list_that_leaves_out_what_competes_with_it(tiny):
+    image = picture(40, 33)
+    found = tiny.segment(image, ["apple trees"], background=True, threshold=0.01)
+    assert found.names == ("background", "apple trees") and set(found.others) == set(OTHERS) - {"tree"}
+    given = tiny.segment(image, ["apple trees"], background=True, threshold=0.01, others=found.others)
+    assert np.array_equal(found.labels, given.labels) and found.scores.shape == (1, 40, 33)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_several_classes_have_no_others_unless_they_are_given(tiny, background):
+    found = tiny.segment(picture(40, 33), NAMES, background)
+    assert found.others == () and len(found.grid.mosaic) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "asked, left_out",
+    [
+        (["dog"], set()),
+        (["Tree"], {"tree"}),
+        (["seaside"], {"sea"}),
+        (["Grassland", "walls"], {"grass", "wall"}),
+        (["rail"], {"railway"}),
+    ],
+)
+def test_the_common_list_without_what_begins_as_a_word_of_a_name(asked, left_out):
+    assert set(OTHERS) - set(besides(asked)) == left_out
+
+
 # ---- what is taken for an image, and for names
 
 
@@ -162,8 +217,7 @@ def test_a_line_of_pixels_is_segmented_in_little_memory(tiny):
     "names, background, message",
     [
         ([], False, "at least two classes"),
-        (["cat"], True, "at least two classes"),
-        (["cat"], False, "at least two classes"),
+        (["cat"], False, "at least two classes, or one with background=True or with others"),
         ("cat", False, "at least two classes"),
         (["cat", "dog", "cat"], False, "each class once"),
         (["cat", ""], False, "non-empty"),
@@ -179,6 +233,24 @@ def test_a_line_of_pixels_is_segmented_in_little_memory(tiny):
 def test_bad_names_are_errors(tiny, names, background, message):
     with pytest.raises(ValueError, match=message):
         tiny.segment(picture(32, 32), names, background)
+
+
+@pytest.mark.parametrize(
+    "names, others, message",
+    [
+        (["cat"], [], "at least two classes"),
+        ([], ["sky"], "at least two classes"),
+        (["cat"], ["cat"], "others: 'cat' is one of the names"),
+        (["cat"], ["sky", " sky"], "others = .*each class once"),
+        (["cat"], [""], "others = .*non-empty"),
+        (["cat"], 3, "others = .*non-empty strings"),
+        (["Background", "cat"], ["sky"], "background"),
+    ],
+)
+@pytest.mark.parametrize("background", [False, True])
+def test_bad_others_are_errors(tiny, names, others, message, background):
+    with pytest.raises(ValueError, match=message):
+        tiny.segment(picture(32, 32), names, background, others=others)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5", [0.5]])

@@ -1,0 +1,45 @@
+"""The names of a call: the classes that are looked for, and what else there is."""
+
+from .windows import BACKGROUND
+
+# Of one class alone softmax is 1 everywhere: with a background it needs something to be told from. Large, common surroundings, after the
+# background classes of CLIP-ES (Lin et al., CVPR 2023, https://arxiv.org/abs/2212.09506); things that people look for are left out.
+OTHERS = (
+    *("ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway", "cloud", "house"),
+    *("mountain", "ocean", "road", "rock", "street", "valley", "bridge", "sign"),
+)
+
+
+def check(names, background=False, others=None):
+    """The names of a call, stripped and checked: (names, others), two lists.
+
+    names, others: a str or several. others of None: for one class with a background those of `besides`, none for all other calls. Raises
+    ValueError on names that are empty, come twice, are the background's own, or are one alone with nothing to tell it from.
+    """
+    names = _listed("names", names)
+    if len(names) == 1 and background and others is None:
+        others = besides(names)
+    others = [] if others is None else _listed("others", others)
+    if not names or (len(names) == 1 and not others):
+        raise ValueError(f"names = {names!r}: at least two classes, or one with background=True or with others")
+    if twice := [name for name in others if name in names]:
+        raise ValueError(f"others: {twice[0]!r} is one of the names")
+    if (background or others) and BACKGROUND in map(str.lower, names):
+        raise ValueError("names: the background is no class of its own with background=True or with others")
+    return names, others
+
+
+def besides(names):
+    """OTHERS without those that compete with a class: that begin like one of its words ("Apple trees": not "tree")."""
+    words = [word for name in names for word in name.lower().split()]
+    return [other for other in OTHERS if not any(other.startswith(word) or word.startswith(other) for word in words)]
+
+
+def _listed(key, names):
+    names = [names] if isinstance(names, str) or not hasattr(names, "__iter__") else list(names)
+    if any(not isinstance(name, str) or not name.strip() for name in names):
+        raise ValueError(f"{key} = {names!r}: allowed are non-empty strings")
+    names = [name.strip() for name in names]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{key} = {names!r}: each class once")
+    return names

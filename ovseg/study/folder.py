@@ -1,0 +1,30 @@
+"""Evaluating a loaded segmenter on a folder of pictures with label maps, outside of a study."""
+
+from pathlib import Path
+
+from ..benchmarks import datasets, evaluation
+from ..benchmarks.miou import mean
+
+
+def open_folder(folder, threshold=None):
+    """The FolderBenchmark in a folder. Raises what opening it does, and ValueError for a threshold where there is no background."""
+    benchmark = datasets.FolderBenchmark(Path(folder).resolve().name, folder)
+    if threshold is not None and not benchmark.background:
+        raise ValueError(f"a threshold, but {folder} has no background; its first class is {benchmark.classes[0]}")
+    return benchmark
+
+
+def evaluate_folder(segmenter, benchmark, threshold=None):
+    """IoU of a segmenter on a benchmark, by its own unit, as a study's runs are evaluated.
+
+    threshold: below which a pixel is background, None: the settings' own; not read without background. Returns a dict: benchmark,
+    pictures, unit, threshold (None without background), miou and iou {class: percent or None}. Raises ValueError on a broken picture
+    or label map.
+    """
+    settings = segmenter.settings
+    threshold = (settings.threshold if threshold is None else threshold) if benchmark.background else None
+    classes = segmenter.clip.embed_classes(benchmark.named, settings.templates)
+    found = evaluation.evaluate({"": segmenter}, [evaluation.Encoded(benchmark, classes, None, threshold)])
+    iou = found[benchmark.name][""]
+    about = {"benchmark": str(benchmark.folder), "pictures": len(benchmark), "unit": settings.unit, "threshold": threshold}
+    return about | {"miou": mean(iou), "iou": iou}
