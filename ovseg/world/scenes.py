@@ -241,7 +241,7 @@ def write(settings, folder):
 
     settings: params.Scenes. The same settings give the same bytes. Calibration pictures are as many as the benchmark's and made
     alike: what labels help to choose (calibration.py) is chosen on these. Label maps are in train shards too, for people to look
-    at; nothing reads one there.
+    at and for the supervised ceiling (methods/supervised.py); no other training reads one.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ def test_the_command_prints_what_goes_into_params_and_opens_no_evaluated_picture
         "all": Benchmark(folder=str(without)),  # has no background, and needs no threshold
     }
     changed = P.model_copy(update={"benchmarks": settings, "segment": SETTINGS})
-    monkeypatch.setattr(params, "load", lambda: changed)
+    monkeypatch.setattr(params, "load", lambda changes: changed)
     monkeypatch.setattr(calibration, "load", lambda run, p: Segmenter(Colour(), Decoder(2), p.segment))
     before = sorted(tmp_path.rglob("*"))
     calibration.calibrate("mgca", 200)
