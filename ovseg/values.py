@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 LEVELS = ("object", "region", "pixel")  # of alignment
-Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.DENSE_MODES, which takes seconds to import
+Dense = Literal["clip", "maskclip", "sclip", "clearclip", "naclip", "pearl"]  # dense.DENSE_MODES, which takes seconds to import
 Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
 
 Share = Annotated[float, Field(ge=0, le=1)]
