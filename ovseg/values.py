@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 LEVELS = ("object", "region", "pixel")  # of mgca
 METHODS = ("mgca", "mixreorg", "tcl", "pacl", "groupvit", "supervised")  # files of ovseg/methods
-Dense = Literal["clip", "maskclip", "sclip", "clearclip"]  # dense.DENSE_MODES, which takes seconds to import
+Dense = Literal["clip", "maskclip", "sclip", "clearclip", "naclip", "pearl"]  # dense.DENSE_MODES, which takes seconds to import
 Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
 
 Share = Annotated[float, Field(ge=0, le=1)]

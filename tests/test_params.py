@@ -65,7 +65,7 @@ def test_the_projects_own_values_are_valid():
         ("data.max_bad_fraction", 1.5, "less than or equal to 1"),
         ("data.shards", 3, "string"),
         ("clip.precision", "float16", "'float32' or 'bfloat16'"),
-        ("clip.dense", "proxyclip", "'clip', 'maskclip', 'sclip' or 'clearclip'"),
+        ("clip.dense", "proxyclip", "'clip', 'maskclip', 'sclip', 'clearclip', 'naclip' or 'pearl'"),
         ("clip.cache_images", "sometimes", "boolean"),
         ("clip.batch", True, "integer"),
         ("pretrain.vision_width", 100, "multiple of 64"),
@@ -116,7 +116,7 @@ def test_the_names_of_dense_modes_are_the_same_everywhere():
         (["clip", "sclip"], "must hold clip.dense, maskclip"),
         ([], "must hold clip.dense, maskclip"),
         (["maskclip", "clip", "maskclip"], "each value once"),
-        (["maskclip", "proxyclip"], "'clip', 'maskclip', 'sclip' or 'clearclip'"),
+        (["maskclip", "proxyclip"], "'clip', 'maskclip', 'sclip', 'clearclip', 'naclip' or 'pearl'"),
     ],
 )
 def test_untrained_runs_hold_the_baseline_each_once(modes, allowed, written):

@@ -1,7 +1,7 @@
 """Dense features: what an image tower that was trained to describe whole pictures says of each patch.
 
-There are four modes of reading them (DENSE_MODES), none needs training. They differ in the attention of the last block. The tower's
-last norm and its projection into the joint space follow, token by token; the class token is dropped.
+The modes of reading them (DENSE_MODES) differ in the last block alone. The tower's last norm and its projection into the joint space
+follow, token by token; the class token is dropped.
 """
 
 from types import SimpleNamespace
@@ -12,13 +12,7 @@ from open_clip import transformer as layers
 from open_clip.timm_model import TimmModel
 from torch import nn
 
-attend = F.scaled_dot_product_attention  # (q, k, v), each (n, heads, tokens, width of a head): softmax(q k / its root) v
-DENSE_MODES = {
-    "clip": attend,  # the block as it is
-    "maskclip": lambda q, k, v: v,  # each patch is described by its own value (Zhou et al. 2022; MGCA §4.1)
-    "sclip": lambda q, k, v: attend(q, q, v) + attend(k, k, v),  # correlative self-attention (Wang et al. 2023)
-    "clearclip": lambda q, k, v: attend(q, q, v),  # without residual connection and MLP (Lan et al. 2024)
-}
+from .attention import ATTENTION_ALONE, DENSE_MODES, attend
 
 
 class SelfAttention(nn.Module):
@@ -32,11 +26,13 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.in_proj_weight, self.in_proj_bias, self.out_proj = heads, weight, bias, out_proj
 
-    def forward(self, x, *_, mode="clip", attn_mask=None, need_weights=False):
-        """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. attn_mask: additive, for mode "clip"."""
+    def forward(self, x, *_, mode="clip", grid=None, attn_mask=None, need_weights=False):
+        """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. grid: the patches' (rows, columns), for modes other than
+        "clip". attn_mask: additive, for mode "clip".
+        """
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # n, tokens, 3 * width
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each n, heads, tokens, width / heads
-        found = DENSE_MODES[mode](q, k, v) if attn_mask is None else attend(q, k, v, attn_mask.to(q.dtype))
+        found = DENSE_MODES[mode](q, k, v, grid) if attn_mask is None else attend(q, k, v, attn_mask.to(q.dtype))
         return self.out_proj(found.transpose(1, 2).flatten(2)), None
 
 
@@ -48,10 +44,10 @@ def replace_attention(model):
             block.attn = SelfAttention(old.num_heads, old.in_proj_weight, old.in_proj_bias, old.out_proj)
 
 
-def last_block(block, x, mode):
-    """The last block, its attention in one of DENSE_MODES: x (n, tokens, width) -> the same shape."""
-    attended = block.ls_1(block.attn(block.ln_1(x), mode=mode)[0])
-    if mode == "clearclip":
+def last_block(block, x, mode, grid):
+    """The last block in one of DENSE_MODES: x (n, tokens, width) -> the same shape. grid: the patches' (rows, columns)."""
+    attended = block.ls_1(block.attn(block.ln_1(x), mode=mode, grid=grid)[0])
+    if mode in ATTENTION_ALONE:
         return attended
     x = x + attended
     return x + block.ls_2(block.mlp(block.ln_2(x)))
@@ -146,9 +142,9 @@ def dense_features(tower, x, modes):
 
     x (n, 3, H, W): normalised images, H and W multiples of tower.patch. Returns {mode: (n, d, H/patch, W/patch) float32}.
     """
-    rows, columns = x.shape[2] // tower.patch, x.shape[3] // tower.patch
+    grid = x.shape[2] // tower.patch, x.shape[3] // tower.patch
     x = tower.embed(x)
     for block in tower.blocks:
         x = block(x)
-    found = {mode: tower.joint(last_block(tower.last, x, mode)) for mode in modes}  # n, h*w, d
-    return {mode: y.float().transpose(1, 2).unflatten(2, (rows, columns)) for mode, y in found.items()}
+    found = {mode: tower.joint(last_block(tower.last, x, mode, grid)) for mode in modes}  # n, h*w, d
+    return {mode: y.float().transpose(1, 2).unflatten(2, grid) for mode, y in found.items()}

@@ -107,7 +107,7 @@ def test_a_clip_has_a_mode_of_its_own(model):
 
 
 def test_an_unknown_mode_and_a_part_of_a_patch_are_named(clip):
-    with pytest.raises(ValueError, match="dense = clip, proxy: allowed are clip, maskclip, sclip, clearclip"):
+    with pytest.raises(ValueError, match="dense = clip, proxy: allowed are clip, maskclip, sclip, clearclip, naclip, pearl"):
         clip.encode_modes(pictures(1, 32, 32), ["clip", "proxy"])
     with pytest.raises(ValueError, match="images of 33x32: .*multiples of CLIP's patch, 16"):
         clip.encode_dense(pictures(1, 32, 33))

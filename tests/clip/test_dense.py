@@ -93,19 +93,56 @@ def on_grid(positions, before, grid):
     return torch.einsum("yh,xw,hwc->yxc", vertical, horizontal, positions.unflatten(0, tuple(before))).flatten(0, 1)
 
 
-def attention(x, heads, weight, bias, mode):
+ALONE = ("clearclip", "naclip", "pearl")  # without residual connection and MLP
+
+
+def neighbours(grid, tokens):
+    """What NACLIP adds: exp(-d^2 / (2 * 5^2)) for patches d apart, 0 for the class token, pair by pair."""
+    added, first = torch.zeros(tokens, tokens), tokens - grid[0] * grid[1]
+    places = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    for i, one in enumerate(places, first):
+        for j, other in enumerate(places, first):
+            added[i, j] = math.exp(-(math.dist(one, other) ** 2) / 50)
+    return added
+
+
+def shares_of_pearl(q, k, classes):
+    """PEARL's attention (n, tokens, tokens) in float64: five Newton-Schulz steps are a recursion on each eigenvalue of m.T m."""
+    q, k = q.double(), k.double()
+    out = []
+    for one_q, one_k in zip(q, k, strict=True):
+        weights = one_q.norm(dim=1)
+        weights[:classes] = 0
+        weights = weights / (weights.sum() + 1e-6)
+        centred_q, centred_k = one_q - weights @ one_q, one_k - weights @ one_k
+        m = centred_k.T @ centred_q
+        scale = max((m.T @ m).square().sum().sqrt().item(), 1e-6)
+        values, vectors = torch.linalg.eigh(m.T @ m / scale)
+        roots, inverses = values + 1e-6, torch.ones_like(values)
+        for _ in range(5):
+            step = 1.5 - roots * inverses / 2
+            roots, inverses = roots * step, inverses * step
+        rotation = m @ vectors @ inverses.diag() @ vectors.T / math.sqrt(scale)
+        similar = one_q @ rotation.T @ one_k.T + 0.08 * centred_k @ centred_k.T
+        out.append(torch.softmax(similar / math.sqrt(q.shape[-1]), -1))
+    return torch.stack(out).float()
+
+
+def attention(x, heads, weight, bias, mode, grid):
     """The heads' outputs, side by side, from the projections of x (n, tokens, width), one head at a time."""
     q, k, v = (x @ w.T + b for w, b in zip(weight.chunk(3), bias.chunk(3), strict=True))
     side = x.shape[-1] // heads
 
-    def alike(one, other):
-        return torch.softmax(one @ other.transpose(1, 2) / math.sqrt(side), -1)
+    def alike(one, other, added=0):
+        return torch.softmax(one @ other.transpose(1, 2) / math.sqrt(side) + added, -1)
 
     shares = {
         "clip": lambda q, k: alike(q, k),
         "maskclip": lambda q, k: torch.eye(q.shape[1]),
         "sclip": lambda q, k: alike(q, q) + alike(k, k),
         "clearclip": lambda q, k: alike(q, q),
+        "naclip": lambda q, k: alike(k, k, neighbours(grid, k.shape[1])),
+        "pearl": lambda q, k: shares_of_pearl(q, k, k.shape[1] - grid[0] * grid[1]),
     }
     out = [shares[mode](q[..., i : i + side], k[..., i : i + side]) @ v[..., i : i + side] for i in range(0, x.shape[-1], side)]
     return torch.cat(out, -1)
@@ -124,9 +161,9 @@ def expected_plain(v, images):
         x = block(x)
     out = {}
     for mode in DENSE_MODES:
-        found = attention(last.ln_1(x), last.attn.num_heads, last.attn.in_proj_weight, last.attn.in_proj_bias, mode)
+        found = attention(last.ln_1(x), last.attn.num_heads, last.attn.in_proj_weight, last.attn.in_proj_bias, mode, grid)
         found = last.ls_1(last.attn.out_proj(found))
-        if mode != "clearclip":
+        if mode not in ALONE:
             between = x + found
             found = between + last.ls_2(last.mlp(last.ln_2(between)))
         out[mode] = (v.ln_post(found) @ v.proj)[:, 1:].transpose(1, 2).unflatten(2, grid)
@@ -145,9 +182,9 @@ def expected_siglip(v, images):
         x = block(x)
     out = {}
     for mode in DENSE_MODES:
-        found = attention(last.norm1(x), last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, mode)
+        found = attention(last.norm1(x), last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, mode, grid)
         found = last.ls1(last.attn.proj(found))
-        if mode != "clearclip":
+        if mode not in ALONE:
             between = x + found
             found = between + last.ls2(last.mlp(last.norm2(between)))
         alone = trunk.norm(found).flatten(0, 1)[:, None]  # each patch a sequence of its own
@@ -189,6 +226,16 @@ def test_towers_on_the_pretrainings_grid_and_on_others(small, shape):
     check(siglip_clip(), expected_siglip, shape)
 
 
+def test_a_picture_of_one_patch(small):
+    images = noise(2, 16, 16)
+    for model, reference in ((small, expected_plain), (siglip_clip(), expected_siglip)):
+        with torch.no_grad():
+            found = dense.dense_features(opened(model), images, DENSE_MODES)
+        expected = reference(model.visual, images)
+        for mode in DENSE_MODES:
+            torch.testing.assert_close(found[mode], expected[mode], rtol=1e-4, atol=1e-4)
+
+
 def test_siglips_tower_with_layer_scale():
     check(siglip_clip(init_values=0.5), expected_siglip, (1, 64, 48))
 
@@ -213,6 +260,29 @@ def test_where_all_patches_are_equal_siglips_whole_image_is_each_patch(mode):
         whole = model.encode_image(images)
     assert (whole[0] - whole[1]).norm() > 0.01 * whole.norm()
     torch.testing.assert_close(found, whole[:, :, None, None].expand_as(found), rtol=1e-4, atol=1e-4)
+
+
+# ---- modes by hand
+
+
+def test_naclip_of_equal_keys_is_a_softmax_of_the_distances():
+    values = torch.tensor([[1.0, 0], [0, 1], [0, 0]]).view(1, 1, 3, 2)  # the class token, and two patches one above the other
+    found = dense.DENSE_MODES["naclip"](torch.randn(1, 1, 3, 2), torch.zeros(1, 1, 3, 2), values, (2, 1))[0, 0]
+    near, own = math.exp(math.exp(-1 / 50)), math.e
+    expected = [[1 / 3, 1 / 3], [1 / (1 + own + near), own / (1 + own + near)], [1 / (1 + own + near), near / (1 + own + near)]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_pearl_turns_rotated_keys_back():
+    """Keys that are queries rotated: what is left is the attention of the queries to themselves, and the share of similar keys."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.linalg.qr(torch.randn(20, 8, generator=generator))[0] * 9
+    q = torch.cat([half, -half])[None, None]  # mean 0; all directions are as long
+    k = q @ torch.linalg.qr(torch.randn(8, 8, generator=generator))[0]
+    v = torch.randn(1, 1, 40, 8, generator=generator)
+    found = dense.DENSE_MODES["pearl"](q, k, v, (5, 8))
+    torch.testing.assert_close(found, torch.softmax(1.08 * q @ q.mT / math.sqrt(8), -1) @ v, rtol=1e-3, atol=1e-3)
+    assert (found - torch.softmax(q @ k.mT / math.sqrt(8), -1) @ v).norm() > 0.1 * found.norm()
 
 
 # ---- attention that is replaced
