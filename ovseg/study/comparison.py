@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from .findings import compare
 from .results import GROUPS
 
 NAMES = {"mgca": "MGCA", "mixreorg": "MixReorg", "tcl": "TCL", "pacl": "PACL", "groupvit": "GroupViT", "supervised": "supervised"}
@@ -10,6 +11,7 @@ beside a method's name in its run is what it was given instead of the default ru
 (docs/methods.md), the threshold of the background, and the unit that it is recognised by. The paper's columns are its averages over
 its own benchmarks and are there to compare orders with, not numbers.
 """
+AGAINST = "The default run's method against each other one, by their own units, paired by seed as the findings are.\n"
 
 
 def name(method):
@@ -38,3 +40,17 @@ def table(results, paper, spread):
         row |= {"trained weights": f"{weights:,}" if method else "", "seconds a training": f"{seconds:.0f}" if method else ""}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def against(results):
+    """The default run's method compared with each other one that learns from texts: a list of findings.Comparison."""
+    averages, found = results.averages(), []
+    for run, method in results.methods.items():
+        if run in (results.default, results.ceiling):
+            continue
+        for group in dict.fromkeys(averages["group"]):
+            first, second = (
+                averages[(averages["run"] == r) & (averages["group"] == group)].set_index("seed")["miou"] for r in (results.default, run)
+            )
+            found.append(compare(group, (name(results.parameters["train.method"]), name(method)), first, second))
+    return found

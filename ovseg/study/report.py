@@ -43,6 +43,8 @@ def write(findings, results, paper, images):
         if f.comparisons:
             parts.append(markdown(pd.DataFrame([_comparison(c) for c in f.comparisons])))
     parts += ["## Methods\n", comparison.NOTE, markdown(comparison.table(results, paper, spread))]
+    if pairs := comparison.against(results):
+        parts += [comparison.AGAINST, markdown(pd.DataFrame([_comparison(pair) for pair in pairs]))]
     parts += ["## All runs\n", *([GAP] if results.ceiling else []), markdown(all_runs(results))]
     suites = {GROUPS[0]: paper["with_background"]["benchmarks"], GROUPS[1]: paper["without_background"]["benchmarks"]}
     for number, (group, table) in enumerate(zip(GROUPS, (paper["with_background"], paper["without_background"]), strict=True), 1):

@@ -121,6 +121,8 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
         "lr 0.004", "32.0 ± 2.8 (2)", "21.0 ± 1.4 (2)", "35.3",
     ]  # fmt: skip
     assert table.loc["TCL", f"{WITH}, gap closed"] == report.spread(pd.Series([100 * 20 / 60, 100 * 24 / 40]))
+    pairs = {pair.second: (pair.means, pair.n) for pair in comparison.against(study)}
+    assert pairs == {"TCL": ((41, 32), 2), "MGCA + MixReorg": ((41, 50), 2)}
     assert table.loc["MGCA", WITH] == "41.0 ± 1.4 (2)" and table.loc["untrained", f"{WITH}, by pixels"] == "10.0"
 
 
