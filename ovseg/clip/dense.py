@@ -32,6 +32,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.in_proj_weight, self.in_proj_bias, self.out_proj = heads, weight, bias, out_proj
 
+    def extra_repr(self):
+        return f"heads={self.heads}"
+
     def forward(self, x, *_, mode="clip", attn_mask=None, need_weights=False):
         """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. attn_mask: additive, for mode "clip"."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # n, tokens, 3 * width

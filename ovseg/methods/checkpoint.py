@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..data import captions
-from ..data.shards import write_whole
+from ..data.files import write_whole
 from ..values import METHODS
 from . import distributed
 from .batches import CachedImages
