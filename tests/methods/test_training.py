@@ -11,7 +11,7 @@ from small import BATCH, CAPTIONS, CPU, PAIRS, SETTINGS, WIDTH, P, changed, cont
 from tiny import bank_of
 
 from ovseg.data.captions import nouns
-from ovseg.methods import mgca, training
+from ovseg.methods import checkpoint, mgca, training
 from ovseg.methods.batches import CachedImages, Pairs, StreamedImages
 from ovseg.methods.checkpoint import fingerprint
 from ovseg.methods.decoder import Decoder
@@ -294,10 +294,22 @@ def test_a_killed_training_goes_on_and_counts_its_seconds(project, monkeypatch):
         project()
     assert not FOLDER.exists()
     path = Path("runs/checkpoints/models/mgca/seeds/0.pt")
-    torch.save(torch.load(path, weights_only=True) | {"seconds": 1000.0}, path)
+    checkpoint.write(path, checkpoint.read(path) | {"seconds": 1000.0})
     killed_at(STEPS - 4, monkeypatch)  # steps 4 to 8 are left: one more would raise
     assert project()
     assert json.loads(contents(FOLDER)["training.json"])["seconds"] >= 1000
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
+def test_a_damaged_checkpoint_is_named_and_not_gone_on_from(tmp_path, monkeypatch, capsys, damage):
+    expected, path = train(tmp_path / "whole.pt")[0], tmp_path / "run.pt"
+    kill(5, monkeypatch, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes({"a bit": data, "the end": data[:-100], "all": b""}[damage])
+    killed_at(STEPS, monkeypatch)  # a step more than there are
+    assert same(train(path)[0], expected)
+    assert capsys.readouterr().out.splitlines() == [f"{path} is damaged: it is not used, training begins anew"]
 
 
 def test_explain_draws_prompts_of_the_first_pairs():
