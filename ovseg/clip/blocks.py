@@ -34,10 +34,12 @@ class Blocks:
         self.sums = self._kept() or self._new()
         count = math.ceil(self.shape[0] / rows)
         self.missing = [block for block in range(count) if block not in self.sums]
-        if self.missing and self.path.is_file():
+        if self.path.is_file():
+            if not self.missing:
+                self.part.unlink(missing_ok=True)
+                return
             os.replace(self.path, self.part)
-        if self.missing or self.part.is_file():
-            self._write_log()  # without lines of damaged blocks, or half a line
+        self._write_log()  # without lines of damaged blocks, or half a line
 
     def rows_of(self, block):
         """The rows of a block, a slice."""

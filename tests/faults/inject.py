@@ -4,6 +4,7 @@ Faults strike processes that are forked from this one, so that each costs no imp
 checkpoint after every fifth; encoding is of 24 pictures in 12 blocks.
 """
 
+import contextlib
 import os
 import random
 import resource
@@ -60,9 +61,7 @@ def forked(work):
         return pid
     code = 0
     try:
-        with open("output", "w") as output:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
+        with open("output", "w") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             work()
     except BaseException as error:
         Path("said").write_text(f"{type(error).__name__}: {error}")
@@ -245,11 +244,12 @@ def test_a_shard_deleted_in_mid_epoch(tmp_path, monkeypatch, table):
         Path(path).unlink()
     line = failed(lambda: run(delete=True))
     assert "epoch" in line and "the shards have changed since `prepare`" in line and not Path("weights").exists()
+    assert checkpoint.read("run.pt")["step"] == 6  # both epochs whose shards were all read
     for path in images.paths:
         os.rename(f"{path}.away", path)
     assert ended(forked(run)) == 0 and Path("weights").read_bytes() == whole
     what = "ended with a line of it; once the shards were back it went on; weights bit-identical"
-    table.append(("shards deleted in mid-epoch (streamed images)", what, "what came after the last checkpoint"))
+    table.append(("shards deleted in mid-epoch (streamed images)", what, "nothing: it kept a checkpoint of each step"))
 
 
 def dying(folder, device):
@@ -277,10 +277,11 @@ def test_a_dead_rank(tmp_path, table):
     distributed.launch(2, dying, whole, CPU)
     with pytest.raises(Exception, match=r"rank +: 1 (.|\n)*SIGKILL"):
         distributed.launch(2, dying, broken, CPU)
-    assert (broken / "run.pt").exists() and not (broken / "weights").exists()
+    lost = 7 - checkpoint.read(broken / "run.pt")["step"]
+    assert lost == 1 and not (broken / "weights").exists()
     distributed.launch(2, dying, broken, CPU)
     assert (broken / "weights").read_bytes() == (whole / "weights").read_bytes()
-    table.append(("one of two processes killed", "the other was ended, the error names the rank; went on; weights bit-identical", "1 step"))
+    table.append(("one of two processes killed", "the other was ended, the error names the rank; went on; weights bit-identical", f"{lost} step"))
 
 
 # ---- encode
