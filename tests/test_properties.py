@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny import P, bank_of, changed
 
 from ovseg.benchmarks.miou import MeanIoU, mean
-from ovseg.methods import alignment as mgca  # MGCA's losses
+from ovseg.methods import contrast, mgca
 from ovseg.segmentation import units
 from ovseg.segmentation.windows import interpolation, stitch, window_grid
 
@@ -32,8 +32,9 @@ def batch(seed, size=4, length=9, width=6):
     return torch.randn(size, length, width, generator=generator), torch.randn(size, width, generator=generator), subjects
 
 
-def losses(pixels, texts, subjects, **values):
-    return mgca.losses(pixels, texts, subjects, P.mgca.model_copy(update={"granularity": "+".join(LEVELS)} | values))
+def losses(pixels, texts, subjects, mask=True, **values):
+    negative = contrast.negatives(subjects, mask)
+    return mgca.losses(pixels, texts, negative, P.mgca.model_copy(update={"granularity": "+".join(LEVELS)} | values))
 
 
 def same(first, second, levels=LEVELS):
@@ -81,8 +82,8 @@ def test_a_length_counts_alike_in_texts_and_pixels(seed, scale):
 @given(SEEDS)
 def test_without_negatives_there_is_nothing_to_lose(seed):
     pixels, texts, subjects = batch(seed)
-    assert all(value == 0 for value in losses(pixels, texts, torch.zeros_like(subjects), mask_equal_texts=True).values())
-    assert all(value > 0 for value in losses(pixels, texts, torch.zeros_like(subjects), mask_equal_texts=False).values())
+    assert all(value == 0 for value in losses(pixels, texts, torch.zeros_like(subjects)).values())
+    assert all(value > 0 for value in losses(pixels, texts, torch.zeros_like(subjects), mask=False).values())
 
 
 @drawn
@@ -91,11 +92,13 @@ def test_info_nce_sees_differences_of_logits_alone(seed, size, shift, equal):
     logits = 3 * torch.randn(size, size, generator=torch.Generator().manual_seed(seed))
     negative = ~torch.eye(size, dtype=torch.bool)
     for direction in ("both", "image-to-text", "text-to-image"):
-        expected = mgca.info_nce(logits, negative, direction)
-        torch.testing.assert_close(mgca.info_nce(logits + shift, negative, direction), expected, rtol=1e-4, atol=1e-4)
-        assert mgca.info_nce(torch.full((size, size), equal), negative, direction).item() == pytest.approx(math.log(size), rel=1e-5)
+        expected = contrast.info_nce(logits, negative, direction)
+        torch.testing.assert_close(contrast.info_nce(logits + shift, negative, direction), expected, rtol=1e-4, atol=1e-4)
+        assert contrast.info_nce(torch.full((size, size), equal), negative, direction).item() == pytest.approx(math.log(size), rel=1e-5)
     rows = torch.linspace(-5, 5, size)[:, None]  # a shift of its own for each image
-    torch.testing.assert_close(mgca.info_nce(logits + rows, negative, "image-to-text"), mgca.info_nce(logits, negative, "image-to-text"))
+    torch.testing.assert_close(
+        contrast.info_nce(logits + rows, negative, "image-to-text"), contrast.info_nce(logits, negative, "image-to-text")
+    )
 
 
 # ---- units

@@ -1,7 +1,10 @@
 """Training on cached features: the learning rate, the updates, the report, what a killed and a finished training leave."""
 
+import itertools
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +143,38 @@ def test_divergence_names_its_first_step_and_leaves_the_checkpoint_before_it(tmp
         assert state["step"] == 1 and all(value.isfinite().all() for value in state["learner"].values())
     else:
         assert not (tmp_path / "run.pt").exists()
+
+
+def test_divergence_names_the_pairs_of_its_batch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    array, (rows, _) = IMAGES.array.copy(), list(IMAGES.epoch(0, 0, BATCH, 0, CPU))[1]
+    array[rows[3]] = np.nan
+    keys = [f"shard/{pair:08d}" for pair in range(PAIRS)]
+    for named in ([str(row) for row in rows], [keys[row] for row in rows]):  # the second time `prepare` has left the keys
+        with pytest.raises(FloatingPointError, match=f"the 8 pairs of its batch, {named[0]} and so on, are in run.pt.pairs.txt$"):
+            train("run.pt", changed(checkpoint_steps=3), images=CachedImages(array))
+        assert Path("run.pt.pairs.txt").read_text().split() == named
+        Path("data/prepared").mkdir(parents=True, exist_ok=True)
+        Path("data/prepared/pairs.txt").write_text("\n".join(keys) + "\n")
+
+
+@pytest.mark.parametrize("at", [0, 3, 8])
+def test_sigterm_keeps_the_running_step_and_ends_with_its_code(tmp_path, monkeypatch, capsys, at):
+    expected, before = train(tmp_path / "whole.pt")[0], signal.getsignal(signal.SIGTERM)
+    real, calls = mgca.losses, itertools.count()
+
+    def losses(*arguments):
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(mgca, "losses", losses)
+        train(tmp_path / "run.pt", changed(checkpoint_steps=50))
+    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+    assert checkpoint.read(tmp_path / "run.pt")["step"] == at + 1 and f"step {at + 1} of {STEPS}" in capsys.readouterr().out
+    killed_at(STEPS - at - 1, monkeypatch)  # a step more than are left
+    assert same(train(tmp_path / "run.pt")[0], expected)
 
 
 def test_a_gradient_that_is_not_finite_is_not_kept(tmp_path, monkeypatch):
