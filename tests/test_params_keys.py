@@ -62,7 +62,8 @@ def out_of_range(kinds, key):
     """Values of an allowed type that lie beyond its limits, or outside of its list."""
     for kind in kinds:
         if kind["type"] in ("integer", "number"):
-            yield -1  # no number here is negative
+            if kind["type"] == "integer" or {"minimum", "exclusiveMinimum"} & set(kind):
+                yield -1  # no bounded number here may be negative, and no integer
             yield from (math.nan, math.inf) if kind["type"] == "number" else ()
             yield from (kind[name] + step for name, step in (("minimum", -1), ("maximum", 1)) if name in kind)
             yield from (kind[name] for name in ("exclusiveMinimum", "exclusiveMaximum") if name in kind)
@@ -78,6 +79,10 @@ def out_of_range(kinds, key):
                 yield []
             for bad in (*wrong_types(items), *out_of_range(items, key)):
                 yield [bad]
+        elif kind["type"] == "object":  # by benchmark
+            values = [resolved(kind["additionalProperties"])]
+            for bad in (*wrong_types(values), *out_of_range(values, key)):
+                yield {next(iter(VALUES["benchmarks"])): bad}
 
 
 def having(key, value):
