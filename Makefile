@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lab bench lock
+.PHONY: repro test test-faults lab bench lock
 repro: $(VENV)/ready
 	python -m ovseg.study.jobs $(if $(JOBS),--jobs $(JOBS))
 
 test: $(VENV)/ready
 	pytest
 	ruff check
+
+test-faults: $(VENV)/ready # kills, full disks, damaged files: minutes; writes docs/reliability.md
+	pytest -n 0 tests/faults/inject.py
 
 lab: $(VENV)/ready
 	jupyter lab notebooks

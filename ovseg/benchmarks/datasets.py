@@ -3,13 +3,13 @@
 import hashlib
 import io
 import json
-import zlib
 from collections import Counter
 from pathlib import Path
 
 from PIL import Image
 
 from ..data import shards
+from ..data.files import checksum
 from ..data.images import label_map, rgb
 from ..segmentation.windows import BACKGROUND
 from .layouts import CLASSES, IGNORED, LAYOUTS
@@ -50,8 +50,13 @@ class BenchmarkBase:
     def fingerprint(self):
         """A hash of the classes, the images' names and sizes, the label maps' contents (of shards: their contents) and which they are."""
         listing = [(path.name, path.stat().st_size) for path in map(Path, self.files)]
-        contents = [zlib.crc32(Path(path).read_bytes()) for path in self.label_files or self.files]
+        contents = [checksum(path) for path in self.label_files or self.files]
         return hashlib.sha256(json.dumps([self.classes, listing, contents, self.label]).encode()).hexdigest()
+
+    @property
+    def contents(self):
+        """A hash of the images' contents and their order (of shards: of all that they hold)."""
+        return hashlib.sha256(json.dumps([checksum(path) for path in self.files]).encode()).hexdigest()
 
     def __len__(self):
         return len(self.files)

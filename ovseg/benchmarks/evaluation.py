@@ -56,7 +56,7 @@ def open_suite(p, folder="data/features/benchmarks"):
         if benchmark.fingerprint != fingerprint:
             raise ValueError(f"benchmark {name} has changed since `encode` read it; run it again")
         datasets.check_thresholds([benchmark], p.evaluate.thresholds)
-        classes = torch.from_numpy(np.load(f"{folder}/{name}/classes.npy"))
+        classes = features.as_tensor(features.open_cached(f"{folder}/{name}/classes.npy"))
         windows = features.open_cached(f"{folder}/{name}/{p.clip.dense}.npy")
         opened.append(Encoded(benchmark, classes, windows, p.evaluate.thresholds.get(name)))
     return opened

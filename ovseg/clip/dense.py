@@ -26,6 +26,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.in_proj_weight, self.in_proj_bias, self.out_proj = heads, weight, bias, out_proj
 
+    def extra_repr(self):
+        return f"heads={self.heads}"
+
     def forward(self, x, *_, mode="clip", grid=None, attn_mask=None, need_weights=False):
         """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. grid: the patches' (rows, columns), for modes other than
         "clip". attn_mask: additive, for mode "clip".

@@ -5,13 +5,17 @@
     benchmarks/NAME/classes.npy  (C, d)        class embeddings of benchmark NAME (float32, unit length)
     benchmarks/NAME/MODE.npy     (W, d, h, w)  dense features of the windows of its pictures, in order, in a mode of dense.DENSE_MODES
 
-Embeddings of texts and dense features are not normalised. encoding.py fills it.
+Embeddings of texts and dense features are not normalised. encoding.py fills it; beside each array lies what it was made from (blocks.py).
 """
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from .blocks import open_checked
 
 
 def made_with(clip, segment):
@@ -21,19 +25,16 @@ def made_with(clip, segment):
     return {f"{section}.{key}": value for section, part in values.items() for key, value in part.items()}
 
 
+def fingerprint(*parts):
+    """One hash, in hex, of what an array depends on. parts: what JSON can hold."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def open_cached(path):
-    """A cached array, memory-mapped, or None if it was not cached."""
-    return np.load(path, mmap_mode="r") if Path(path).is_file() else None
+    """A cached array, memory-mapped, or None if it was not cached. Raises ValueError that names it if the file is damaged."""
+    return open_checked(path) if Path(path).is_file() else None
 
 
 def as_tensor(array, device="cpu"):
     """Rows of a cached array as a float32 tensor."""
     return torch.from_numpy(np.array(array)).to(device).float()
-
-
-def create_cached(path, shape):
-    """A new array of that shape on disk, memory-mapped for writing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # rather than write through a link that other benchmarks share
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)

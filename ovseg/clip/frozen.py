@@ -1,11 +1,16 @@
 """The frozen CLIP: dense image features and text embeddings of any open_clip model with a ViT image tower (dense.py)."""
 
+import functools
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..data.files import code
 from . import dense
 
 
@@ -52,6 +57,17 @@ class FrozenCLIP(nn.Module):
             raise ValueError(f"clip.model = {settings.model!r}: its tokenizer needs `pip install {error.name}`") from None
         except ValueError as error:
             raise ValueError(f"clip.model = {settings.model!r}: {error}") from None
+
+    @functools.cached_property
+    def fingerprint(self):
+        """A hash of all that its features depend on but their inputs: weights, architecture, precision, code, versions, kind of device."""
+        about = [type(self.tower), self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision, self.mean, self.std]
+        about += [torch.__version__, open_clip.__version__, self.device.type, code(*sorted(Path(__file__).parent.glob("*.py")))]
+        digest = hashlib.sha256("\n".join(map(str, about)).encode())
+        for name, tensor in self.clip.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")

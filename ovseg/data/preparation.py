@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import captions, images, shards
+from .files import write_whole
 
 KEPT = Path("runs/prepare")  # not in data/prepared, which DVC deletes before the stage runs
 FAILURES = ("failed_to_download", "failed_to_resize")  # as img2dataset names them
@@ -87,7 +88,7 @@ def read_shard(path, kept):
     report = shards.Report()
     rows = [(key, caption, captions.nouns(caption)) for key, _, caption in shards.pairs(path, report)]
     kept = json.dumps({"source": source, "rows": rows, "report": report.as_dict()})
-    shards.write_whole(file, lambda part: part.write_text(kept))
+    write_whole(file, lambda part: part.write_text(kept))
     return rows, report
 
 

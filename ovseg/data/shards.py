@@ -182,15 +182,6 @@ def first(paths, count, size):
     return [center_crop(image, size) for image in itertools.islice(found, count)]
 
 
-def write_whole(path, write):
-    """Write a file whole or not at all: write(part) fills another one, which then takes its place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    write(part)
-    os.replace(part, path)
-
-
 def parallel(function, items, label):
     """Map in processes, in order, with a progress bar. Spawned, because forking a process with threads may hang."""
     workers = min(len(items), os.cpu_count() or 1)

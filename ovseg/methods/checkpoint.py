@@ -1,6 +1,7 @@
 """Checkpoints of a training, files written whole, and what a training depends on."""
 
 import hashlib
+import io
 import json
 import zlib
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from ..data import captions
-from ..data.shards import write_whole
+from ..data.files import write_whole
 from ..values import METHODS
 from . import distributed
 from .batches import CachedImages
@@ -48,14 +49,31 @@ def fingerprint(settings, seed, sections, images, bank, texts, labels=None):
 def save(path, mark, step, learner, optimizer, history, seconds):
     """Write a checkpoint: the state of a training of fingerprint `mark` after `step` steps."""
     state = {"fingerprint": mark, "step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-    write_whole(path, lambda part: torch.save(state | {"history": history, "seconds": seconds}, part))
+    write(path, state | {"history": history, "seconds": seconds})
+
+
+def write(path, state):
+    """Write a state, whole or not at all: as torch.save does, and behind it the CRC-32 of that, which torch.load does not look at."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    write_whole(path, lambda part: part.write_bytes(data + zlib.crc32(data).to_bytes(4)))
+
+
+def read(path):
+    """The state that `write` wrote; None, with a printed line, if the file is damaged."""
+    data = Path(path).read_bytes()
+    if len(data) < 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:]):
+        print(f"{path} is damaged: it is not used, training begins anew")
+        return None
+    return torch.load(io.BytesIO(data[:-4]), map_location="cpu", weights_only=True)
 
 
 def restore(path, mark, learner, optimizer):
     """Load a checkpoint into learner and optimizer. Returns (step, history, seconds); without one of that mark, (0, [], 0.0)."""
     world, state = distributed.joined(), None
     if world.rank == 0 and Path(path).is_file():  # the other processes may be on machines without it
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read(path)
     state = world.from_first(state if state and state["fingerprint"] == mark else None)
     if state is None:
         return 0, [], 0.0

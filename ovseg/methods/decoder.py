@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..data.files import write_whole
+
 WEIGHTS = "decoder.safetensors"
 
 
@@ -54,8 +56,8 @@ class Decoder(nn.Module):
 
     def save(self, folder):
         """Write the weights into folder, which is made if it does not exist."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous().cpu() for name, value in self.state_dict().items()}, Path(folder) / WEIGHTS)
+        state = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
+        write_whole(Path(folder) / WEIGHTS, lambda part: save_file(state, part))
 
     @classmethod
     def load(cls, folder):

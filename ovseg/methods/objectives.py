@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ..data.files import write_whole
 from . import distributed
 
 WEIGHTS = "objective.safetensors"
@@ -64,4 +65,4 @@ def save(objectives, folder):
     """Write the parameters of the objectives beside the decoder's, if they have any."""
     state = {name: value.contiguous().cpu() for name, value in objectives.state_dict().items()}
     if state:
-        save_file(state, f"{folder}/{WEIGHTS}")
+        write_whole(f"{folder}/{WEIGHTS}", lambda part: save_file(state, part))

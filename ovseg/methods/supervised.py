@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from ..clip.blocks import open_checked
 from ..data import shards
 from ..data.images import label_map
 from . import distributed
@@ -44,7 +45,7 @@ def open_labels(source, paths, keys, size):
     sample has no label map, or one that holds a label of no class, or when there is no sample of a key. A label map is taken as it is
     stored: it has to lie as its image does once that is upright.
     """
-    classes = torch.from_numpy(np.load(source.class_file))
+    classes = torch.from_numpy(np.array(open_checked(source.class_file)))
     rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
     for path in paths:
         for sample in shards.read_samples(path):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .. import params
 from ..clip import features
 from ..data import preparation
-from . import contrast, distributed, mgca, objectives, supervised
+from . import contrast, distributed, mgca, objectives, preemption, supervised
 from .batches import open_pairs
 from .checkpoint import fingerprint, restore, save, write_whole
 from .decoder import WEIGHTS, Decoder
@@ -48,7 +48,8 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
     loss, its parts (the losses of the methods), and both gates. seconds: of training, those of killed parts included. In a process group
     every process calls this, and gets the same decoder; the first one writes checkpoints.
     Raises ValueError when there are too few pairs for a batch, when the batch does not divide among the processes, or when images are
-    fewer than `prepare` found; FloatingPointError when the loss is not finite.
+    fewer than `prepare` found; FloatingPointError when the loss is not finite. A SIGTERM to one process alone ends it with
+    preemption.EXIT_CODE after the running step, of which a checkpoint is written.
     """
     world = distributed.joined()
     if settings.batch % world.size:
@@ -67,30 +68,38 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
     started = time.perf_counter() - before
     forward = torch.nn.parallel.DistributedDataParallel(learner) if world.size > 1 else learner
     batches = _batches(images, seed, start, per_epoch, settings.batch, device)
+    drawn = {}  # the pairs of each step since the last checkpoint
     progress = tqdm(range(start, steps), "train", initial=start, total=steps, mininterval=2, disable=world.rank > 0)
-    for step in progress:
-        rows, dense = next(batches)  # B; b, d, h, w
-        lr = learning_rate(step, steps, warmup, settings.lr)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        batch = make_batch(dense, rows, bank, texts, labels, settings, (seed, step), world)
-        parts = forward(batch)
-        loss = sum(parts.values())
-        optimizer.zero_grad(set_to_none=True)
-        (loss * world.size).backward()  # DDP takes the mean over processes of what is to be summed
-        optimizer.step()
-        gates = {f"gate{i}": block.gate for i, block in enumerate(learner.decoder.blocks)}
-        values = {name: value.detach().clone() for name, value in {"loss": loss, **parts, **gates}.items()}
-        history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
-        if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps:  # only here is a GPU waited for
-            history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
-            if bad := next((row for row in history if not all(map(math.isfinite, row.values()))), None):  # gates: those after the step
-                where = f"at step {bad['step'] + 1}, epoch {bad['epoch']:.2f}"
-                what = f"the loss is {bad['loss']}" if not math.isfinite(bad["loss"]) else "the gradient is not finite"
-                raise FloatingPointError(f"{what} {where}: try a smaller train.lr; the last checkpoint is from before")
-            progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
-            if world.rank == 0:
-                save(checkpoint, mark, step + 1, learner, optimizer, history, time.perf_counter() - started)
+    with preemption.noted(world.size == 1) as signals:  # in a group whoever started it ends its processes
+        for step in progress:
+            rows, dense = next(batches)  # B; b, d, h, w
+            drawn[step] = rows
+            lr = learning_rate(step, steps, warmup, settings.lr)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            batch = make_batch(dense, rows, bank, texts, labels, settings, (seed, step), world)
+            parts = forward(batch)
+            loss = sum(parts.values())
+            optimizer.zero_grad(set_to_none=True)
+            (loss * world.size).backward()  # DDP takes the mean over processes of what is to be summed
+            optimizer.step()
+            gates = {f"gate{i}": block.gate for i, block in enumerate(learner.decoder.blocks)}
+            values = {name: value.detach().clone() for name, value in {"loss": loss, **parts, **gates}.items()}
+            history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
+            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps or signals:  # only here is a GPU waited for
+                history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
+                if bad := next((row for row in history if not all(map(math.isfinite, row.values()))), None):  # gates: those after the step
+                    where = f"at step {bad['step'] + 1}, epoch {bad['epoch']:.2f}"
+                    what = f"the loss is {bad['loss']}" if not math.isfinite(bad["loss"]) else "the gradient is not finite"
+                    pairs = _written(images, drawn[bad["step"]], checkpoint)
+                    raise FloatingPointError(f"{what} {where}: try a smaller train.lr; the last checkpoint is from before; {pairs}")
+                drawn.clear()
+                progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
+                if world.rank == 0:
+                    save(checkpoint, mark, step + 1, learner, optimizer, history, time.perf_counter() - started)
+                if signals:
+                    print(f"SIGTERM: ended after step {step + 1} of {steps}, which {checkpoint} holds; run again to go on")
+                    raise SystemExit(preemption.EXIT_CODE)
     return learner.cpu().eval(), history, time.perf_counter() - started
 
 
@@ -108,6 +117,17 @@ def make_batch(dense, rows, bank, texts, labels, settings, place, world):
         given["labels"] = torch.from_numpy(labels.maps[rows[world.share(len(rows))]]).to(device).long()  # b, 2h, 2w
         given["classes"] = labels.classes.to(device)
     return objectives.Batch(dense, **given, precision=settings.precision, random=np.random.default_rng([seed, 2, step]), world=world)
+
+
+def _written(images, rows, checkpoint):
+    """Where the keys of the pairs in rows are written: a sentence. Those of cached features are in data/prepared; without it, numbers."""
+    keys = getattr(images, "keys", None)
+    if keys is None:
+        keys = preparation.load_keys("data/prepared") if Path("data/prepared/pairs.txt").is_file() else range(len(images.array))
+    named, file = [str(keys[row]) for row in rows], Path(f"{checkpoint}.pairs.txt")
+    if distributed.joined().rank == 0:
+        write_whole(file, lambda part: part.write_text("\n".join(named) + "\n"))
+    return f"the {len(named)} pairs of its batch, {named[0]} and so on, are in {file}"
 
 
 def _batches(images, seed, step, per_epoch, batch, device):
@@ -153,7 +173,7 @@ def run(folder, seed, clip, sections, settings, source, device):
         file.unlink(missing_ok=True)
         learner.decoder.save(folder)
         objectives.save(learner.objectives, folder)
-        pd.DataFrame(history).round(6).to_csv(folder / "history.csv", index=False)
+        write_whole(folder / "history.csv", lambda part: pd.DataFrame(history).round(6).to_csv(part, index=False))
         parameters = params.flatten({name: section for name, section in sections.items() if section} | {"train": settings})
         weights = sum(parameter.numel() for parameter in learner.parameters())
         found = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark, "weights": weights, "parameters": parameters}

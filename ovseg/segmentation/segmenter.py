@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .. import params
+from ..data.files import write_whole
 from ..data.images import rgb
 from ..methods import groupvit
 from ..methods.decoder import Decoder
@@ -94,7 +95,7 @@ class Segmenter:
             clip["model"] = LOCAL + os.path.relpath(clip["model"].removeprefix(LOCAL), folder)
         config = {"clip": clip, "segment": self.settings.model_dump()}
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "segmenter.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_whole(Path(folder) / "segmenter.json", lambda part: part.write_text(json.dumps(config, indent=2) + "\n"))
 
     def segment(self, image, names, background=False, threshold=None, others=None):
         """Segment an image into the named classes.

@@ -20,7 +20,7 @@ from pathlib import Path
 from .. import params
 from ..benchmarks import datasets, evaluation
 from ..benchmarks.miou import mean
-from ..data.shards import write_whole
+from ..data.files import write_whole
 from ..methods import distributed, supervised, training
 from ..methods.decoder import Decoder
 from ..schema import Params

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..benchmarks.miou import MeanIoU
 from ..clip.dense import replace_attention
 from ..data.captions import nouns
-from ..data.shards import write_whole
+from ..data.files import write_whole
 from . import scenes
 
 CONTEXT = 32  # tokens of a text: captions of the rendered world are short

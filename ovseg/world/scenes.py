@@ -8,8 +8,8 @@ web's do. Everything follows from (seed, split, index): the same three numbers g
 
 import io
 import json
-import os
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,12 @@ import webdataset as wds
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
+from ..data.files import checksum, code, write_whole
 from ..data.shards import parallel
 
 TRAIN, BENCHMARK, PRETRAIN, CALIBRATION = 0, 1, 2, 3  # splits: no two share a picture
 PER_SHARD = 1024
+KEPT = Path("runs/scenes")  # what shards were rendered from
 
 _YAML = YAML(typ="safe").load(Path(__file__).with_name("things.yaml").read_text())
 THINGS = {  # {name: [(shape, RGB, coordinates), ...]}, the parts in drawing order
@@ -212,11 +214,24 @@ def _file(array, kind, **options):
 
 
 def _write_shard(job):
-    """Write one shard of the rendered world: (path, settings as a dict, split, first index, last index + 1)."""
-    path, s, split, first, last = job
+    """Write one shard of the rendered world, unless it is there: (path, kept, settings as a dict, split, first index, last index + 1).
+
+    kept: the folder that says what shards were rendered from, and the CRC-32 of their contents.
+    """
+    path, kept, *about = job
+    versions = {name: metadata.version(name) for name in ("numpy", "pillow", "webdataset")}
+    about = [str(path.resolve()), *about, code(__file__, Path(__file__).with_name("things.yaml")), versions]
+    record = kept / f"{path.stem}.json"
+    if path.is_file() and record.is_file() and json.loads(record.read_text()) == [*about, checksum(path)]:
+        return
+    write_whole(path, lambda part: _render_shard(part, *job[2:]))
+    write_whole(record, lambda part: part.write_text(json.dumps([*about, checksum(path)])))
+
+
+def _render_shard(part, s, split, first, last):
     longer = s["size"] * 5 // 4
     sizes = [(s["size"], s["size"])] if split == TRAIN else [(s["size"], longer), (longer, s["size"])]  # so that windows slide
-    with wds.TarWriter(str(path) + ".part", encoder=False, mtime=0) as tar:
+    with wds.TarWriter(str(part), encoder=False, mtime=0) as tar:
         for index in range(first, last):
             key = f"{index:08d}"
             height, width = sizes[index % len(sizes)]
@@ -233,24 +248,26 @@ def _write_shard(job):
                     "things.png": _file(things, "PNG"),  # indices into things.txt, where 0 is the background
                 }
             )
-    os.replace(str(path) + ".part", path)
 
 
-def write(settings, folder):
+def write(settings, folder, kept=KEPT):
     """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar, and the class lists things.txt and scenes.txt.
 
     settings: params.Scenes. The same settings give the same bytes. Calibration pictures are as many as the benchmark's and made
     alike: what labels help to choose (calibration.py) is chosen on these. Label maps are in train shards too, for people to look
-    at and for the supervised ceiling (methods/supervised.py); no other training reads one.
+    at and for the supervised ceiling (methods/supervised.py); no other training reads one. Shards that an earlier run has rendered in
+    the same way stay, others in the folder are deleted. kept: the folder that says what each was rendered from.
     """
-    folder = Path(folder)
+    folder, kept = Path(folder), Path(kept)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
     for split, name in ((TRAIN, "train"), (BENCHMARK, "benchmark"), (CALIBRATION, "calibration")):
         count = settings.pairs if split == TRAIN else settings.pictures
         for first in range(0, count, PER_SHARD):
             path = folder / f"{name}-{first // PER_SHARD:05d}.tar"
-            jobs.append((path, settings.model_dump(), split, first, min(first + PER_SHARD, count)))
+            jobs.append((path, kept, settings.model_dump(exclude={"pairs", "pictures"}), split, first, min(first + PER_SHARD, count)))
+    for other in set(folder.glob("*.tar*")) - {path for path, *_ in jobs}:
+        other.unlink()
     list(parallel(_write_shard, jobs, "render scenes"))
     (folder / "scenes.txt").write_text("\n".join(CLASSES) + "\n")
     (folder / "things.txt").write_text("\n".join(("background", *THINGS)) + "\n")

@@ -10,7 +10,6 @@ from PIL import Image
 from tiny import bank_of
 
 from ovseg import params
-from ovseg.clip import features
 from ovseg.data import shards
 from ovseg.methods import contrast
 from ovseg.methods.batches import CachedImages, StreamedImages
@@ -70,7 +69,8 @@ def cosine(a, b):
 
 
 def write_cache(path, array):
-    features.create_cached(Path(path), array.shape)[:] = array
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array)
 
 
 def write_project():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small import BATCH, CPU, WIDTH, P, changed, contents, data, stream, write_project
 
-from ovseg.methods import contrast, distributed, mgca, training
+from ovseg.methods import checkpoint, contrast, distributed, mgca, training
 from ovseg.methods.decoder import Decoder
 from ovseg.methods.distributed import World
 from ovseg.values import METHODS
@@ -79,7 +79,7 @@ def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], rel=1e-5)
     state = torch.load(tmp_path / "of 0/run.pt", weights_only=True)
     state["learner"]["decoder.blocks.0.gate"] += 1  # finished, but with other weights: so these are what all must end with
-    torch.save(state, tmp_path / "of 0/run.pt")
+    checkpoint.write(tmp_path / "of 0/run.pt", state)
     distributed.launch(2, train_and_save, tmp_path, CPU)
     for rank, (before, _) in enumerate(found):
         weights, rows = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -1,7 +1,10 @@
 """Training on cached features: the learning rate, the updates, the report, what a killed and a finished training leave."""
 
+import itertools
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from small import BATCH, CAPTIONS, CPU, PAIRS, SETTINGS, WIDTH, P, changed, cont
 from tiny import bank_of
 
 from ovseg.data.captions import nouns
-from ovseg.methods import mgca, training
+from ovseg.methods import checkpoint, mgca, training
 from ovseg.methods.batches import CachedImages, Pairs, StreamedImages
 from ovseg.methods.checkpoint import fingerprint
 from ovseg.methods.decoder import Decoder
@@ -142,6 +145,38 @@ def test_divergence_names_its_first_step_and_leaves_the_checkpoint_before_it(tmp
         assert not (tmp_path / "run.pt").exists()
 
 
+def test_divergence_names_the_pairs_of_its_batch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    array, (rows, _) = IMAGES.array.copy(), list(IMAGES.epoch(0, 0, BATCH, 0, CPU))[1]
+    array[rows[3]] = np.nan
+    keys = [f"shard/{pair:08d}" for pair in range(PAIRS)]
+    for named in ([str(row) for row in rows], [keys[row] for row in rows]):  # the second time `prepare` has left the keys
+        with pytest.raises(FloatingPointError, match=f"the 8 pairs of its batch, {named[0]} and so on, are in run.pt.pairs.txt$"):
+            train("run.pt", changed(checkpoint_steps=3), images=CachedImages(array))
+        assert Path("run.pt.pairs.txt").read_text().split() == named
+        Path("data/prepared").mkdir(parents=True, exist_ok=True)
+        Path("data/prepared/pairs.txt").write_text("\n".join(keys) + "\n")
+
+
+@pytest.mark.parametrize("at", [0, 3, 8])
+def test_sigterm_keeps_the_running_step_and_ends_with_its_code(tmp_path, monkeypatch, capsys, at):
+    expected, before = train(tmp_path / "whole.pt")[0], signal.getsignal(signal.SIGTERM)
+    real, calls = mgca.losses, itertools.count()
+
+    def losses(*arguments):
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(mgca, "losses", losses)
+        train(tmp_path / "run.pt", changed(checkpoint_steps=50))
+    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+    assert checkpoint.read(tmp_path / "run.pt")["step"] == at + 1 and f"step {at + 1} of {STEPS}" in capsys.readouterr().out
+    killed_at(STEPS - at - 1, monkeypatch)  # a step more than are left
+    assert same(train(tmp_path / "run.pt")[0], expected)
+
+
 def test_a_gradient_that_is_not_finite_is_not_kept(tmp_path, monkeypatch):
     class Poison(torch.autograd.Function):
         @staticmethod
@@ -234,11 +269,11 @@ def test_a_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
     kill(3, monkeypatch, path)
     before = path.read_bytes()
 
-    def dies(state, target):
-        Path(target).write_bytes(b"half of it")
+    def dies(part, data, write=Path.write_bytes):
+        write(part, data[: len(data) // 2])
         raise Killed
 
-    monkeypatch.setattr(torch, "save", dies)
+    monkeypatch.setattr(Path, "write_bytes", dies)
     with pytest.raises(Killed):
         train(path)
     assert path.read_bytes() == before
@@ -294,10 +329,22 @@ def test_a_killed_training_goes_on_and_counts_its_seconds(project, monkeypatch):
         project()
     assert not FOLDER.exists()
     path = Path("runs/checkpoints/models/mgca/seeds/0.pt")
-    torch.save(torch.load(path, weights_only=True) | {"seconds": 1000.0}, path)
+    checkpoint.write(path, checkpoint.read(path) | {"seconds": 1000.0})
     killed_at(STEPS - 4, monkeypatch)  # steps 4 to 8 are left: one more would raise
     assert project()
     assert json.loads(contents(FOLDER)["training.json"])["seconds"] >= 1000
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
+def test_a_damaged_checkpoint_is_named_and_not_gone_on_from(tmp_path, monkeypatch, capsys, damage):
+    expected, path = train(tmp_path / "whole.pt")[0], tmp_path / "run.pt"
+    kill(5, monkeypatch, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes({"a bit": data, "the end": data[:-100], "all": b""}[damage])
+    killed_at(STEPS, monkeypatch)  # a step more than there are
+    assert same(train(path)[0], expected)
+    assert capsys.readouterr().out.splitlines() == [f"{path} is damaged: it is not used, training begins anew"]
 
 
 def test_explain_draws_prompts_of_the_first_pairs():

@@ -263,6 +263,21 @@ def test_a_seed_added_repeats_no_training(project):
         assert (seed.parents[1] / "1/training.json").is_file()
 
 
+def test_a_benchmark_added_renders_nothing_and_encodes_itself_alone(project):
+    kept = [*project.glob("data/prepared/scenes/*.tar"), *project.glob("data/features/train/*.npy")]
+    before = {path: path.stat().st_mtime_ns for path in kept}  # of benchmarks DVC copies files that are links to each other
+    calibration = {"shards": "data/prepared/scenes/calibration-*.tar", "label": "things.png", "classes": "data/prepared/scenes/things.txt"}
+    with changed(project, "benchmarks", more=calibration):
+        run(project, "dvc", "repro", "encode")
+        assert {path: path.stat().st_mtime_ns for path in kept} == before and len(before) == 5
+        progress = (project / "runs/encode.ipynb").read_text()
+        assert "encode more" in progress and "encode things" not in progress and "encode images" in progress
+        assert (project / "data/features/benchmarks/more/maskclip.npy").is_file()
+        assert "train" not in stale(project) and "evaluate" in stale(project)  # all results are of the same benchmarks
+    run(project, "dvc", "repro", "encode")
+    assert not (project / "data/features/benchmarks/more").exists() and stale(project) == set()
+
+
 def test_bad_parameter_stops_before_any_stage_with_one_line(project):
     with changed(project, "mgca", alpha=4):
         output = run(project, "dvc", "repro", check=False)

@@ -141,7 +141,7 @@ def written(settings, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scenes, "PER_SHARD", 2)
         patch.setattr(scenes, "parallel", one_process)
-        scenes.write(settings, folder)
+        scenes.write(settings, folder, tmp_path_factory.mktemp("kept"))
     return folder
 
 
@@ -153,9 +153,9 @@ def png(data):
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def test_the_same_settings_write_the_same_bytes_in_any_process(settings, written, tmp_path, monkeypatch):
+def test_the_same_settings_write_the_same_bytes_in_any_process(settings, written, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(scenes, "PER_SHARD", 2)
-    scenes.write(settings, tmp_path)  # in spawned processes, unlike `written`
+    scenes.write(settings, tmp_path, tmp_path_factory.mktemp("kept"))  # in spawned processes, unlike `written`
     assert [path.name for path in sorted(tmp_path.iterdir())] == [path.name for path in sorted(written.iterdir())]
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (written / path.name).read_bytes(), path.name
@@ -188,11 +188,11 @@ def test_training_pictures_are_square_and_benchmark_pictures_are_not(written):
         assert sorted(set(sizes(name))) == [(32, 40), (40, 32)]
 
 
-def test_calibration_pictures_are_none_of_the_others_and_change_none(settings, written, tmp_path, monkeypatch):
+def test_calibration_pictures_are_none_of_the_others_and_change_none(settings, written, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(scenes, "PER_SHARD", 2)
     monkeypatch.setattr(scenes, "parallel", one_process)
     monkeypatch.setattr(scenes, "CALIBRATION", 9)
-    scenes.write(settings, tmp_path)
+    scenes.write(settings, tmp_path, tmp_path_factory.mktemp("kept"))
     for path in written.iterdir():
         assert (path.read_bytes() == (tmp_path / path.name).read_bytes()) != path.name.startswith("calibration"), path.name
     images = {name: {sample["jpg"] for sample in samples(written, name)} for name in ("train", "benchmark", "calibration")}
@@ -205,3 +205,48 @@ def test_both_label_maps_say_the_same(written):
     for sample in samples(written, "benchmark"):
         for thing, label in zip(png(sample["things.png"]).ravel(), png(sample["scenes.png"]).ravel(), strict=True):
             assert things[thing] == (both[label] if both[label] in scenes.THINGS else "background")
+
+
+@pytest.fixture
+def rendered(settings, tmp_path, monkeypatch):
+    """Renders into tmp_path/world and returns the names of the shards that were rendered then."""
+    monkeypatch.setattr(scenes, "PER_SHARD", 2)
+    monkeypatch.setattr(scenes, "parallel", one_process)
+    names, real = [], scenes._render_shard
+
+    def render_shard(part, *job):
+        names.append(part.name.removesuffix(".tar.part"))
+        real(part, *job)
+
+    def write(**values):
+        names.clear()
+        scenes.write(settings.model_copy(update=values), tmp_path / "world", tmp_path / "kept")
+        return sorted(names)
+
+    monkeypatch.setattr(scenes, "_render_shard", render_shard)
+    return write
+
+
+ALL = [f"{split}-{number:05d}" for split in ("benchmark", "calibration", "train") for number in range(2)]
+
+
+def test_what_an_earlier_run_rendered_alike_stays_and_anything_else_does_not(rendered, written, tmp_path):
+    assert rendered() == ALL and rendered() == []
+    assert rendered(pairs=2) == [] and not (tmp_path / "world/train-00001.tar").exists()
+    assert rendered() == ["train-00001"]
+    assert rendered(pairs=4) == ["train-00001"]  # the shard that is longer now
+    assert rendered() == ["train-00001"]
+    assert rendered(omit=0.9) == ALL and rendered() == ALL
+    damaged = tmp_path / "world/benchmark-00001.tar"
+    damaged.write_bytes(damaged.read_bytes()[:-1024] + bytes(1023) + b"x")  # as long as it was
+    assert rendered() == ["benchmark-00001"]
+    (tmp_path / "world/train-00000.tar").unlink()
+    assert rendered() == ["train-00000"]
+    for path in written.iterdir():
+        assert path.read_bytes() == (tmp_path / "world" / path.name).read_bytes()
+
+
+def test_other_code_renders_again(rendered, monkeypatch):
+    assert rendered() == ALL
+    monkeypatch.setattr(scenes, "code", lambda *files: "other")
+    assert rendered() == ALL

@@ -1,0 +1,24 @@
+"""SIGTERM, as clusters send it before they take a machine back: noted, so that the running step ends and is kept."""
+
+import contextlib
+import signal
+import threading
+
+EXIT_CODE = 128 + signal.SIGTERM  # 143: what a shell says of a process that SIGTERM has ended
+
+
+@contextlib.contextmanager
+def noted(wanted=True):
+    """Gives a list, into which a SIGTERM is put in place of ending this process.
+
+    Not if it is not wanted, nor in another thread than the main one, which alone can: the list stays empty then.
+    """
+    signals = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGTERM, before)
