@@ -22,7 +22,15 @@ from . import markup
 PAIRS, FILE, NONE = "training pairs", "a file", "(none)"
 SQUARES = [side * side for side in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16)]  # meta-points; at most 16 x 16 fit a training picture here
 UNITS = ["meta-point", "pixel", "group"]
-WIDE = Layout(width="100%")
+
+
+def _wide(width="100%"):
+    return Layout(width=width)  # each control hides by its own
+
+
+def _slider(name, value, low, high, step, **more):
+    style = {"description_width": "initial"}
+    return FloatSlider(value, min=low, max=high, step=step, description=name, style=style, layout=_wide("215px"), **more)
 
 
 class Controls:
@@ -38,28 +46,32 @@ class Controls:
             self.known[name], backgrounds[name] = benchmark.classes, benchmark.background
         self.backgrounds, self.suggested = backgrounds, {}
         sources = [*self.known, PAIRS, FILE]
-        self.source = Dropdown(options=sources, value=next(iter(reversed(self.known)), FILE), description="picture", layout=WIDE)
-        self.index = BoundedIntText(value=0, min=0, max=10**9, description="number", layout=WIDE)
-        self.path = Text(placeholder="path of a picture, then Enter", description="file", continuous_update=False, layout=WIDE)
-        self.upload = FileUpload(accept="image/*", description="or upload", layout=WIDE)
+        self.source = Dropdown(options=sources, value=next(iter(reversed(self.known)), FILE), description="picture", layout=_wide())
+        self.index = BoundedIntText(value=0, min=0, max=10**9, description="number", layout=_wide())
+        self.path = Text(placeholder="path of a picture, then Enter", description="file", continuous_update=False, layout=_wide())
+        self.upload = FileUpload(accept="image/*", description="or upload", layout=_wide())
         first = ["untrained/maskclip" if count > 1 and "untrained/maskclip" in runs else runs[0], "mgca" if "mgca" in runs else runs[-1]]
         self.chosen = [
-            Dropdown(options=[NONE, *runs] if number else runs, value=first[number % 2], description=f"run {number + 1}", layout=WIDE)
+            Dropdown(options=[NONE, *runs] if number else runs, value=first[number % 2], description=f"run {number + 1}", layout=_wide())
             for number in range(count)
         ]
-        self.classes = Textarea(description="classes", rows=4, continuous_update=False, placeholder="car, tall tree, sky", layout=WIDE)
-        self.text = Combobox(description="text t", continuous_update=False, ensure_option=False, layout=WIDE)
-        self.other = Combobox(description="other text", continuous_update=False, ensure_option=False, layout=WIDE)
+        self.classes = Textarea(description="classes", rows=4, continuous_update=False, placeholder="car, tall tree, sky", layout=_wide())
+        close = {"style": {"description_width": "initial"}}
+        words = {"continuous_update": False, "ensure_option": False, **close}
+        self.text = Combobox(description="text t", layout=_wide("240px"), **words)
+        self.other = Combobox(description="other text", layout=_wide("240px"), **words)
         m, s = p.mgca, p.segment
-        self.alpha = FloatSlider(m.alpha, min=0.01, max=1, step=0.01, description="alpha")
-        self.beta = FloatSlider(m.beta, min=0.005, max=0.5, step=0.005, readout_format=".3f", description="beta")
-        self.k = FloatSlider(m.k, min=0, max=m.alpha, step=0.01, description="k")
-        self.unit = Dropdown(options=UNITS, value=s.unit if s.unit in UNITS else UNITS[0], description="unit", layout=Layout(width="210px"))
+        self.alpha = _slider("alpha", m.alpha, 0.01, 1, 0.01)
+        self.beta = _slider("beta", m.beta, 0.005, 0.5, 0.005, readout_format=".3f")
+        self.k = _slider("k", m.k, 0, m.alpha, 0.01)
+        self.unit = Dropdown(
+            description="unit", options=UNITS, value=s.unit if s.unit in UNITS else UNITS[0], layout=_wide("180px"), **close
+        )
         points = sorted({*SQUARES, s.meta_points})
-        self.meta_points = SelectionSlider(options=points, value=s.meta_points, description="meta-points")
-        self.background = Checkbox(False, description=BACKGROUND, indent=False, layout=Layout(width="130px"))
-        self.threshold = FloatSlider(s.threshold, min=0, max=1, step=0.01, description="threshold")
-        row = Layout(display="flex", flex_flow="row wrap")
+        self.meta_points = SelectionSlider(description="meta-points", options=points, value=s.meta_points, layout=_wide("230px"), **close)
+        self.background = Checkbox(False, description=BACKGROUND, indent=False, layout=_wide("110px"))
+        self.threshold = _slider("threshold", s.threshold, 0, 1, 0.01)
+        row = {"display": "flex", "flex_flow": "row wrap", "grid_gap": "0 14px"}
         self.top = [
             HTML(markup.head("Picture, runs, texts")),
             self.source,
@@ -69,9 +81,8 @@ class Controls:
             *self.chosen,
             self.classes,
         ]
-        self.training = Box([self.text, self.other, self.alpha, self.k, self.beta], layout=row)
-        self.text.layout = self.other.layout = Layout(width="260px")
-        self.labelling = Box([self.unit, self.meta_points, self.background, self.threshold], layout=row)
+        self.training = Box([self.text, self.other, self.alpha, self.k, self.beta], layout=Layout(**row))
+        self.labelling = Box([self.unit, self.meta_points, self.background, self.threshold], layout=Layout(**row))
         self.alpha.observe(self._bound, "value")
         self._show_source()
 

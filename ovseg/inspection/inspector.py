@@ -215,9 +215,9 @@ class Inspector:
         star = tuple((place + 0.5) / length for place, length in zip(found.positive, found.object.shape, strict=True))
         pixel.draw(
             (key, rank),
-            f"Semi-hard positive: the pixel of rank {rank} (k = {k:g})",
+            f"Semi-hard positive: rank {rank} of {count}",
             lambda: panels.png(panels.background(self.picture.image), star=star, ring=ring),
-            markup.note(f"S = {found.similarity[found.positive]:.2f}, rank 1 has {high:.2f}"),
+            markup.note(f"k = {k:g}: S = {found.similarity[found.positive]:.2f}; rank 1 has {high:.2f}"),
         )
         size = int(found.region.sum())
         region.draw(
@@ -240,8 +240,11 @@ class Inspector:
         key, text = (slot.seen, ring, c.unit.value, c.meta_points.value), c.texts()[0]
         count = len(formed.ids.unique())
         dots = () if formed.points is None else (formed.points + 0.5) / formed.ids.shape
-        title = f"{count} units: pixels of similar embedding" if formed.points is None else f"{count} units around {len(dots)} meta-points"
-        units.draw(key, title, lambda: panels.png(panels.units(picture, formed.ids), dots, ring=ring))
+        windows = len(formed.of_windows)
+        kind = {"meta-point": f"around {c.meta_points.value} meta-points", "pixel": "a pixel each", "group": "by k-means"}[c.unit.value]
+        note = markup.note(f"each of {windows} windows has its own; shown is the nearer one" if windows > 1 else "")
+        title = f"{count} units {kind}{' a window' * (windows > 1 and formed.points is not None)}"
+        units.draw(key, title, lambda: panels.png(panels.units(picture, formed.ids), dots, ring=ring), note)
         values = slot.view.unit_scores(formed, opened.texts.unit(text, names)).numpy()
         cosines.draw(
             (key, text, text in names),

@@ -55,14 +55,19 @@ def note(text):
 
 
 def legend(names, colours, shares):
-    """Classes with their colours and shares of the picture, the largest first. colours (C, 3) uint8. shares: C numbers, 0..1."""
-    chips = []
-    for index in sorted(range(len(names)), key=lambda index: -shares[index]):
-        style = f"background:{to_hex(colours[index] / 255)}"
-        found = f"{shares[index]:.1%}" if shares[index] else "none"
-        kind = "" if shares[index] else ' class="none"'
-        chips.append(f'<span{kind}><b style="{style}"></b>{escape(names[index])} {found}</span>')
-    return f'<div class="ovseg-legend">{"".join(chips)}</div>'
+    """Classes with their colours and shares of the picture, the largest first, then those that are nowhere.
+
+    colours (C, 3) uint8. shares: C numbers, 0..1.
+    """
+    order = sorted(range(len(names)), key=lambda index: -shares[index])
+    chips = [
+        f'<span><b style="background:{to_hex(colours[index] / 255)}"></b>{escape(names[index])} {shares[index]:.1%}</span>'
+        for index in order
+        if shares[index]
+    ]
+    nowhere = ", ".join(escape(names[index]) for index in order if not shares[index])
+    rest = f'<span class="none">nowhere: {nowhere}</span>' if nowhere else ""
+    return f'<div class="ovseg-legend">{"".join(chips)}{rest}</div>'
 
 
 def explanation(name, found, size, label):
