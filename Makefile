@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lab bench lock
+.PHONY: repro test lab inspect report test-browser bench lock
 repro: $(VENV)/ready
 	python -m ovseg.study.jobs $(if $(JOBS),--jobs $(JOBS))
 
@@ -15,6 +15,15 @@ test: $(VENV)/ready
 lab: $(VENV)/ready
 	jupyter lab notebooks
 
+inspect: $(VENV)/inspect # a page on this machine alone: panels, sliders, clicks
+	JUPYTER_PATH=$(CURDIR)/scripts voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 $(VOILA)
+
+report: $(VENV)/ready # report/index.html
+	python -m ovseg.study.site
+
+test-browser: $(VENV)/inspect $(VENV)/browser # the inspector in Chromium
+	pytest -o addopts= -q tests/browser
+
 bench: $(VENV)/ready
 	python scripts/bench.py --json results/bench.json --figure results/bench.png
 
@@ -22,6 +31,10 @@ lock: # pin what pyproject.toml asks for anew
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile --universal --upgrade --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
+
+$(VENV)/inspect $(VENV)/browser: $(VENV)/ready
+	$(VENV)/bin/python -m pip install -c requirements.lock -e '.[$(@F)]'
+	touch $@
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 $(MAKECMDGOALS)")'

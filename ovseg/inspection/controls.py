@@ -44,7 +44,7 @@ class Controls:
             except FileNotFoundError:
                 continue  # is not offered
             self.known[name], backgrounds[name] = benchmark.classes, benchmark.background
-        self.backgrounds, self.suggested = backgrounds, {}
+        self.backgrounds = backgrounds
         sources = [*self.known, PAIRS, FILE]
         self.source = Dropdown(options=sources, value=next(iter(reversed(self.known)), FILE), description="picture", layout=_wide())
         self.index = BoundedIntText(value=0, min=0, max=10**9, description="number", layout=_wide())
@@ -148,4 +148,4 @@ class Controls:
             self.text.value, self.other.value = options[0], options[1] if len(options) > 1 else options[0]
 
     def _names_or_known(self):
-        return [name for name in self.classes.value.split(",") if name.strip()] or next(iter(self.known.values()), ["cat", "dog"])
+        return [name.strip() for name in self.classes.value.split(",") if name.strip()] or next(iter(self.known.values()), ["cat", "dog"])

@@ -58,7 +58,7 @@ class Inspector:
         self.p, self.models, self.clicked, self._still = p, models, (0.5, 0.5), False
         self.controls = Controls(p, find(models), count)
         self.order = list(dict.fromkeys(name for known in self.controls.known.values() for name in known if name != BACKGROUND))
-        self.picture, self.read, self.seconds = None, None, 0.0
+        self.picture, self.read = None, None
         self.status, self.shown, self.truth = HTML(), Panel(self.click), Panel(self.click)
         self.slots = [self._slot() for _ in range(count)]
         self.page = self._page()

@@ -22,7 +22,7 @@ TRAINING, LABELLING = ("similarity", "object", "positive", "region"), ("units", 
 
 @pytest.fixture
 def page(clip, decoder, tmp_path, monkeypatch):
-    """An Inspector of one run, of random weights, on the second picture of `street`."""
+    """An Inspector of one run, of random weights, on the first picture of `street`."""
     segmenter = Segmenter(clip, decoder, changed(unit="meta-point"))
     monkeypatch.setattr(module, "open_run", lambda name, models: Opened(segmenter, Texts(clip, changed().templates)))
     monkeypatch.setattr(module, "find", lambda models: ["mgca", "untrained/maskclip"])
