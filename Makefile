@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-faults lab bench lock
+.PHONY: repro test test-faults test-browser lab inspect report bench lock
 repro: $(VENV)/ready
 	python -m ovseg.study.jobs $(if $(JOBS),--jobs $(JOBS))
 
@@ -18,6 +18,15 @@ test-faults: $(VENV)/ready # kills, full disks, damaged files: minutes; writes d
 lab: $(VENV)/ready
 	jupyter lab notebooks
 
+inspect: $(VENV)/inspect # a page on this machine alone: panels, sliders, clicks
+	JUPYTER_PATH=$(CURDIR)/scripts voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 $(VOILA)
+
+report: $(VENV)/ready # report/index.html
+	python -m ovseg.study.site
+
+test-browser: $(VENV)/inspect $(VENV)/browser # the inspector in Chromium
+	pytest -o addopts= -q tests/browser
+
 bench: $(VENV)/ready
 	python scripts/bench.py --json results/bench.json --figure results/bench.png
 
@@ -25,6 +34,10 @@ lock: # pin what pyproject.toml asks for anew
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile --universal --upgrade --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
+
+$(VENV)/inspect $(VENV)/browser: $(VENV)/ready
+	$(VENV)/bin/python -m pip install -c requirements.lock -e '.[$(@F)]'
+	touch $@
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 $(MAKECMDGOALS)")'

@@ -62,17 +62,23 @@ def legend(figure, classes, colours, shown):
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
-def name_regions(axis, labels, classes):
-    """Write the names of classes into their large regions. labels (H, W). Returns the indices of the classes that it named."""
-    named = set()
+def large_regions(labels, classes):
+    """Where the names of classes go: (index, x, y) of each large region, the pixel that lies deepest in it. labels (H, W)."""
     for index in np.unique(labels[labels < len(classes)]):
         regions, _ = ndimage.label(labels == index)
         for region in np.flatnonzero(np.bincount(regions.flat)[1:] >= LARGE * labels.size) + 1:
             depth = ndimage.distance_transform_edt(np.pad(regions == region, 1))[1:-1, 1:-1]  # a border is an edge too
             y, x = np.unravel_index(depth.argmax(), depth.shape)
-            text = axis.text(x, y, classes[index], color="white", fontsize=7, ha="center", va="center", clip_on=True)
-            text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
-            named.add(index)
+            yield index, x, y
+
+
+def name_regions(axis, labels, classes):
+    """Write the names of classes into their large regions. labels (H, W). Returns the indices of the classes that it named."""
+    named = set()
+    for index, x, y in large_regions(labels, classes):
+        text = axis.text(x, y, classes[index], color="white", fontsize=7, ha="center", va="center", clip_on=True)
+        text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+        named.add(index)
     return named
 
 
