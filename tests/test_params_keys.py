@@ -79,7 +79,7 @@ def out_of_range(kinds, key):
                 yield []
             for bad in (*wrong_types(items), *out_of_range(items, key)):
                 yield [bad]
-        elif kind["type"] == "object":  # by benchmark
+        elif kind["type"] == "object" and kind["additionalProperties"]:  # a dict by benchmark, not a section
             values = [resolved(kind["additionalProperties"])]
             for bad in (*wrong_types(values), *out_of_range(values, key)):
                 yield {next(iter(VALUES["benchmarks"])): bad}

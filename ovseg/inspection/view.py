@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..benchmarks.layouts import IGNORED
-from ..methods import alignment as method
+from ..methods import mgca as method
 from ..segmentation import units
 from ..segmentation.windows import BACKGROUND, cut_windows
 
@@ -113,7 +113,7 @@ class View:
     def form(self, unit, meta_points):
         """The Units of the picture. unit: pixel, meta-point or group. meta_points: a square number, for that unit."""
         s = self.segmenter.settings.model_copy(update={"unit": unit, "meta_points": meta_points})
-        _, of_windows = units.form(self.embeddings, s.unit, s.meta_points, s.groups, s.affinity)  # n, h, w
+        _, of_windows = units.form(self.embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.segmenter.grouping)  # n, h, w
         height, width = of_windows.shape[1:]
         points = None
         if unit == "meta-point":

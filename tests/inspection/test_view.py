@@ -8,7 +8,7 @@ from tiny import P, changed, picture
 
 from ovseg import Segmenter
 from ovseg.inspection.view import NOT_JUDGED, RIGHT, WRONG, Texts, View, cells, errors
-from ovseg.methods import alignment as method
+from ovseg.methods import mgca as method
 from ovseg.segmentation import units
 from ovseg.segmentation.windows import WindowGrid
 
@@ -66,7 +66,7 @@ def test_selection_is_that_of_a_sort_and_of_the_losses(segmenter, texts, alpha, 
     assert np.ravel_multi_index(found.best, (8, 12)) == order[0]
     settings = P.mgca.model_copy(update={"alpha": alpha, "beta": beta, "k": k})
     batch = method.correspondences(
-        pixels.expand(2, -1, -1), torch.stack([text, other]), torch.arange(2), settings
+        pixels.expand(2, -1, -1), torch.stack([text, other]), ~torch.eye(2, dtype=torch.bool), settings
     )  # picture 0: text, other
     torch.testing.assert_close(found.similarity.flatten(), batch["similarity"][0])
     assert torch.equal(found.object.flatten(), batch["object"][0]) and torch.equal(found.region.flatten(), batch["region"][0])
