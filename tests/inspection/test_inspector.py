@@ -111,4 +111,5 @@ def test_runs_are_all_trained_models_and_the_untrained_modes(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         if folder != "clip":
             (tmp_path / folder / "segmenter.json").write_text("{}")
-    assert find(tmp_path) == ["mgca", "trained/mgca.k=0", *(f"untrained/{mode}" for mode in ("clip", "maskclip", "sclip", "clearclip", "naclip", "pearl"))]
+    modes = ("clip", "maskclip", "sclip", "clearclip", "naclip", "pearl")
+    assert find(tmp_path) == ["mgca", "trained/mgca.k=0", *(f"untrained/{mode}" for mode in modes)]

@@ -15,7 +15,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TRAINED = ["mgca.granularity=object", "mgca.k=0,train.seeds=2", "train.method=supervised"]
+GROUPS = "train.method=groupvit+mixreorg,segment.unit=learned-group"
+TRAINED = ["mgca.granularity=object", "mgca.k=0,train.seeds=2", "train.method=supervised", GROUPS]
 INFERRED = ["segment.meta_points=9"]
 ABLATIONS = {f"ablation@{line}" for line in TRAINED}
 INFERENCES = {f"evaluate-inferred@{line}" for line in INFERRED}
@@ -34,7 +35,8 @@ def test_notebook_is_stripped_and_has_one_cell_of_parameters(notebook):
 def test_a_line_of_trained_depends_on_what_the_default_run_depends_on():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     default, line = [stages["train"], stages["evaluate"]], stages["ablation"]
-    assert set(line["params"]) == {key for stage in default for key in stage["params"]}
+    of_default = {key for stage in default for key in stage["params"]}
+    assert set(line["params"]) == of_default | {"supervised"}  # which the default run cannot be
     needed = {path for stage in default for path in stage["deps"]} - {"models/mgca/seeds"}  # its own are outputs
     held = {path for path in needed if any(path == folder or path.startswith(f"{folder}/") for folder in line["deps"])}
     assert held == needed
@@ -115,6 +117,7 @@ def test_each_run_leaves_its_result_by_seed_and_unit(project):
         "trained/mgca.granularity=object": ([0], units),
         "trained/mgca.k=0,train.seeds=2": ([0, 1], units),
         "trained/train.method=supervised": ([0], units),
+        f"trained/{GROUPS}": ([0], {"learned-group", "pixel"}),
         "inferred/segment.meta_points=9": ([0], {"meta-point"}),
         "untrained/clip": ([None], units | {"group"}),
         "untrained/maskclip": ([None], units | {"group"}),
@@ -134,7 +137,7 @@ def test_each_run_leaves_its_result_by_seed_and_unit(project):
 
 
 def test_results_hold_what_the_run_was_trained_and_evaluated_with(project):
-    own, level, k, _ = (result(project, name) for name in ("mgca", *(f"trained/{line}" for line in TRAINED)))
+    own, level, k, *_ = (result(project, name) for name in ("mgca", *(f"trained/{line}" for line in TRAINED)))
     assert own["changes"] == {} and own["parameters"]["mgca.k"] == 0.06 and own["parameters"]["segment.meta_points"] == 36
     assert level["changes"] == {"mgca.granularity": "object"} == {"mgca.granularity": level["parameters"]["mgca.granularity"]}
     assert k["parameters"]["mgca.k"] == 0 and k["parameters"]["train.seeds"] == 2
@@ -147,6 +150,7 @@ def test_models_hold_a_folder_for_each_seed_and_no_checkpoint_is_left(project):
     files = {"decoder.safetensors", "history.csv", "training.json"}
     for folder in ("models/mgca/seeds/0", "models/trained/mgca.k=0,train.seeds=2/seeds/1"):
         assert {path.name for path in (project / folder).iterdir()} == files
+    assert {path.name for path in (project / f"models/trained/{GROUPS}/seeds/0").iterdir()} == {*files, "objective.safetensors"}
     assert len((project / "models/mgca/seeds/0/history.csv").read_text().splitlines()) == 1 + 2 * 64 // 16
     assert not [path for path in (project / "runs/checkpoints").rglob("*") if path.is_file()]
 
@@ -158,7 +162,7 @@ def test_executed_notebooks_hold_outputs_and_figures_are_drawn(project):
         cells = nbformat.read(project / f"runs/{notebook}.ipynb", as_version=4).cells
         assert any(cell.get("outputs") for cell in cells)
     names = [
-        "methods", "examples-things", "examples-scenes", "levels-things", "levels-scenes", "granularity",
+        "methods", "examples-things", "methods-scenes", "levels-things", "levels-scenes", "granularity",
         "train.method", "meta_points", "mgca.granularity", "mgca.k", "segment.meta_points",
     ]
     for figure in (*names, "training", "alignment"):
@@ -168,7 +172,7 @@ def test_executed_notebooks_hold_outputs_and_figures_are_drawn(project):
 def test_the_report_covers_all_findings_and_all_runs(project):
     text = (project / "results/REPORT.md").read_text()
     assert re.findall(r"^## (F\d)", text, re.M) == ["F1", "F2", "F3", "F4", "F5", "F6"]
-    for row in ("| default ", "| mgca.granularity = object ", "| mgca.k = 0 ", "| segment.meta_points = 9 ", "| MaskCLIP, untrained "):
+    for row in ("| default ", "| mgca.granularity = object ", "| mgca.k = 0 ", "| segment.meta_points = 9 ", "| MaskCLIP, untrained ", "| GroupViT + MixReorg "):
         assert row in text
     images = re.findall(r"\]\((.+?\.png)\)", text)
     assert images and all((project / "results" / image).is_file() for image in images)
@@ -269,7 +273,7 @@ def test_a_benchmark_added_renders_nothing_and_encodes_itself_alone(project):
     calibration = {"shards": "data/prepared/scenes/calibration-*.tar", "label": "things.png", "classes": "data/prepared/scenes/things.txt"}
     with changed(project, "benchmarks", more=calibration):
         run(project, "dvc", "repro", "encode")
-        assert {path: path.stat().st_mtime_ns for path in kept} == before and len(before) == 5
+        assert {path: path.stat().st_mtime_ns for path in kept} == before and len(before) == 6
         progress = (project / "runs/encode.ipynb").read_text()
         assert "encode more" in progress and "encode things" not in progress and "encode images" in progress
         assert (project / "data/features/benchmarks/more/maskclip.npy").is_file()
