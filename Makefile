@@ -19,13 +19,13 @@ lab: $(VENV)/ready
 	jupyter lab notebooks
 
 inspect: $(VENV)/inspect # a page on this machine alone: panels, sliders, clicks
-	JUPYTER_PATH=$(CURDIR)/scripts voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 $(VOILA)
+	JUPYTER_PATH=$(CURDIR)/scripts voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 --VoilaExecutor.startup_timeout=300
 
 report: $(VENV)/ready # report/index.html
 	python -m ovseg.study.site
 
 test-browser: $(VENV)/inspect $(VENV)/browser # the inspector in Chromium
-	pytest -o addopts= -q tests/browser
+	pytest -o addopts= -q -rs tests/browser
 
 bench: $(VENV)/ready
 	python scripts/bench.py --json results/bench.json --figure results/bench.png
