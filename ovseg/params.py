@@ -57,6 +57,8 @@ def load_runs(path="params.yaml"):
     runs = {"": _validated(values, {}, path)}
     if runs[""].train.method == "supervised":
         raise ParamsError(f"{path}: train.method = 'supervised': a line of ablations.trained, not the default run")
+    if runs[""].segment.unit == "learned-group":
+        raise ParamsError(f"{path}: segment.unit = 'learned-group': in a line of ablations.trained, for untrained runs have no groups")
     lists, seen = runs[""].ablations, {_identity(runs[""]): "the default run"}
     if runs[""].clip.dense not in lists.untrained:
         raise ParamsError(f"{path}: ablations.untrained: must hold clip.dense, {runs[''].clip.dense}: untrained, it is the baseline")

@@ -43,8 +43,8 @@ def _levels(granularity):
 
 def _methods(method):
     names = method.split("+")
-    if len(set(names)) < len(names) or not set(names) <= set(METHODS) or ("supervised" in names and len(names) > 1):
-        raise ValueError(f"one of {', '.join(METHODS)}, or several of these but supervised, joined by +")
+    if names != [name for name in METHODS if name in names] or ("supervised" in names and len(names) > 1):
+        raise ValueError(f"one of {', '.join(METHODS)}, or several of these but supervised, in this order, joined by +")
     return method
 
 

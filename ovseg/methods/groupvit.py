@@ -2,8 +2,8 @@
 
 Group tokens look at an image by cross-attention, each pixel joins one of them, and images are described by their groups:
 
-    g          = tokens + attention(tokens, V)                            (G, d), of each image
-    A[p, k]    = one-hot of argmax over k of softmax((Wq g_k . Wk V_p) / sqrt(d) + Gumbel noise), gradient of the softmax
+    x          = LN(V),  g = LN(tokens + attention(tokens, x))            (L, d) and (G, d), of each image
+    A[p, k]    = one-hot of argmax over k of softmax(((Wq g_k . Wk x_p) / sqrt(d) + Gumbel noise) / gumbel_tau), gradient of the softmax
     z_k        = sum_p A[p, k] V_p / (1 + sum_p A[p, k])
     loss       = InfoNCE of cos(mean over k of z_k, t_j) / tau, both directions
 

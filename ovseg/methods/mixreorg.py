@@ -34,6 +34,8 @@ class Objective(nn.Module):
 
     def forward(self, batch, stages, decoder):
         s, world = self.settings, batch.world
+        if len(batch.dense) % s.images:
+            raise ValueError(f"train.batch: {len(batch.dense)} images in a process; allowed are multiples of mixreorg.images = {s.images}")
         size, (height, width) = len(batch.texts), batch.dense.shape[2:]
         share = world.share(size)
         source = deal(batch.random, size, s.images, height, width, s.patch)[share] - share.start

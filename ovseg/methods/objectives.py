@@ -9,6 +9,7 @@ Its parameters, if it has any, are trained and saved with the decoder's. Names i
 """
 
 import importlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..data.files import write_whole
 from . import distributed
 
 WEIGHTS = "objective.safetensors"
+RESERVED = {"step", "epoch", "lr", "loss", "gate0", "gate1", "seed"}  # columns of history.csv
 
 
 class Batch(NamedTuple):
@@ -49,11 +51,17 @@ class Learner(nn.Module):
         self.objectives = nn.ModuleDict({name: open_objective(name, section, decoder.width) for name, section in sections.items()})
 
     def forward(self, batch):
-        """{name: scalar}, all losses of all methods."""
+        """{name: scalar}, all losses of all methods. Raises ValueError if two have one name."""
         with batch.autocast():
             stages = self.decoder.stages(batch.dense)
         stages = [stage.float() for stage in stages]
-        return {key: loss for objective in self.objectives.values() for key, loss in objective(batch, stages, self.decoder).items()}
+        found = {}
+        for method, objective in self.objectives.items():
+            losses = objective(batch, stages, self.decoder)
+            if taken := losses.keys() & (found.keys() | RESERVED):
+                raise ValueError(f"a loss of {method} is named {min(taken)}: another has this name, or history.csv uses it")
+            found |= losses
+        return found
 
 
 def open_objective(method, settings, width):
@@ -62,7 +70,8 @@ def open_objective(method, settings, width):
 
 
 def save(objectives, folder):
-    """Write the parameters of the objectives beside the decoder's, if they have any."""
+    """Write the parameters of the objectives beside the decoder's, if they have any, in place of an earlier training's."""
     state = {name: value.contiguous().cpu() for name, value in objectives.state_dict().items()}
+    Path(folder, WEIGHTS).unlink(missing_ok=True)
     if state:
         write_whole(f"{folder}/{WEIGHTS}", lambda part: save_file(state, part))

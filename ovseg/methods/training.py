@@ -22,7 +22,7 @@ from ..data import preparation
 from . import contrast, distributed, mgca, objectives, preemption, supervised
 from .batches import open_pairs
 from .checkpoint import fingerprint, restore, save, write_whole
-from .decoder import WEIGHTS, Decoder
+from .decoder import Decoder
 
 
 def learning_rate(step, steps, warmup, peak):
@@ -147,8 +147,8 @@ def run(folder, seed, clip, sections, settings, source, device):
     """Train a decoder into a folder, unless it is there already. Returns whether anything was trained.
 
     folder: e.g. models/mgca/seeds/0; it gets decoder.safetensors, objective.safetensors if the method has parameters, history.csv (a
-    row a step, see `train`) and, last, training.json (seed, seconds, fingerprint, number of trained weights, parameters). It is kept
-    as it is where training.json holds the fingerprint of what would be trained.
+    row a step, see `train`) and, last, training.json (seed, seconds, fingerprint, the names of its weights' files, how many numbers were
+    trained, parameters). It is kept as it is where training.json holds the fingerprint of what would be trained, and its files are there.
     clip, settings: params' Clip, Train. sections: as of `train`. source: supervised.Source, where that is the method; else None. Trains in
     settings.processes processes: in this process group where there is one, whose processes all call this; in new processes of this
     machine otherwise.
@@ -166,7 +166,8 @@ def run(folder, seed, clip, sections, settings, source, device):
         labels = supervised.open_labels(source, pairs.paths, preparation.load_keys("data/prepared"), side)
     mark, file = fingerprint(settings, seed, sections, *of_pairs, labels), folder / "training.json"
     checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
-    kept = world.from_first(file.is_file() and (folder / WEIGHTS).is_file() and json.loads(file.read_text())["fingerprint"] == mark)
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    kept = world.from_first(found.get("fingerprint") == mark and all((folder / name).is_file() for name in found["files"]))
     if not kept:
         learner, history, seconds = train(settings, seed, sections, *of_pairs, checkpoint, device, labels)
     if not kept and world.rank == 0:
@@ -176,7 +177,9 @@ def run(folder, seed, clip, sections, settings, source, device):
         write_whole(folder / "history.csv", lambda part: pd.DataFrame(history).round(6).to_csv(part, index=False))
         parameters = params.flatten({name: section for name, section in sections.items() if section} | {"train": settings})
         weights = sum(parameter.numel() for parameter in learner.parameters())
-        found = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark, "weights": weights, "parameters": parameters}
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+        found = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark, "files": files, "weights": weights}
+        found["parameters"] = parameters
         write_whole(file, lambda part: part.write_text(json.dumps(found, indent=1) + "\n"))
     if world.rank == 0:
         checkpoint.unlink(missing_ok=True)

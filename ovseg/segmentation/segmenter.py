@@ -60,6 +60,8 @@ class Segmenter:
     def __init__(self, clip, decoder, settings, grouping=None):
         if clip is not None and settings.window % clip.patch:
             raise ValueError(f"segment.window = {settings.window}: allowed are multiples of CLIP's patch, {clip.patch}")
+        if settings.unit == "learned-group" and grouping is None:
+            raise ValueError("segment.unit = 'learned-group': only a training by groupvit has groups")
         self.clip, self.decoder, self.settings, self.grouping = clip, decoder.eval(), settings, grouping
         self._embed_classes = functools.lru_cache(1)(lambda names: clip.embed_classes(names, settings.templates))  # of many pictures once
 

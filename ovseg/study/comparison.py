@@ -6,10 +6,11 @@ from .findings import compare
 from .results import GROUPS
 
 NAMES = {"mgca": "MGCA", "mixreorg": "MixReorg", "tcl": "TCL", "pacl": "PACL", "groupvit": "GroupViT", "supervised": "supervised"}
-NOTE = """All methods train the same decoder on the same features, texts, batches and steps, and learn from the same negatives. What stands
-beside a method's name in its run is what it was given instead of the default run's value: its learning rate, the best of three
-(docs/methods.md), the threshold of the background, and the unit that it is recognised by. The paper's columns are its averages over
-its own benchmarks and are there to compare orders with, not numbers.
+NOTE = """All methods train the same decoder on the same features, batches and steps, and all but the supervised one on the same texts with
+the same negatives (MixReorg's patches are contrasted within their mix). Under "its own" stands what a method has in place of the default
+run's value: learning rate, threshold of the background, unit; docs/methods.md says how they were chosen. Nothing else was tuned for
+any method. The untrained baseline is scored with the default run's threshold. The paper's columns are averages over its own benchmarks,
+the best where it lists several training sets: compare their order, not their values.
 """
 AGAINST = "The default run's method against each other one, by their own units, paired by seed as the findings are.\n"
 
@@ -19,13 +20,16 @@ def name(method):
     return " + ".join(NAMES.get(part, part) for part in method.split("+"))
 
 
-def table(results, paper, spread):
-    """A row for the baseline and for each method. results: results.Results; paper: paper/tables.yaml; spread: report.spread."""
+def table(results, paper, spread, baseline):
+    """A row for the baseline, under that name, and for each method.
+
+    results: results.Results. paper: paper/tables.yaml. spread: report.spread.
+    """
     own, pixels, gaps = results.averages(), results.averages("pixel"), results.gap_closed() if results.ceiling else None
     theirs = dict(zip(GROUPS, (paper["with_background"]["rows"], paper["without_background"]["rows"]), strict=True))
     rows = []
     for run, method in {results.baseline: None, **results.methods}.items():
-        row = {"method": name(method) if method else "untrained"}
+        row = {"method": name(method) if method else baseline}
         changes = {key: value for key, value in results.changes[run].items() if key not in ("train.method", "clip.dense")}
         row["its own"] = ", ".join(f"{key.split('.')[1]} {value}" for key, value in changes.items())
         for group in GROUPS:
@@ -46,7 +50,7 @@ def against(results):
     """The default run's method compared with each other one that learns from texts: a list of findings.Comparison."""
     averages, found = results.averages(), []
     for run, method in results.methods.items():
-        if run in (results.default, results.ceiling):
+        if run == results.default or method == "supervised":
             continue
         for group in dict.fromkeys(averages["group"]):
             first, second = (

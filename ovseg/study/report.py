@@ -26,7 +26,7 @@ comparisons do. It does not hold if one does not, at 5% divided by their number.
 """
 GAP = """Gap closed: how far a run goes from the untrained baseline to the same
 decoder trained on label maps, (run - baseline) / (supervised - baseline), in percent, over the seeds that both have. No other training
-reads a label map. All three are scored with the same threshold of the background, the default run's.
+reads a label map. The baseline is scored with the default run's threshold of the background, each run with its own.
 """
 
 
@@ -42,7 +42,11 @@ def write(findings, results, paper, images):
         parts += [f"{note}.\n" for note in f.notes]
         if f.comparisons:
             parts.append(markdown(pd.DataFrame([_comparison(c) for c in f.comparisons])))
-    parts += ["## Methods\n", comparison.NOTE, markdown(comparison.table(results, paper, spread))]
+    parts += [
+        "## Methods\n",
+        comparison.NOTE,
+        markdown(comparison.table(results, paper, spread, METHODS[results.parameters["clip.dense"]])),
+    ]
     if pairs := comparison.against(results):
         parts += [comparison.AGAINST, markdown(pd.DataFrame([_comparison(pair) for pair in pairs]))]
     parts += ["## All runs\n", *([GAP] if results.ceiling else []), markdown(all_runs(results))]

@@ -48,15 +48,16 @@ class Results:
 
     @property
     def methods(self):
-        """{run: train.method} of the runs that stand for a method: the default run's, and of each other method the first run that
-        changes nothing but the method and what each may choose for itself (OWN). The supervised run is the last."""
+        """{run: train.method} of the runs that stand for a method: the default run's, and of each other method the run with the fewest
+        changes, all of them what each may choose for itself (OWN). The supervised run is the last."""
         found = {self.parameters["train.method"]: self.default}
-        for run, changes in self.changes.items():
-            if "train.method" in changes and run in self._compared and set(changes) <= {"train.method", *OWN}:
+        for run in sorted(self._compared, key=lambda run: (len(self.changes[run]), list(self.changes).index(run))):
+            changes = self.changes[run]
+            if "train.method" in changes and set(changes) <= {"train.method", *OWN}:
                 found.setdefault(changes["train.method"], run)
-        if self.ceiling:
-            found["supervised"] = found.pop("supervised", self.ceiling)
-        return {run: method for method, run in found.items()}
+        found.pop("supervised", None)
+        ceiling = {self.ceiling: "supervised"} if self.ceiling else {}
+        return {run: method for method, run in found.items()} | ceiling
 
     @property
     def _compared(self):
@@ -65,9 +66,9 @@ class Results:
 
     @property
     def ablated(self):
-        """Keys that some run changes alone, in their order: each makes a chart."""
+        """Keys that some run changes alone, in their order: each makes a chart. Methods have a comparison of their own."""
         single = [changes for run, changes in self.changes.items() if run in self._compared and len(changes) == 1]
-        return list(dict.fromkeys(key for changes in single for key in changes))
+        return list(dict.fromkeys(key for changes in single for key in changes if key != "train.method"))
 
     def find(self, changes):
         """The name of the run with these changes, those to the default's own value left out, or None if it was not run."""
@@ -113,6 +114,8 @@ def load_results(paths):
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: `dvc repro` makes it")
         result = json.loads(path.read_text())
+        if "weights" not in result:
+            raise ValueError(f"{path} was written by an earlier version: evaluate it again")
         suite = suite or set(result["miou"])
         if set(result["miou"]) != suite:
             raise ValueError(f"{path} is on {', '.join(result['miou'])}, other results on {', '.join(sorted(suite))}: evaluate it again")

@@ -75,7 +75,7 @@ def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for weights, rows in found:
         for name, expected in learner.state_dict().items():
-            torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=1e-6, msg=lambda text: f"{name}: {text}")  # noqa: B023
+            torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-5, msg=lambda text: f"{name}: {text}")  # noqa: B023
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], rel=1e-5)
     state = torch.load(tmp_path / "of 0/run.pt", weights_only=True)
     state["learner"]["decoder.blocks.0.gate"] += 1  # finished, but with other weights: so these are what all must end with
