@@ -473,3 +473,9 @@ def test_learned_groups_are_those_of_groupvit():
     with pytest.raises(params.ParamsError, match="'learned-group' needs the groups that train.method = groupvit learns"):
         params.load({"segment.unit": "learned-group"}, PROJECT / "params.yaml")
     params.load({"segment.unit": "learned-group", "train.method": "groupvit"}, PROJECT / "params.yaml")
+
+
+def test_the_default_run_has_no_learned_groups(written):
+    values = having("segment.unit", "learned-group")
+    values["train"]["method"] = "groupvit"
+    assert "segment.unit = 'learned-group': in a line of ablations.trained" in message(written(values))

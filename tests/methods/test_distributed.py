@@ -83,7 +83,7 @@ def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(
     distributed.launch(2, train_and_save, tmp_path, CPU)
     for rank, (before, _) in enumerate(found):
         weights, rows = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert len(rows) == 5 and weights["blocks.0.gate"] == before["blocks.0.gate"] + 1
+        assert len(rows) == 5 and weights["decoder.blocks.0.gate"] == before["decoder.blocks.0.gate"] + 1
 
 
 def test_a_training_into_a_folder_in_two_processes_is_not_repeated(tmp_path, monkeypatch):

@@ -83,3 +83,9 @@ def test_a_decoder_that_changes_nothing_restores_the_original():
         torch.nn.init.zeros_(block.gate)
     found = mixreorg.Objective(settings(), 6)(batch, decoder.stages(batch.dense), decoder)
     torch.testing.assert_close(found["restored"], found["original"])
+
+
+def test_images_that_fill_no_set_are_refused():
+    batch, stages, decoder = batch_of(images=6)
+    with pytest.raises(ValueError, match=r"train.batch: 6 images in a process; allowed are multiples of mixreorg.images = 4"):
+        mixreorg.Objective(settings(), 6)(batch, stages, decoder)

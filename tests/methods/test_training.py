@@ -358,3 +358,19 @@ def test_explain_draws_prompts_of_the_first_pairs():
     text = torch.from_numpy(TEXTS[BANK.texts.index(drawn[2])]).float()
     expected = torch.einsum("dhw,d->hw", torch.from_numpy(IMAGES.array[2]).float(), text).repeat_interleave(2, 0).repeat_interleave(2, 1)
     torch.testing.assert_close(found["similarity"][2], expected)
+
+
+def test_weights_of_an_objective_belong_to_the_training(project):
+    """A lost file trains again, and none is left of an earlier method."""
+    sections = [{"tcl": P.tcl}, {"mgca": P.mgca}]
+    arguments = [("models/mgca/seeds/0", 0, P.clip, of_method, changed(), None, CPU) for of_method in sections]
+    assert training.run(*arguments[0]) and not training.run(*arguments[0])
+    (FOLDER / "objective.safetensors").unlink()
+    assert training.run(*arguments[0]) and (FOLDER / "objective.safetensors").is_file()
+    assert training.run(*arguments[1]) and not (FOLDER / "objective.safetensors").exists()
+
+
+def test_losses_of_one_name_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mgca, "losses", lambda pixels, *others: {"area": pixels.sum()})
+    with pytest.raises(ValueError, match="a loss of tcl is named area: another has this name"):
+        train(tmp_path / "run.pt", sections={"mgca": P.mgca, "tcl": P.tcl})
