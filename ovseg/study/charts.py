@@ -14,10 +14,19 @@ def methods(table):
     """mIoU per benchmark, a bar per method and unit. table: of report.methods."""
     means = table[[name for name in table.columns if ":" not in name]]
     long = means.reset_index().melt(["method", "unit"], var_name="benchmark", value_name="mIoU")
+    height = 1 + 0.4 * long["method"].nunique()
     chart = sns.catplot(
-        long, kind="bar", x="method", y="mIoU", hue="unit", col="benchmark", col_wrap=min(4, means.shape[1]), height=3.2, aspect=1.3
+        long,
+        kind="bar",
+        x="mIoU",
+        y="method",
+        hue="unit",
+        col="benchmark",
+        col_wrap=min(4, means.shape[1]),
+        height=height,
+        aspect=4.5 / height,
     )
-    return chart.set_axis_labels("", "mIoU (%)").figure
+    return chart.set_axis_labels("mIoU (%)", "").set_titles("{col_name}").figure
 
 
 def ablation(results, key):
