@@ -51,18 +51,14 @@ def driver(address):
     """Chromium on the loaded page."""
     from selenium import webdriver
     from selenium.webdriver.common.by import By
-    from selenium.webdriver.remote.client_config import ClientConfig
-    from selenium.webdriver.remote.remote_connection import RemoteConnection
 
     options = webdriver.ChromeOptions()
     for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1500,1750", "hide-scrollbars"):
         options.add_argument(f"--{argument}")
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(DRIVER)
-    service.start()
-    config = ClientConfig(remote_server_addr=service.service_url, timeout=WAIT)
-    browser = webdriver.Remote(RemoteConnection(client_config=config), options=options)
+    browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    browser.command_executor.client_config.timeout = WAIT
     try:
         browser.set_page_load_timeout(WAIT)
         wait(browser, lambda _: reachable(address))
@@ -71,7 +67,6 @@ def driver(address):
         yield browser
     finally:
         browser.quit()
-        service.stop()
 
 
 def reachable(address):
@@ -88,6 +83,11 @@ def panel(driver, title):
     from selenium.webdriver.common.by import By
 
     return next(found for found in driver.find_elements(By.CSS_SELECTOR, ".ovseg-panel") if found.text.startswith(title))
+
+
+def reasons(driver):
+    """The texts of the tables that explain a pixel, read at once: the page replaces them."""
+    return driver.execute_script("return [...document.querySelectorAll('.ovseg-why')].map(table => table.innerText)")
 
 
 def source(found):
@@ -138,11 +138,10 @@ def test_a_click_explains_a_pixel(driver):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
-    tables = driver.find_elements(By.CSS_SELECTOR, ".ovseg-why")
-    before = [table.text for table in tables]
+    before = reasons(driver)
     image = panel(driver, "Label map").find_element(By.TAG_NAME, "img")
     across, down = -image.size["width"] // 2 + 8, -image.size["height"] // 2 + 8
     ActionChains(driver).move_to_element_with_offset(image, across, down).click().perform()  # the upper left corner
-    wait(driver, lambda d: [table.text for table in d.find_elements(By.CSS_SELECTOR, ".ovseg-why")] != before)
+    wait(driver, lambda d: reasons(d) != before)
     assert len(driver.find_elements(By.CSS_SELECTOR, ".ovseg-why")[0].find_elements(By.TAG_NAME, "tr")) == 6
     assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
