@@ -7,8 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..data.files import write_whole
 from ..data.images import rgb
-from ..data.shards import MAX_PIXELS, write_whole
+from ..data.shards import MAX_PIXELS
 from . import figures
 
 DRAWN = 1600  # pixels, the longer side of a picture that is drawn: a larger one is shrunk to it
