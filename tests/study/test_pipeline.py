@@ -258,16 +258,6 @@ def test_a_line_added_trains_itself_alone_and_appears_in_report_and_charts(proje
     assert all(path.read_bytes() == content for path, content in weights.items())
 
 
-def test_a_seed_added_repeats_no_training(project):
-    seed = project / "models/mgca/seeds/0/training.json"
-    before = seed.read_bytes()
-    with changed(project, "train", seeds=2):
-        assert "train" in stale(project)
-        run(project, "dvc", "repro", "--single-item", "train")
-        assert seed.read_bytes() == before  # which holds its seconds
-        assert (seed.parents[1] / "1/training.json").is_file()
-
-
 def test_a_benchmark_added_renders_nothing_and_encodes_itself_alone(project):
     kept = [*project.glob("data/prepared/scenes/*.tar"), *project.glob("data/features/train/*.npy")]
     before = {path: path.stat().st_mtime_ns for path in kept}  # of benchmarks DVC copies files that are links to each other
@@ -281,6 +271,16 @@ def test_a_benchmark_added_renders_nothing_and_encodes_itself_alone(project):
         assert "train" not in stale(project) and "evaluate" in stale(project)  # all results are of the same benchmarks
     run(project, "dvc", "repro", "encode")
     assert not (project / "data/features/benchmarks/more").exists() and stale(project) == set()
+
+
+def test_a_seed_added_repeats_no_training(project):
+    seed = project / "models/mgca/seeds/0/training.json"
+    before = seed.read_bytes()
+    with changed(project, "train", seeds=2):
+        assert "train" in stale(project)
+        run(project, "dvc", "repro", "--single-item", "train")
+        assert seed.read_bytes() == before  # which holds its seconds
+        assert (seed.parents[1] / "1/training.json").is_file()
 
 
 def test_bad_parameter_stops_before_any_stage_with_one_line(project):
