@@ -160,6 +160,7 @@ class Mixreorg(Section):
 
     images: Annotated[int, Field(ge=2)]
     patch: Count
+    block: Index | None
     progressive: bool
     restoration: bool
     tau: Positive
@@ -173,6 +174,7 @@ class Tcl(Section):
     bias: float
     tau: Positive
     area: Share
+    image_level: bool
     contrast_weight: Annotated[float, Field(ge=0)]
     area_weight: Annotated[float, Field(ge=0)]
     variation_weight: Annotated[float, Field(ge=0)]
@@ -320,6 +322,11 @@ class Params(Section):
             raise ValueError(
                 f"batch = {train.batch}: with mixreorg a multiple of mixreorg.images * train.processes, {mixed * train.processes}"
             )
+        if "clip" in info.data and info.data["clip"].cache_images:
+            for method, key in (("mixreorg", "block"), ("tcl", "image_level")):
+                value = getattr(info.data.get(method), key, None)
+                if method in train.method.split("+") and value is not None and value is not False:
+                    raise ValueError(f"{method}.{key} = {value!r} encodes images in each step: set clip.cache_images to false")
         return train
 
     @field_validator("segment")

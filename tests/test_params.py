@@ -140,6 +140,8 @@ def another(field, value):
     """Another value than the default's that the field accepts."""
     if value in METHODS:
         return "tcl+pacl"
+    if value is None:
+        return 0
     choices = [c for part in (field.annotation, *field.metadata) for c in get_args(part) if isinstance(c, str)]
     if choices:
         return next(choice for choice in choices if choice != value)
@@ -156,7 +158,9 @@ def test_any_parameter_of_the_method_and_its_training_is_an_ablation(key, writte
     value = another(getattr(schema, section.capitalize()).model_fields[name], VALUES[section][name])
     method = {"train.method": section} if section not in ("mgca", "train") else {}
     line = ",".join(f"{k}={str(v).lower()}" for k, v in {key: value, **method}.items())
-    p = params.load(path=written(with_lines([line])))
+    values = with_lines([line])
+    values["clip"]["cache_images"] = False  # some of them run CLIP in each step
+    p = params.load(path=written(values))
     assert p.ablations.trained == [line] and params.parse_change(line) == {key: value, **method}
 
 
@@ -467,6 +471,15 @@ def test_mixreorg_mixes_whole_batches():
     with pytest.raises(params.ParamsError, match=r"batch = 130: with mixreorg a multiple of mixreorg.images \* train.processes, 4"):
         params.load({"train.method": "mgca+mixreorg", "train.batch": 130}, PROJECT / "params.yaml")
     params.load({"train.batch": 130}, PROJECT / "params.yaml")
+
+
+@pytest.mark.parametrize("method, key, value", [("mixreorg", "block", 0), ("mgca+mixreorg", "block", 2), ("tcl", "image_level", True)])
+def test_what_runs_clip_in_each_step_needs_images(method, key, value):
+    name = f"{method.removeprefix('mgca+')}.{key}"
+    with pytest.raises(params.ParamsError, match=f"{name} = {value} encodes images in each step: set clip.cache_images to false"):
+        params.load({"train.method": method, name: value}, PROJECT / "params.yaml")
+    params.load({"train.method": method, name: value, "clip.cache_images": False}, PROJECT / "params.yaml")
+    params.load({name: value}, PROJECT / "params.yaml")  # of a method that is not used
 
 
 def test_learned_groups_are_those_of_groupvit():

@@ -45,6 +45,11 @@ VIT = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "image_size": 224}
         ({"clip": VIT | {"model": "ViT-L-14", "image_size": 252}}, "segment.window = 256: allowed are multiples of CLIP's patch, 14"),
         ({"segment": {"meta_points": 33**2}}, "segment.meta_points = 1089: at most 1024"),
         ({"segment": {"groups": 1025}}, "segment.groups = 1025: at most 1024"),
+        ({"train": {"method": "mixreorg"}, "mixreorg": {"block": 6}}, "mixreorg.block = 6: at most 5, CLIP's last block"),
+        (
+            {"train": {"method": "tcl"}, "tcl": {"image_level": True}, "clip": {"image_size": 160}},
+            "clip.image_size = 160: with tcl.image_level 128, that of CLIP's pretraining",
+        ),
         ({"train": {"batch": 10000}}, "train.batch = 10000: at most 5120, the number of pairs"),
         ({"clip": VIT | {"model": "ViT-B-16-quickgel"}}, "no such model; the nearest is ViT-B-16-quickgelu"),
         ({"clip": VIT | {"model": "RN50"}}, "clip.model = 'RN50': allowed are models whose image tower is"),

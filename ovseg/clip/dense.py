@@ -140,14 +140,30 @@ def tower(visual):
     return next((kind(visual) for kind in (ClassTokenTower, PoolingTower) if kind.fits(visual)), None)
 
 
-def dense_features(tower, x, modes):
+def mix_patches(x, source):
+    """Patches of several images, mixed: x (n, tokens, width), source (n, h, w) int64, which image gives the patch at each place.
+
+    Each patch stays at its place. A class token stays with its image.
+    """
+    classes = x.shape[1] - source[0].numel()
+    places = source.flatten(1)[:, :, None].expand(-1, -1, x.shape[2])  # n, h*w, width
+    return torch.cat([x[:, :classes], x[:, classes:].gather(0, places)], 1)
+
+
+def dense_features(tower, x, modes, mixing=None):
     """Dense features in each of some modes, the blocks they share run once.
 
-    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. Returns {mode: (n, d, H/patch, W/patch) float32}.
+    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source), see `mix_patches`: before block number
+    `block`, counted from 0, the images' patches are mixed, and the mixed images run on from there. Returns {mode: (n, d, H/patch,
+    W/patch) float32}. Raises ValueError if the tower has no such block.
     """
     grid = x.shape[2] // tower.patch, x.shape[3] // tower.patch
+    at, source = mixing or (None, None)
+    if at is not None and at > len(tower.blocks):
+        raise ValueError(f"mixing before block {at}: allowed are 0..{len(tower.blocks)}, the blocks of this CLIP")
     x = tower.embed(x)
-    for block in tower.blocks:
-        x = block(x)
+    for index, block in enumerate(tower.blocks):
+        x = block(mix_patches(x, source) if index == at else x)
+    x = mix_patches(x, source) if at == len(tower.blocks) else x
     found = {mode: tower.joint(last_block(tower.last, x, mode, grid)) for mode in modes}  # n, h*w, d
     return {mode: y.float().transpose(1, 2).unflatten(2, grid) for mode, y in found.items()}

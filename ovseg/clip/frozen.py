@@ -78,16 +78,16 @@ class FrozenCLIP(nn.Module):
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
-    def encode_dense(self, images, mode=None):
+    def encode_dense(self, images, mode=None, mixing=None):
         """Dense features in the joint space, not normalised: (n, H, W, 3) uint8 -> (n, d, H/patch, W/patch) float32.
 
-        H and W are multiples of the patch. mode: of dense.DENSE_MODES; None: the CLIP's own.
+        H and W are multiples of the patch. mode: of dense.DENSE_MODES; None: the CLIP's own. mixing: of dense.dense_features.
         """
         mode = mode or self.dense
-        return self.encode_modes(images, (mode,))[mode]
+        return self.encode_modes(images, (mode,), mixing)[mode]
 
     @torch.no_grad()
-    def encode_modes(self, images, modes):
+    def encode_modes(self, images, modes, mixing=None):
         """`encode_dense` in several modes, the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch) float32}."""
         if not set(modes) <= set(dense.DENSE_MODES):
             raise ValueError(f"dense = {', '.join(modes)}: allowed are {', '.join(dense.DENSE_MODES)}")
@@ -95,13 +95,16 @@ class FrozenCLIP(nn.Module):
         if height % self.patch or width % self.patch:
             raise ValueError(f"images of {width}x{height}: allowed are multiples of CLIP's patch, {self.patch}")
         with self._autocast():
-            return dense.dense_features(self.tower, self.normalise(images), modes)
+            return dense.dense_features(self.tower, self.normalise(images), modes, mixing)
 
-    @torch.no_grad()
-    def encode_image(self, images):
-        """CLIP's own embedding of whole images, not normalised: (n, H, W, 3) uint8 -> (n, d) float32."""
-        with self._autocast():
-            return self.clip.encode_image(self.normalise(images)).float()
+    def encode_image(self, images, masks=None):
+        """CLIP's own embedding of whole images, not normalised: (n, H, W, 3) uint8 -> (n, d) float32.
+
+        masks: (n, H, W) float, by which the normalised images are multiplied, so that 0 is CLIP's mean colour; gradients reach them.
+        """
+        with torch.set_grad_enabled(masks is not None), self._autocast():
+            x = self.normalise(images)
+            return self.clip.encode_image(x if masks is None else x * masks[:, None]).float()
 
     @torch.no_grad()
     def encode_text(self, texts, batch=512):

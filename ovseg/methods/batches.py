@@ -35,12 +35,13 @@ class CachedImages:
         return len(self.array) // batch
 
     def epoch(self, seed, epoch, batch, skip, device):
-        """Yields (rows (B,), this process' features (b, d, h, w) float32 on device), each pair at most once; skips `skip` batches."""
+        """Yields (rows (B,), this process' features (b, d, h, w) float32 on device, its images (b, H, W, 3) uint8 or None where they were
+        encoded before), each pair at most once; skips `skip` batches."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self.array))
         own = distributed.joined().share(batch)
         for index in range(skip, self.batches(batch)):
             rows = order[index * batch : (index + 1) * batch]
-            yield rows, features.as_tensor(self.array[rows[own]], device)
+            yield rows, features.as_tensor(self.array[rows[own]], device), None
 
 
 @dataclass
@@ -80,7 +81,8 @@ class StreamedImages:
         for index, chunk in enumerate(itertools.islice(chunks, self.batches(batch))):
             if index >= skip:
                 rows, images = zip(*chunk, strict=True)
-                yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), self.clip.encode_dense(np.stack(images))
+                images = np.stack(images)  # b, H, W, 3
+                yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), self.clip.encode_dense(images), images
 
 
 def _samples(stream):

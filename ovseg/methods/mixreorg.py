@@ -8,13 +8,15 @@ images, every patch position is dealt out anew, so that m mixed images hold each
     restored    = InfoNCE of cos(r_i, t_j) / tau, r_i the mean of the pixels of D(mix) that image i gave, all put back (mixing restoration)
     original    = InfoNCE of cos(v_i, t_j) / tau, v_i the mean of the pixels of D(F)
 
-F are features of a frozen CLIP, so patches have looked at their whole image before they are mixed (contextual mixing). Progressive
-mixing: after each block of the decoder the mixed maps become the mean of themselves and of the original images' maps of that
-block, mixed in the same way.
+Where patches are mixed (`block`) is how much of their own image they have seen before (contextual mixing). null: after CLIP's last
+block, mix[i] as above. n: before block n of CLIP, counted from 0; the mixed images run through the rest of it, and what comes out takes
+the place of mix[i]. At 0 patches have seen nothing of their image. CLIP then runs twice in each step, and features cannot be cached.
+The class token stays with image i. Progressive mixing: after each block of the decoder the mixed maps become the mean of themselves
+and of the original images' maps of that block, mixed in the same way.
 
 Our source is an account of the paper, which is silent on how many images are mixed, how the original features strengthen the mixed ones,
-and how patches are pooled: m and each part are parameters, the rest is as above. The paper trains all of a ViT, and mixes between its
-layers; here mixing before the encoder's end would mean to encode at each step, and is not implemented.
+and how patches are pooled: m and each part are parameters, the rest is as above. The paper mixes patches once a layer of a ViT has given
+them context, and trains all of that ViT; here it is frozen.
 """
 
 import numpy as np
@@ -41,8 +43,12 @@ class Objective(nn.Module):
         source = deal(batch.random, size, s.images, height, width, s.patch)[share] - share.start
         source = torch.from_numpy(source).to(batch.dense.device)  # b, h, w: which of this process' images gave the patch
         fine = source.repeat_interleave(2, 1).repeat_interleave(2, 2)  # b, 2h, 2w: the decoder doubles the grid
+        if s.block is None:
+            mixed = mix(batch.dense, source)
+        else:
+            mixed = batch.clip.encode_dense(batch.images, mixing=(s.block, source))
         with batch.autocast():
-            maps = decode_mixed(decoder, mix(batch.dense, source), [mix(stage, fine) for stage in stages[1:]] if s.progressive else None)
+            maps = decode_mixed(decoder, mixed, [mix(stage, fine) for stage in stages[1:]] if s.progressive else None)
         texts = F.normalize(batch.texts, dim=-1)
         found = {"mixed": mixed_loss(F.normalize(maps, dim=1), fine, texts[share], batch.negative[share, share], s.images, s.tau)}
         found["mixed"] = world.gather(found["mixed"]).mean()

@@ -35,6 +35,8 @@ class Batch(NamedTuple):
     precision: str  # float32 or bfloat16, of the decoder
     random: np.random.Generator  # of this step, the same in every process: draw for the whole batch
     world: distributed.World
+    images: np.ndarray = None  # (b, H, W, 3) uint8, the images themselves, and the FrozenCLIP that encoded them in this step;
+    clip: object = None  # None where features were encoded before
 
     def autocast(self):
         """The context that the decoder runs in."""

@@ -8,13 +8,18 @@ A text grounds a mask in each image, and what is contrasted is the mean of the p
     area       = |mean of m[i, i] - 0.4| + |mean of m[i, j] - 0|, j a negative of i
     variation  = total variation of V and of m, over neighbouring pixels
 
-weighted and added. The image level of the paper, CLIP's own embedding of the image cut out by a binary mask, drawn by Gumbel-sigmoid,
-needs CLIP's gradient by its input at each step. It is left out: this study trains on dense features that were encoded once. Nor is
-its second phase here, nor the mixing with CLIP's own similarities at inference.
+weighted and added. With `image_level` CLIP itself looks at what the mask leaves of the image:
+
+    z[i, p]    = 1 where w cos(V[i, p], t[i]) + b + noise > 0, else 0; its gradient is that of the sigmoid (Gumbel-sigmoid)
+    image      = InfoNCE of cos(CLIP(x[i] z[i]), t[j]) / T
+
+x the image, the mask of each pixel embedding as large as its part of it. That takes CLIP's gradient by its input in each step, so
+features cannot be cached. The paper's second phase of training is not here, nor the mixing with CLIP's own similarities at inference.
 """
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -36,19 +41,39 @@ class Objective(nn.Module):
     def forward(self, batch, stages, decoder):
         s, gather, pixels = self.settings, batch.world.gather, stages[-1]  # b, d, H, W
         texts = F.normalize(batch.texts, dim=-1)
+        scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
         cosines = torch.einsum("ndhw,td->nthw", F.normalize(pixels, dim=1), texts)
         masks = torch.sigmoid(self.weight * cosines + self.bias)  # b, B, H, W
         areas = gather(masks.mean((2, 3)))  # B, B
         grounded = torch.einsum("ndhw,nthw->ntd", pixels, masks / masks.sum((2, 3), keepdim=True))  # b, B, d
-        logits = (F.normalize(grounded, dim=-1) * texts).sum(-1) * self.log_scale.exp().clamp(max=LARGEST_SCALE)
+        logits = (F.normalize(grounded, dim=-1) * texts).sum(-1) * scale
         of_others = areas[batch.negative]
         area = (areas.diagonal().mean() - s.area).abs() + (of_others.mean() if len(of_others) else 0.0)  # of others, the prior is 0
+        image = {}
+        if s.image_level:
+            of_image = torch.arange(len(cosines), device=cosines.device)
+            own = self.weight * cosines[of_image, of_image + batch.world.share(len(texts)).start] + self.bias  # b, H, W: by its own text
+            binary = gumbel_sigmoid(own, batch.random, len(texts), batch.world)[:, None]
+            cut = F.interpolate(binary, batch.images.shape[1:3], mode="nearest")[:, 0]
+            seen = F.normalize(batch.clip.encode_image(batch.images, cut), dim=-1)  # b, d
+            image["image"] = s.contrast_weight * info_nce(gather(seen @ texts.T * scale), batch.negative)
         variation = gather(total_variation(pixels)).mean() + gather(total_variation(masks)).mean()
         return {
             "contrast": s.contrast_weight * info_nce(gather(logits), batch.negative),
             "area": s.area_weight * area,
             "variation": s.variation_weight * variation,
-        }
+        } | image
+
+
+def gumbel_sigmoid(logits, random, size, world):
+    """A mask drawn pixel by pixel, 1 with the probability of sigmoid(logit): (b, H, W) of 0 and 1, with the sigmoid's gradient.
+
+    random draws for the whole batch, of `size` images, so that each process of `world` draws the same for its share.
+    """
+    uniform = random.uniform(1e-6, 1 - 1e-6, (size, *logits.shape[1:]))[world.share(size)]
+    noise = torch.from_numpy(np.log(uniform) - np.log1p(-uniform)).to(logits)  # logistic: the difference of two Gumbel variables
+    soft = torch.sigmoid(logits + noise)
+    return (soft > 0.5).to(soft) + (soft - soft.detach())
 
 
 def total_variation(maps):

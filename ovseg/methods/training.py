@@ -72,12 +72,14 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
     progress = tqdm(range(start, steps), "train", initial=start, total=steps, mininterval=2, disable=world.rank > 0)
     with preemption.noted(world.size == 1) as signals:  # in a group whoever started it ends its processes
         for step in progress:
-            rows, dense = next(batches)  # B; b, d, h, w
+            rows, dense, pixels = next(batches)  # B; b, d, h, w; b, H, W, 3 or None
             drawn[step] = rows
             lr = learning_rate(step, steps, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             batch = make_batch(dense, rows, bank, texts, labels, settings, (seed, step), world)
+            if pixels is not None:
+                batch = batch._replace(images=pixels, clip=images.clip)
             parts = forward(batch)
             loss = sum(parts.values())
             optimizer.zero_grad(set_to_none=True)

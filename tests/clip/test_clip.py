@@ -123,6 +123,21 @@ def test_whole_images_and_texts_are_encoded_as_the_untouched_model_does(model, c
         assert (found[0] - found[1]).norm() > 0.01 * found[0].norm()
 
 
+def test_masked_images_are_those_of_clips_mean_colour_where_the_mask_is_0_and_masks_get_gradients(clip):
+    images, masks = pictures(2, 64, 64), torch.ones(2, 64, 64)
+    torch.testing.assert_close(clip.encode_image(images, masks), clip.encode_image(images))
+    masks[0, :8] = 0
+    plain = normalised(images, clip.mean, clip.std)
+    plain[0, :, :8] = 0
+    with torch.no_grad():
+        expected = clip.clip.encode_image(plain)
+    torch.testing.assert_close(clip.encode_image(images, masks), expected, rtol=1e-4, atol=1e-5)
+    assert not clip.encode_image(images).requires_grad
+    masks.requires_grad_()
+    clip.encode_image(images, masks)[0].sum().backward()
+    assert masks.grad[0].any() and not masks.grad[1].any()
+
+
 def test_bfloat16_is_close_to_float32(clip, model):
     images, texts = pictures(2, 64, 64), ["a cat", "the sky"]
     coarse = FrozenCLIP(copy.deepcopy(model), tokenizer, "bfloat16")

@@ -262,6 +262,65 @@ def test_where_all_patches_are_equal_siglips_whole_image_is_each_patch(mode):
     torch.testing.assert_close(found, whole[:, :, None, None].expand_as(found), rtol=1e-4, atol=1e-4)
 
 
+# ---- mixing
+
+
+def deal(images, side, seed=0):
+    """For each set of all `images` images and each patch, which one gives it: (images, side, side)."""
+    order = torch.stack([torch.randperm(images, generator=torch.Generator().manual_seed(seed + n)) for n in range(side**2)])
+    return order.T.reshape(images, side, side)
+
+
+@pytest.mark.parametrize("make", [plain_clip, siglip_clip])
+def test_mixing_before_the_first_block_is_mixing_the_images_themselves(make):
+    model, images, source = make(), noise(3, 64, 64), deal(3, 4)
+    pieced = torch.empty_like(images)
+    for i in range(3):
+        for y in range(4):
+            for x in range(4):
+                part = (slice(None), slice(16 * y, 16 * y + 16), slice(16 * x, 16 * x + 16))
+                pieced[i][part] = images[source[i, y, x]][part]
+    tower = opened(model)
+    with torch.no_grad():
+        found = dense.dense_features(tower, images, DENSE_MODES, (0, source))
+        expected = dense.dense_features(tower, pieced, DENSE_MODES)
+        unmixed = dense.dense_features(tower, images, DENSE_MODES)
+    for mode in DENSE_MODES:
+        torch.testing.assert_close(found[mode], expected[mode])
+        assert (found[mode] - unmixed[mode]).norm() > 0.1 * unmixed[mode].norm()
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_mixing_before_a_later_block_is_that_of_open_clips_tokens(small, block):
+    """open_clip's own module runs; a hook deals its patches out, one by one, before that block."""
+    images, source, untouched = noise(3, 64, 64), deal(3, 4), copy.deepcopy(small.visual)
+
+    def mixed(module, inputs):
+        tokens = inputs[0].clone()  # 3, 17, width
+        for i in range(3):
+            for place in range(16):
+                tokens[i, 1 + place] = inputs[0][source[i].flatten()[place], 1 + place]
+        return (tokens, *inputs[1:])
+
+    untouched.output_tokens = True
+    untouched.transformer.resblocks[block].register_forward_pre_hook(mixed)
+    with torch.no_grad():
+        _, tokens = untouched(images)
+        found = dense.dense_features(opened(small), images, ["clip"], (block, source))["clip"]
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), tokens @ small.visual.proj, rtol=1e-4, atol=1e-4)
+
+
+def test_mixing_each_image_with_itself_changes_nothing_and_blocks_that_are_not_there_are_refused(small):
+    tower, images = opened(small), noise(2, 64, 64)
+    itself = torch.arange(2)[:, None, None].expand(2, 4, 4)
+    with torch.no_grad():
+        expected = dense.dense_features(tower, images, ["maskclip"])["maskclip"]
+        for block in range(3):
+            assert torch.equal(dense.dense_features(tower, images, ["maskclip"], (block, itself))["maskclip"], expected)
+    with pytest.raises(ValueError, match=r"mixing before block 3: allowed are 0\.\.2"):
+        dense.dense_features(tower, images, ["maskclip"], (3, itself))
+
+
 # ---- modes by hand
 
 

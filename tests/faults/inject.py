@@ -320,10 +320,10 @@ def encode(clip, paths, keys, folder):
     """Encode the pairs; a line in `batches` for each block."""
     real = type(clip).encode_dense
 
-    def encode_dense(self, images, mode=None):
+    def encode_dense(self, images, mode=None, mixing=None):
         with open("batches", "a") as log:
             log.write("x\n")
-        return real(self, images, mode)
+        return real(self, images, mode, mixing)
 
     type(clip).encode_dense = encode_dense
     encoding.encode_pairs(clip, paths, keys, P.clip.model_copy(update={"image_size": 32, "batch": BATCH}), folder)

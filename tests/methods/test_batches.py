@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def epoch_of(images, seed=0, epoch=0, batch=6, skip=0):
     """[(rows, features)] of an epoch."""
-    return [(rows, dense.numpy()) for rows, dense in images.epoch(seed, epoch, batch, skip, CPU)]
+    return [(rows, dense.numpy()) for rows, dense, _ in images.epoch(seed, epoch, batch, skip, CPU)]
 
 
 @pytest.fixture(params=["cached", "streamed"])
@@ -88,6 +88,24 @@ def test_images_are_streamed_where_none_are_cached(tmp_path, monkeypatch, clip):
     images = open_pairs(P.clip.model_copy(update={"image_size": 32}), 0, CPU, tmp_path, tmp_path).images
     assert isinstance(images, StreamedImages) and images.keys == stream(tmp_path).keys
     np.testing.assert_allclose(images.first(1, CPU), clip.encode_dense(np.full((1, 32, 32, 3), colour(0), np.uint8)), atol=1e-5)
+
+
+def test_methods_that_run_clip_in_each_step_train_and_see_the_images_of_their_features(clip, tmp_path):
+    images, bank = stream(tmp_path, clip=clip, size=32), make_bank(20)
+    for rows, dense, pixels in images.epoch(0, 0, 6, 0, CPU):
+        assert torch.equal(clip.encode_dense(pixels), dense)
+        assert [tuple(image[0, 0]) for image in pixels] == [colour(row) for row in rows]
+    texts = clip.encode_text(bank.texts).numpy()
+    sections = {"mixreorg": P.mixreorg.model_copy(update={"images": 2}), "tcl": P.tcl}
+
+    def train(name, **values):
+        changes = {method: section.model_copy(update=values.get(method, {})) for method, section in sections.items()}
+        return training.train(changed(batch=6, epochs=1.0), 0, changes, images, bank, texts, Path(tmp_path, name))[1]
+
+    cached, by_images = train("a.pt"), train("b.pt", mixreorg={"block": 0}, tcl={"image_level": True})
+    assert "image" not in cached[0] and all(np.isfinite(row["image"]) for row in by_images)
+    assert cached[0]["original"] == by_images[0]["original"] and cached[0]["mixed"] != by_images[0]["mixed"]
+    assert cached[0]["contrast"] == by_images[0]["contrast"]  # the same texts are drawn
 
 
 def test_training_on_a_stream_survives_being_killed(clip, tmp_path):

@@ -30,7 +30,7 @@ def loss_and_gradients(direction):
     decoder = Decoder(WIDTH)
     for block in decoder.blocks:
         torch.nn.init.constant_(block.gate, 0.5)  # at 0 the convolutions would get no gradient
-    rows, dense = next(images.epoch(0, 0, BATCH, 0, CPU))
+    rows, dense, _ = next(images.epoch(0, 0, BATCH, 0, CPU))
     ids = bank.draw(rows, np.random.default_rng(0), 0.5)
     forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
     pixels = forward(dense).flatten(2).transpose(1, 2)
@@ -99,7 +99,7 @@ def test_a_training_into_a_folder_in_two_processes_is_not_repeated(tmp_path, mon
 def stream_and_save(folder, images, device):
     share, found = distributed.joined().share(4), []
     for epoch in range(2):
-        for rows, dense in images.epoch(0, epoch, 4, 0, device):
+        for rows, dense, _ in images.epoch(0, epoch, 4, 0, device):
             own = (dense[:, 0, 0, 0] / 10).round().long()  # the number that an image's colour tells
             assert torch.equal(own, torch.from_numpy(rows)[share])
             found.append((epoch, rows.tolist(), own.tolist()))

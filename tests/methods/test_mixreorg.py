@@ -85,6 +85,33 @@ def test_a_decoder_that_changes_nothing_restores_the_original():
     torch.testing.assert_close(found["restored"], found["original"])
 
 
+class MixesAtTheEnd:
+    """Stands in for a CLIP whose patches are mixed before a block: its features are those given, mixed by loops. Keeps what it is asked."""
+
+    def __init__(self, dense):
+        self.dense, self.asked = dense, []
+
+    def encode_dense(self, images, mixing):
+        block, source = mixing
+        self.asked.append((images, block))
+        mixed = torch.empty_like(self.dense)
+        for i, y, x in np.ndindex(*source.shape):
+            mixed[i, :, y, x] = self.dense[source[i, y, x], :, y, x]
+        return mixed
+
+
+@pytest.mark.parametrize("block", [0, 2])
+def test_patches_mixed_in_clip_are_learnt_from_as_those_mixed_after_it(block):
+    batch, stages, decoder = batch_of(images=4)
+    expected = mixreorg.Objective(settings(images=2), 6)(batch, stages, decoder)
+    clip, images = MixesAtTheEnd(batch.dense), np.zeros((4, 24, 24, 3), np.uint8)
+    batch = batch._replace(random=np.random.default_rng(0), images=images, clip=clip)
+    found = mixreorg.Objective(settings(images=2, block=block), 6)(batch, stages, decoder)
+    assert len(clip.asked) == 1 and clip.asked[0][0] is images and clip.asked[0][1] == block
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+
+
 def test_images_that_fill_no_set_are_refused():
     batch, stages, decoder = batch_of(images=6)
     with pytest.raises(ValueError, match=r"train.batch: 6 images in a process; allowed are multiples of mixreorg.images = 4"):

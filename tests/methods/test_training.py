@@ -98,7 +98,7 @@ def test_each_step_draws_texts_of_its_pairs_anew(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mgca, "losses", losses)
     train(tmp_path / "run.pt")
-    batches = [rows for epoch in range(3) for rows, _ in IMAGES.epoch(0, epoch, 8, 0, CPU)]
+    batches = [rows for epoch in range(3) for rows, *_ in IMAGES.epoch(0, epoch, 8, 0, CPU)]
     drew_caption = [set() for _ in range(8)]  # of each place in a batch, over the steps
     for rows, (drawn, negative) in zip(batches, seen, strict=True):
         ids = np.array([np.abs(TEXTS.astype(np.float32) - row).sum(1).argmin() for row in drawn])
@@ -133,7 +133,7 @@ def test_what_cannot_be_trained_on_is_a_clear_error(tmp_path):
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_divergence_names_its_first_step_and_leaves_the_checkpoint_before_it(tmp_path, every):
-    order = [row for rows, _ in IMAGES.epoch(0, 0, BATCH, 0, CPU) for row in rows]
+    order = [row for rows, *_ in IMAGES.epoch(0, 0, BATCH, 0, CPU) for row in rows]
     array = IMAGES.array.copy()
     array[order[BATCH]] = np.nan  # a pair of the second step
     with pytest.raises(FloatingPointError, match="the loss is nan at step 2, epoch 0.33: try a smaller train.lr; the last checkpoint"):
@@ -147,7 +147,7 @@ def test_divergence_names_its_first_step_and_leaves_the_checkpoint_before_it(tmp
 
 def test_divergence_names_the_pairs_of_its_batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    array, (rows, _) = IMAGES.array.copy(), list(IMAGES.epoch(0, 0, BATCH, 0, CPU))[1]
+    array, (rows, *_) = IMAGES.array.copy(), list(IMAGES.epoch(0, 0, BATCH, 0, CPU))[1]
     array[rows[3]] = np.nan
     keys = [f"shard/{pair:08d}" for pair in range(PAIRS)]
     for named in ([str(row) for row in rows], [keys[row] for row in rows]):  # the second time `prepare` has left the keys

@@ -51,7 +51,7 @@ def test_what_a_preset_does_not_use_stays_as_it_is(path, section):
 
 
 def test_presets_are_there():
-    assert [path.stem for path in PRESETS] == ["methods", "paper", "small", "why"]
+    assert [path.stem for path in PRESETS] == ["methods", "mixing", "paper", "small", "why"]
 
 
 def test_learning_rates_are_tried_on_pictures_that_the_study_is_not_measured_on():
@@ -71,6 +71,16 @@ def test_why_is_the_default_study_with_other_ablations():
     why, default = (params.load(path=path).model_dump() for path in (ROOT / "presets/why.yaml", ROOT / "params.yaml"))
     assert why["train"].pop("seeds") < default["train"].pop("seeds") and why.pop("ablations") != default.pop("ablations")
     assert why == default
+
+
+def test_mixing_is_the_default_study_by_mixreorg_on_images():
+    mixing, default = (params.load(path=path).model_dump() for path in (ROOT / "presets/mixing.yaml", ROOT / "params.yaml"))
+    default["clip"]["cache_images"], default["train"]["method"], default["segment"]["threshold"] = False, "mixreorg", 0.65
+    assert "train.method=mixreorg,segment.threshold=0.65" in default.pop("ablations")["trained"]
+    assert mixing["train"].pop("seeds") < default["train"].pop("seeds")
+    blocks = [params.parse_change(line).get("mixreorg.block") for line in mixing.pop("ablations")["trained"]]
+    assert {0, default["pretrain"]["vision_layers"] - 1} <= set(blocks)
+    assert mixing == default
 
 
 def test_the_papers_preset_holds_its_benchmarks_and_ablations():
