@@ -10,7 +10,8 @@ NOTE = """All methods train the same decoder on the same features, batches and s
 the same negatives (MixReorg's patches are contrasted within their mix). Under "its own" stands what a method has in place of the default
 run's value: learning rate, threshold of the background, unit; docs/methods.md says how they were chosen. Nothing else was tuned for
 any method. The untrained baseline is scored with the default run's threshold. The paper's columns are averages over its own benchmarks,
-the best where it lists several training sets: compare their order, not their values.
+the best where it lists several training sets: compare their order, not their values. Images a second are of segmenting benchmark pictures
+one by one with the method's own unit, CLIP included.
 """
 AGAINST = "The default run's method against each other one, by their own units, paired by seed as the findings are.\n"
 
@@ -20,10 +21,10 @@ def name(method):
     return " + ".join(NAMES.get(part, part) for part in method.split("+"))
 
 
-def table(results, paper, spread, baseline):
+def table(results, paper, spread, baseline, speeds):
     """A row for the baseline, under that name, and for each method.
 
-    results: results.Results. paper: paper/tables.yaml. spread: report.spread.
+    results: results.Results. paper: paper/tables.yaml. spread: report.spread. speeds: {run: images a second}, of none or some runs.
     """
     own, pixels, gaps = results.averages(), results.averages("pixel"), results.gap_closed() if results.ceiling else None
     theirs = dict(zip(GROUPS, (paper["with_background"]["rows"], paper["without_background"]["rows"]), strict=True))
@@ -42,6 +43,7 @@ def table(results, paper, spread, baseline):
             row[f"{group}, paper"] = f"{max(numbers):.1f}" if numbers else ""
         weights, seconds = results.costs.get(run, (0, 0.0))
         row |= {"trained weights": f"{weights:,}" if method else "", "seconds a training": f"{seconds:.0f}" if method else ""}
+        row["images a second"] = f"{speeds[run]:.1f}" if run in speeds else ""
         rows.append(row)
     return pd.DataFrame(rows)
 

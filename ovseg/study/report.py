@@ -30,10 +30,11 @@ reads a label map. The baseline is scored with the default run's threshold of th
 """
 
 
-def write(findings, results, paper, images):
+def write(findings, results, paper, images, speeds):
     """The report as Markdown.
 
     findings: of findings.judge. results: results.Results. paper: paper/tables.yaml as a dict. images: {title: path from results/}.
+    speeds: {run: images a second} of the methods and the baseline.
     """
     verdicts = pd.DataFrame([(f.code, f.claim, f"**{f.verdict}**") for f in findings], columns=["", "finding", "verdict"])
     parts = [INTRODUCTION, markdown(verdicts), RULE]
@@ -45,7 +46,7 @@ def write(findings, results, paper, images):
     parts += [
         "## Methods\n",
         comparison.NOTE,
-        markdown(comparison.table(results, paper, spread, METHODS[results.parameters["clip.dense"]])),
+        markdown(comparison.table(results, paper, spread, METHODS[results.parameters["clip.dense"]], speeds)),
     ]
     if pairs := comparison.against(results):
         parts += [comparison.AGAINST, markdown(pd.DataFrame([_comparison(pair) for pair in pairs]))]

@@ -72,6 +72,22 @@ def test_the_first_window_is_that_of_the_first_picture(clip, decoder, mine, stud
             np.testing.assert_allclose(embeddings, decoder(clip.encode_dense(window[None])), rtol=1e-2, atol=1e-2)
 
 
+def test_the_speed_is_that_of_the_middle_picture_and_the_first_is_not_timed(clip, decoder, mine, study, suite_of, monkeypatch):
+    (encoded,) = suite_of(study(mine))
+    pictures, clock, spent = len(encoded.benchmark), [0.0], iter([100.0, 0.5, 0.25, 0.125, 1.0])
+    segmenter, segmented = Segmenter(clip, decoder, SETTINGS), []
+
+    def segment(image, names, background):
+        segmented.append((image.size, list(names), background))
+        clock[0] += next(spent)
+
+    monkeypatch.setattr(segmenter, "segment", segment)
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    found = evaluation.images_a_second(segmenter, encoded, 3)
+    assert pictures >= 3 and len(segmented) == 4 and segmented[0] == segmented[1]
+    assert segmented[0][1:] == (["cat", "sofa"], True) and found == 1 / 0.25
+
+
 # ---- one pass
 
 

@@ -51,7 +51,7 @@ def test_what_a_preset_does_not_use_stays_as_it_is(path, section):
 
 
 def test_presets_are_there():
-    assert [path.stem for path in PRESETS] == ["methods", "mixing", "paper", "small", "why"]
+    assert [path.stem for path in PRESETS] == ["methods", "mixing", "paper", "parts", "small", "why"]
 
 
 def test_learning_rates_are_tried_on_pictures_that_the_study_is_not_measured_on():
@@ -67,8 +67,9 @@ def test_learning_rates_are_tried_on_pictures_that_the_study_is_not_measured_on(
     assert tried.pop("train") == default.pop("train") | {"seeds": 1} and tried == default
 
 
-def test_why_is_the_default_study_with_other_ablations():
-    why, default = (params.load(path=path).model_dump() for path in (ROOT / "presets/why.yaml", ROOT / "params.yaml"))
+@pytest.mark.parametrize("name", ["why", "parts"])
+def test_a_preset_is_the_default_study_with_other_ablations(name):
+    why, default = (params.load(path=path).model_dump() for path in (ROOT / f"presets/{name}.yaml", ROOT / "params.yaml"))
     assert why["train"].pop("seeds") < default["train"].pop("seeds") and why.pop("ablations") != default.pop("ablations")
     assert why == default
 

@@ -120,12 +120,15 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
     study = results(run({}, (40, 42)), *others, supervised, tcl, untrained)
     assert list(study.methods.values()) == ["mgca", "mgca+mixreorg", "tcl", "supervised"]
     paper = {"with_background": {"rows": [{"method": "TCL", "average": 35.1}, {"method": "TCL", "average": 35.3}]}}
-    table = comparison.table(study, paper | {"without_background": {"rows": []}}, report.spread, "MaskCLIP").set_index("method")
+    paper |= {"without_background": {"rows": []}}
+    speeds = {run: 3.14 for run, method in study.methods.items() if method == "tcl"}
+    table = comparison.table(study, paper, report.spread, "MaskCLIP", speeds).set_index("method")
     assert list(table.index) == ["MaskCLIP", "MGCA", "MGCA + MixReorg", "TCL", "supervised"]
     assert table.loc["TCL", ["its own", WITH, f"{WITH}, by pixels", f"{WITH}, paper"]].tolist() == [
         "lr 0.004", "32.0 ± 2.8 (2)", "21.0 ± 1.4 (2)", "35.3",
     ]  # fmt: skip
     assert table.loc["TCL", f"{WITH}, gap closed"] == report.spread(pd.Series([100 * 20 / 60, 100 * 24 / 40]))
+    assert table["images a second"].tolist() == ["", "", "", "3.1", ""]
     pairs = {pair.second: (pair.means, pair.n) for pair in comparison.against(study)}
     assert pairs == {"TCL": ((41, 32), 2), "MGCA + MixReorg": ((41, 50), 2)}
     assert table.loc["MGCA", WITH] == "41.0 ± 1.4 (2)" and table.loc["MaskCLIP", f"{WITH}, by pixels"] == "10.0"
@@ -185,5 +188,5 @@ def test_the_report_is_whole_without_a_single_ablation():
     from ovseg.study.findings import judge
 
     only = results(run({}, (40, 42), (38, 40)), baseline(10))
-    text = report.write(judge(only), only, PAPER, {"a chart": "figures/a.png"})
+    text = report.write(judge(only), only, PAPER, {"a chart": "figures/a.png"}, {})
     assert "**undecided**" in text and "![a chart](figures/a.png)" in text and "| default" in text
