@@ -191,6 +191,8 @@ if __name__ == "__main__":
 
     try:
         params.enter_project()
-        preflight.check(params.load_runs())
+        runs = params.load_runs()
+        preflight.check(runs)
+        preflight.check_files(runs[""])
     except params.ParamsError as error:
         sys.exit(f"{error}")

@@ -13,6 +13,7 @@ from .params import ParamsError, device, processes
 from .schema import LOCAL
 
 PRETRAINED = f"{LOCAL}models/clip"  # what `pretrain` makes
+PREPARED = "data/prepared/"  # what `prepare` makes
 
 
 def check(runs):
@@ -41,6 +42,29 @@ def check(runs):
             raise ParamsError(f"{where}segment.groups = {s.groups}: at most {side**2}, the pixel embeddings of a window")
     if p.data.shards is None:
         check_batches(runs, p.scenes.pairs)
+
+
+def check_files(p):
+    """That data.shards and the benchmarks are on this machine, and a benchmark's folder complete. Raises ParamsError, one line.
+
+    What `prepare` makes is not looked for, nor a benchmark that is optional and not there. p: Params.
+    """
+    if p.data.shards is not None:
+        from .data import shards  # takes a second to import
+
+        try:
+            shards.expand(p.data.shards)
+        except FileNotFoundError as error:
+            raise ParamsError(f"data.shards: {error}") from None
+    given = {name: b for name, b in p.benchmarks.items() if not (b.folder or b.shards).startswith(PREPARED)}
+    if given:
+        from .benchmarks import datasets  # imports torch
+
+        try:
+            datasets.open_all(given)
+        except (OSError, ValueError) as error:
+            if not (isinstance(error, datasets.NotHere) and all(b.optional for b in given.values())):
+                raise ParamsError(f"{error}") from None
 
 
 def check_batches(runs, pairs):

@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from ovseg import params, preflight
+from ovseg import params, preflight, schema
 
 ROOT = Path(__file__).parent.parent
 RUNS = params.load_runs(ROOT / "params.yaml")
@@ -18,7 +18,9 @@ DEFAULT = RUNS[""]
 
 def having(**sections):
     """The default run with other values: having(clip={"model": ...})."""
-    return {"": DEFAULT.model_copy(update={name: getattr(DEFAULT, name).model_copy(update=values) for name, values in sections.items()})}
+    whole = {"benchmarks": sections.pop("benchmarks")} if "benchmarks" in sections else {}
+    found = {name: getattr(DEFAULT, name).model_copy(update=values) for name, values in sections.items()} | whole
+    return {"": DEFAULT.model_copy(update=found)}
 
 
 def line(runs):
@@ -72,6 +74,31 @@ def test_a_line_of_the_ablations_is_named():
     assert line(runs) == "train.batch=8192: train.batch = 8192: at most 5120, the number of pairs"
     runs = RUNS | {"segment.meta_points=1600": having(segment={"meta_points": 1600})[""]}
     assert line(runs).startswith("segment.meta_points=1600: segment.meta_points = 1600: at most 1024")
+
+
+def test_shards_and_benchmarks_that_are_not_there_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def said(**sections):
+        with pytest.raises(params.ParamsError) as caught:
+            preflight.check_files(having(**sections)[""])
+        return str(caught.value)
+
+    preflight.check_files(DEFAULT)  # `prepare` makes what the default study needs
+    assert said(data={"shards": "cc3m/{00000..00331}.tar"}).startswith("data.shards: ") and "cc3m" in said(data={"shards": "cc3m/*.tar"})
+    voc = schema.Benchmark(layout="voc", folder="VOC2012")
+    assert said(benchmarks={"voc": voc}).startswith("benchmark voc: VOC2012 does not exist; expected JPEGImages")
+    optional = {"voc": voc.model_copy(update={"optional": True})}
+    preflight.check_files(having(benchmarks=optional)[""])
+    mine = schema.Benchmark(folder="mine")
+    (tmp_path / "mine/labels").mkdir(parents=True)
+    assert "mine/images does not exist" in said(benchmarks=optional | {"mine": mine})
+    (tmp_path / "mine/images").mkdir()
+    (tmp_path / "mine/classes.txt").write_text("cat\nsofa\n")
+    (tmp_path / "mine/images/a.png").write_bytes(b"")
+    assert said(benchmarks={"mine": mine}) == "benchmark mine: no label map labels/a.png (mine)"
+    (tmp_path / "mine/labels/a.png").write_bytes(b"")
+    preflight.check_files(having(benchmarks={"mine": mine})[""])
 
 
 def test_gpus_that_are_not_there_are_missed(monkeypatch):
