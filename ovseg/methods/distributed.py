@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
@@ -68,9 +69,13 @@ def in_group(function, *arguments):
 def launch(processes, function, *arguments):
     """`in_group` in so many new processes of this machine. Returns what the function returns in the first one.
 
-    If one raises or is killed, the others are ended and ChildFailedError names its rank and its error. None outlives this process.
+    If one raises or is killed, the others are ended and ChildFailedError names its rank and its error. None outlives this process. A
+    SIGTERM is passed on to all of them; once they have ended, or 30 s later, this process exits with 128 + its number.
     """
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}  # at a free port
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(1, 1, processes, DefaultLogsSpecs(logs), run_id="ovseg", max_restarts=0, **place)
-        return elastic_launch(config, in_group)(function, *arguments)[0]
+        try:
+            return elastic_launch(config, in_group)(function, *arguments)[0]
+        except SignalException as signal:
+            raise SystemExit(128 + signal.sigval) from None

@@ -8,13 +8,13 @@ EXIT_CODE = 128 + signal.SIGTERM  # 143: what a shell says of a process that SIG
 
 
 @contextlib.contextmanager
-def noted(wanted=True):
+def noted():
     """Gives a list, into which a SIGTERM is put in place of ending this process.
 
-    Not if it is not wanted, nor in another thread than the main one, which alone can: the list stays empty then.
+    Not in another thread than the main one, which alone can: the list stays empty then.
     """
     signals = []
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield signals
         return
     before = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))

@@ -48,8 +48,8 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
     loss, its parts (the losses of the methods), and both gates. seconds: of training, those of killed parts included. In a process group
     every process calls this, and gets the same decoder; the first one writes checkpoints.
     Raises ValueError when there are too few pairs for a batch, when the batch does not divide among the processes, or when images are
-    fewer than `prepare` found; FloatingPointError when the loss is not finite. A SIGTERM to one process alone ends it with
-    preemption.EXIT_CODE after the running step, of which a checkpoint is written.
+    fewer than `prepare` found; FloatingPointError when the loss is not finite. A SIGTERM ends the training with
+    preemption.EXIT_CODE after the running step, of which a checkpoint is written; in a group, by the first process.
     """
     world = distributed.joined()
     if settings.batch % world.size:
@@ -70,7 +70,7 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
     batches = _batches(images, seed, start, per_epoch, settings.batch, device)
     drawn = {}  # the pairs of each step since the last checkpoint
     progress = tqdm(range(start, steps), "train", initial=start, total=steps, mininterval=2, disable=world.rank > 0)
-    with preemption.noted(world.size == 1) as signals:  # in a group whoever started it ends its processes
+    with preemption.noted() as signals:
         for step in progress:
             rows, dense, pixels = next(batches)  # B; b, d, h, w; b, H, W, 3 or None
             drawn[step] = rows
@@ -88,7 +88,8 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
             gates = {f"gate{i}": block.gate for i, block in enumerate(learner.decoder.blocks)}
             values = {name: value.detach().clone() for name, value in {"loss": loss, **parts, **gates}.items()}
             history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
-            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps or signals:  # only here is a GPU waited for
+            preempted = signals and world.rank == 0  # the others go on, as the first one's step needs them, until it is gone
+            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps or preempted:  # only here is a GPU waited for
                 history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
                 if bad := next((row for row in history if not all(map(math.isfinite, row.values()))), None):  # gates: those after the step
                     where = f"at step {bad['step'] + 1}, epoch {bad['epoch']:.2f}"
@@ -99,7 +100,7 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
                 progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
                 if world.rank == 0:
                     save(checkpoint, mark, step + 1, learner, optimizer, history, time.perf_counter() - started)
-                if signals:
+                if preempted:
                     print(f"SIGTERM: ended after step {step + 1} of {steps}, which {checkpoint} holds; run again to go on")
                     raise SystemExit(preemption.EXIT_CODE)
     return learner.cpu().eval(), history, time.perf_counter() - started

@@ -14,6 +14,7 @@ import torch
 from small import BATCH, CPU, WIDTH, P, changed, contents, data, stream, write_project
 
 from ovseg.methods import checkpoint, contrast, distributed, mgca, training
+from ovseg.methods.batches import CachedImages
 from ovseg.methods.decoder import Decoder
 from ovseg.methods.distributed import World
 from ovseg.values import METHODS
@@ -84,6 +85,44 @@ def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(
     for rank, (before, _) in enumerate(found):
         weights, rows = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert len(rows) == 5 and weights["decoder.blocks.0.gate"] == before["decoder.blocks.0.gate"] + 1
+
+
+class Signalled(CachedImages):
+    """Cached images of a process that says that it is ready before its fourth batch, and waits for a SIGTERM."""
+
+    def epoch(self, seed, epoch, *arguments):
+        for index, batch in enumerate(super().epoch(seed, epoch, *arguments)):
+            if (epoch, index) == (1, 0):
+                wait_for_sigterm()
+            yield batch
+
+
+def wait_for_sigterm():
+    """Until the handler that the training has set was called."""
+    came, handler = [], signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *arguments: (handler(*arguments), came.append(True)))
+    Path(f"{distributed.joined().rank}.ready").touch()
+    wait_until(lambda: came)
+
+
+def train_until_signalled(device):
+    images, bank, texts = data()
+    settings = SETTINGS.model_copy(update={"checkpoint_steps": 100})
+    training.train(settings, 0, SECTIONS, Signalled(images.array), bank, texts, "run.pt", device)
+
+
+def test_sigterm_to_several_processes_keeps_the_running_step(tmp_path):
+    code = "import test_distributed as t; t.distributed.launch(2, t.train_until_signalled, t.CPU)"
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here, here.parent)))}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path)
+    wait_until(lambda: all((tmp_path / f"{rank}.ready").exists() for rank in range(2)) or parent.poll() is not None)
+    parent.terminate()
+    assert parent.wait(120) == 143
+    state = checkpoint.read(tmp_path / "run.pt")
+    assert state["step"] == 4 and len(state["history"]) == 4  # the batch that the signal came in, and no other
+    learner, history, _ = training.train(SETTINGS, 0, SECTIONS, *data(), tmp_path / "alone.pt")
+    assert [row["loss"] for row in state["history"]] == pytest.approx([row["loss"] for row in history[:4]], rel=1e-5)
 
 
 def test_a_training_into_a_folder_in_two_processes_is_not_repeated(tmp_path, monkeypatch):
