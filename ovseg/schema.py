@@ -89,6 +89,7 @@ class Clip(Section):
     model: str
     pretrained: str | None
     dense: Dense
+    positions: Literal["size", "scale-factor"]
     precision: Literal["float32", "bfloat16"]
     image_size: Annotated[int, Field(ge=16, le=2048)]
     batch: Count
@@ -245,10 +246,12 @@ class Segment(Section):
     affinity: Literal["cosine", "dot"]
     short_side: Count
     max_ratio: Annotated[float, Field(ge=1)]
+    resize: Literal["bicubic", "opencv-bilinear"]
     window: Count
     stride: Count
     batch: Count
     precision: Literal["float32", "bfloat16"]
+    averaged: Literal["cosine", "softmax"]
     scale: Positive
     threshold: Share
     templates: Annotated[list[Template], Field(min_length=1)]

@@ -33,7 +33,7 @@ def sweep(segmenter, encoded, pictures, thresholds=THRESHOLDS):
     scored = islice(score_pictures([encoded], [segmenter]), pictures)
     for _, (truth,), ((scores,),) in tqdm(scored, encoded.benchmark.name, min(pictures, len(encoded.benchmark)), mininterval=2):
         for part in scores.parts():  # some rows at once: all scores of a large image take gigabytes
-            best, label = (found.cpu() for found in foreground(scores.rows(part), segmenter.settings.scale))
+            best, label = (found.cpu() for found in foreground(scores.rows(part), segmenter.scale))
             for threshold, iou in ious.items():
                 iou.update(torch.where(best < threshold, 0, label), truth[part])
     return {threshold: mean(iou.compute()) for threshold, iou in ious.items()}

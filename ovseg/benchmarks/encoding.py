@@ -16,7 +16,7 @@ from ..clip.blocks import Blocks, check_space_for, discard, kept_shape, log_of
 from ..clip.dense import DENSE_MODES
 from ..clip.features import fingerprint
 from ..data import files, images, shards
-from ..segmentation import windows
+from ..segmentation import resizing, windows
 from ..segmentation.windows import cut_windows, window_grid
 from . import datasets, layouts
 
@@ -62,8 +62,8 @@ def encode_classes(clip, benchmark, templates, folder):
 
 def fingerprint_of_windows(clip, benchmark, segment):
     """What the features of a benchmark's windows depend on: the CLIP, the pictures' contents, how they are read and cut."""
-    values = segment.model_dump(include={"short_side", "max_ratio", "window", "stride", "batch"})
-    read = files.code(__file__, *(module.__file__ for module in (datasets, layouts, images, shards, windows)))
+    values = segment.model_dump(include={"short_side", "max_ratio", "resize", "window", "stride", "batch"})
+    read = files.code(__file__, *(module.__file__ for module in (datasets, layouts, images, shards, resizing, windows)))
     return fingerprint(clip.fingerprint, benchmark.contents, values, read)
 
 

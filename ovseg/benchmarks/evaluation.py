@@ -36,7 +36,7 @@ class Encoded:
     def labels(self, scores, segmenter):
         """The label map of Scores on this benchmark."""
         threshold = segmenter.settings.threshold if self.threshold is None else self.threshold
-        return scores.labels(segmenter.settings.scale, threshold if self.benchmark.background else None)
+        return scores.labels(segmenter.scale, threshold if self.benchmark.background else None)
 
 
 def open_suite(p, folder="data/features/benchmarks"):

@@ -56,19 +56,28 @@ def last_block(block, x, mode, grid):
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def resized(positions, before, grid):
-    """Positional embeddings (h*w, width) of the grid `before`, for another one: bicubic."""
+def resized(positions, before, grid, how="size"):
+    """Positional embeddings (h*w, width) of the grid `before`, for another one: bicubic.
+
+    how: "size", every patch's centre where it is on the picture; or "scale-factor", as DINO's code has it, and SCLIP's and ClearCLIP's
+    after it: the factor is that of a grid 0.1 patches longer, and places are counted by it, so that they are a little to the left and top.
+    """
     if tuple(grid) == tuple(before):
         return positions
     spatial = positions.float().unflatten(0, tuple(before)).permute(2, 0, 1)[None]
-    return F.interpolate(spatial, tuple(grid), mode="bicubic", align_corners=False)[0].flatten(1).T
+    if how == "scale-factor":
+        factors = tuple((after + 0.1) / side for after, side in zip(grid, before, strict=True))
+        found = F.interpolate(spatial, scale_factor=factors, mode="bicubic", align_corners=False)
+    else:
+        found = F.interpolate(spatial, tuple(grid), mode="bicubic", align_corners=False)
+    return found[0].flatten(1).T
 
 
 class ClassTokenTower:
     """open_clip's plain ViT with a class token: OpenAI's, LAION's, DataComp's, DFN's, MetaCLIP's."""
 
-    def __init__(self, visual):
-        self.visual = visual
+    def __init__(self, visual, positions="size"):
+        self.visual, self.positions = visual, positions
         self.patch, self.image_size, self.width = visual.patch_size[0], visual.image_size[0], visual.output_dim
         *self.blocks, self.last = visual.transformer.resblocks
 
@@ -83,7 +92,7 @@ class ClassTokenTower:
         grid = v.conv1(x)  # n, width, h, w
         tokens = torch.cat([v.class_embedding.to(grid.dtype).expand(len(x), 1, -1), grid.flatten(2).transpose(1, 2)], 1)
         own = v.positional_embedding  # the class token's, which stays as it is, and those of the pretraining's grid
-        positions = torch.cat([own[:1], resized(own[1:], v.grid_size, grid.shape[2:]).to(own.dtype)])  # 1 + h*w, width
+        positions = torch.cat([own[:1], resized(own[1:], v.grid_size, grid.shape[2:], self.positions).to(own.dtype)])  # 1 + h*w, width
         return v.ln_pre(tokens + positions.to(tokens.dtype))
 
     def joint(self, x):
@@ -97,8 +106,9 @@ class PoolingTower:
     A patch in the joint space is what the pool makes of that patch alone: its attention is the identity then, the value passes on.
     """
 
-    def __init__(self, visual):
-        trunk = self.trunk = visual.trunk
+    def __init__(self, visual, positions="size"):
+        trunk, self.positions = visual.trunk, positions
+        self.trunk = trunk
         self.patch, self.image_size, self.width = trunk.patch_embed.patch_size[0], visual.image_size[0], trunk.attn_pool.out_features
         *self.blocks, last = trunk.blocks
         attn = SelfAttention(last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, last.attn.proj)
@@ -125,7 +135,8 @@ class PoolingTower:
     def embed(self, x):
         """As ClassTokenTower.embed, without a class token: (n, h*w, width)."""
         grid = self.trunk.patch_embed.proj(x)  # n, width, h, w
-        positions = resized(self.trunk.pos_embed[0], self.trunk.patch_embed.grid_size, grid.shape[2:])  # h*w, width
+        own = self.trunk.pos_embed[0]
+        positions = resized(own, self.trunk.patch_embed.grid_size, grid.shape[2:], self.positions)  # h*w, width
         return grid.flatten(2).transpose(1, 2) + positions.to(grid.dtype)
 
     def joint(self, x):
@@ -135,9 +146,9 @@ class PoolingTower:
         return x + pool.mlp(pool.norm(x))
 
 
-def tower(visual):
-    """The tower of an open_clip model's `visual`, or None if its dense features cannot be read."""
-    return next((kind(visual) for kind in (ClassTokenTower, PoolingTower) if kind.fits(visual)), None)
+def tower(visual, positions="size"):
+    """The tower of an open_clip model's `visual`, or None if its dense features cannot be read. positions: `how` of `resized`."""
+    return next((kind(visual, positions) for kind in (ClassTokenTower, PoolingTower) if kind.fits(visual)), None)
 
 
 def mix_patches(x, source):

@@ -20,8 +20,8 @@ from .blocks import open_checked
 
 def made_with(clip, segment):
     """The values that cached features of benchmarks depend on, {"section.key": value}. clip, segment: params.Clip, Segment."""
-    values = {"clip": clip.model_dump(include={"model", "pretrained", "precision"})}
-    values["segment"] = segment.model_dump(include={"short_side", "max_ratio", "window", "stride", "templates"})
+    values = {"clip": clip.model_dump(include={"model", "pretrained", "positions", "precision"})}
+    values["segment"] = segment.model_dump(include={"short_side", "max_ratio", "resize", "window", "stride", "templates"})
     return {f"{section}.{key}": value for section, part in values.items() for key, value in part.items()}
 
 

@@ -18,16 +18,18 @@ class FrozenCLIP(nn.Module):
     """A CLIP that is never trained.
 
     Attributes: width (d, of the joint space), patch (pixels), image_size (pixels, square, of its pretraining), dense (the mode of
-    dense.DENSE_MODES in which dense features are read if no other is asked for).
+    dense.DENSE_MODES in which dense features are read if no other is asked for), positions (how they are interpolated, `how` of
+    dense.resized).
     """
 
-    def __init__(self, clip, tokenizer, precision="float32", mode="maskclip"):
+    def __init__(self, clip, tokenizer, precision="float32", mode="maskclip", positions="size"):
         """clip: an open_clip model, weights loaded; it is changed: to be run faster, and its weights to `precision`, float32 or
-        bfloat16. tokenizer: its tokenizer. mode: the attribute `dense`. Raises ValueError if dense.py cannot read its image tower.
+        bfloat16. tokenizer: its tokenizer. mode, positions: the attributes `dense` and `positions`. Raises ValueError if dense.py cannot
+        read its image tower.
         """
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
-        self.tower = dense.tower(clip.visual)
+        self.tower = dense.tower(clip.visual, positions)
         if self.tower is None:
             raise ValueError("allowed are models whose image tower is open_clip's plain ViT with a class token, or SigLIP's")
         dense.replace_attention(clip)
@@ -36,7 +38,7 @@ class FrozenCLIP(nn.Module):
                 if isinstance(module, (nn.Linear, nn.Conv2d, dense.SelfAttention)):
                     for parameter in module.parameters(recurse=False):
                         parameter.data = parameter.data.bfloat16()
-        self.tokenizer, self.precision, self.dense = tokenizer, precision, mode
+        self.tokenizer, self.precision, self.dense, self.positions = tokenizer, precision, mode, positions
         self.device = next(clip.parameters()).device
         self.patch, self.image_size, self.width = self.tower.patch, self.tower.image_size, self.tower.width
         self.mean = getattr(clip.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
@@ -52,7 +54,7 @@ class FrozenCLIP(nn.Module):
         """
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
         try:
-            return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision, settings.dense)
+            return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision, settings.dense, settings.positions)
         except ImportError as error:  # SigLIP's is of another package
             raise ValueError(f"clip.model = {settings.model!r}: its tokenizer needs `pip install {error.name}`") from None
         except ValueError as error:
@@ -60,9 +62,12 @@ class FrozenCLIP(nn.Module):
 
     @functools.cached_property
     def fingerprint(self):
-        """A hash of all that its features depend on but their inputs: weights, architecture, precision, code, versions, kind of device."""
-        about = [type(self.tower), self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision, self.mean, self.std]
-        about += [torch.__version__, open_clip.__version__, self.device.type, code(*sorted(Path(__file__).parent.glob("*.py")))]
+        """A hash of all that its features depend on but their inputs and mode: weights, architecture, positions, precision, code, versions,
+        kind of device.
+        """
+        about = [type(self.tower), self.positions, self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision]
+        about += [self.mean, self.std, torch.__version__, open_clip.__version__, self.device.type]
+        about += [code(*sorted(Path(__file__).parent.glob("*.py")))]
         digest = hashlib.sha256("\n".join(map(str, about)).encode())
         for name, tensor in self.clip.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -235,7 +235,7 @@ class Inspector:
         truth = self.picture.truth
         scores = slot.view.score(formed, classes, None if truth is None else truth.shape)
         threshold = c.threshold.value if c.background.value else None
-        labels = scores.labels(opened.segmenter.settings.scale, threshold).numpy()
+        labels = scores.labels(opened.segmenter.scale, threshold).numpy()
         units, cosines, label_map, error = slot.labelling
         key, text = (slot.seen, ring, c.unit.value, c.meta_points.value), c.texts()[0]
         count = len(formed.ids.unique())

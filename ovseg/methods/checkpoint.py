@@ -25,7 +25,7 @@ def fingerprint(settings, seed, sections, images, bank, texts, labels=None):
     """
     values = settings.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
     cached = isinstance(images, CachedImages)
-    streamed = [] if cached else [images.size, images.clip.dense, *images.keys]
+    streamed = [] if cached else [images.size, images.clip.dense, images.clip.positions, *images.keys]
     methods = {name: section and section.model_dump(exclude={"labels"}) for name, section in sections.items()}
     package, read = Path(__file__).parent, [Path(captions.__file__)]
     others = set(METHODS) - set(sections)

@@ -24,7 +24,7 @@ from ..methods.decoder import Decoder
 from ..schema import LOCAL, Clip, Segment
 from . import units
 from .names import check
-from .windows import BACKGROUND, Scores, cut_windows, stitch
+from .windows import BACKGROUND, Scores, cut_windows, shares, stitch
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Segmentation:
 
     others: what else there is, scored as classes are and reported as background. threshold: below which the softmax score of a
     class is background, None without one. grid: Scores of the classes, then the others.
-    scores: (C, H, W) float32, the cosine of each pixel's unit and each class, background and others left out: with a background,
-    scores[c] is that of names[c + 1]. Made when asked for: of a large photograph and many classes it takes gigabytes.
+    scores: (C, H, W) float32, the cosine of each pixel's unit and each class, or the softmax of these if segment.averaged says so,
+    background and others left out: with a background, scores[c] is that of names[c + 1]. Made when asked for: of a large photograph and
+    many classes it takes gigabytes.
     """
 
     labels: np.ndarray
@@ -118,7 +119,7 @@ class Segmenter:
         windows, where = cut_windows(image, self.settings)
         scores = self.score(self.encode(windows), where, classes, (image.height, image.width))
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
-        labels = scores.labels(self.settings.scale, threshold, len(others))
+        labels = scores.labels(self.scale, threshold, len(others))
         names = (BACKGROUND, *names) if background or others else tuple(names)
         return Segmentation(labels.cpu().numpy(), names, scores, tuple(others), threshold)
 
@@ -143,12 +144,19 @@ class Segmenter:
 
     @torch.no_grad()
     def classify(self, descriptions, where, classes, size):
-        """Class scores of an image from `describe` of all its windows: cosines, stitched to the picture.
+        """Class scores of an image from `describe` of all its windows, stitched to the picture: cosines, or the softmax of these over the
+        classes, as segment.averaged says.
 
         where: WindowGrid of the windows. classes (C, d), unit length. size: (H, W) of the scores. Returns Scores.
         """
         cosines = torch.einsum("ndhw,cd->nchw", descriptions, classes)
-        return stitch(cosines, where, self.settings.window, size)
+        scores = shares(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
+        return stitch(scores, where, self.settings.window, size)
+
+    @property
+    def scale(self):
+        """What the softmax of `classify`'s scores is taken with, against a threshold; None: they are the softmax already."""
+        return None if self.settings.averaged == "softmax" else self.settings.scale
 
     def score(self, features, where, classes, size):
         """Class scores of an image from the dense CLIP features (n, d, h, w) of its windows. Arguments as of `classify`."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+
+from .resizing import resized, resized_size
 
 BACKGROUND = "background"  # the name of the class of pixels that belong to no other
 ENTRIES = 1 << 23  # of scores at once: 32 MiB
@@ -35,12 +36,8 @@ def window_starts(length, window, stride):
 
 
 def window_grid(height, width, settings):
-    """The windows of an image of that size. settings: params.Segment.
-
-    The shorter side is resized to short_side, but the longer one to no more than max_ratio times that.
-    """
-    scale = settings.short_side * min(1 / min(height, width), settings.max_ratio / max(height, width))
-    height, width = (max(1, round(side * scale)) for side in (height, width))
+    """The windows of an image of that size, once it is resized (resizing.resized_size). settings: params.Segment."""
+    height, width = resized_size(height, width, settings)
     starts = (window_starts(side, settings.window, settings.stride) for side in (height, width))
     return WindowGrid(height, width, *starts)
 
@@ -48,13 +45,10 @@ def window_grid(height, width, settings):
 def cut_windows(image, settings):
     """Cut an image into windows. image: PIL RGB. Returns (windows (n, window, window, 3) uint8, WindowGrid).
 
-    The image is resized (bicubic) as `window_grid` says. What a window larger than the image lacks repeats the border; `stitch` drops it
-    again.
+    The image is resized first (resizing.py). What a window larger than the image lacks repeats the border; `stitch` drops it again.
     """
     where = window_grid(image.height, image.width, settings)
-    if image.size != (where.width, where.height):
-        image = image.resize((where.width, where.height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image)
+    pixels = resized(image, where.height, where.width, settings.resize)
     missing = [(0, max(0, settings.window - side)) for side in pixels.shape[:2]]
     pixels = np.pad(pixels, (*missing, (0, 0)), mode="edge")
     size = settings.window
@@ -125,8 +119,8 @@ def stitch(scores, where, window, size):
 def to_labels(scores, scale=None, threshold=None, others=0):
     """Label map of class scores (C, H, W) -> (H, W) int64.
 
-    Without a threshold the best class. With one, 0 where softmax(scale * scores) stays below it for every class: the
-    background; 1 + the best class elsewhere. others: how many of the last classes are background too, with a threshold or without.
+    Without a threshold the best class. With one, 0 where the `shares` of all classes stay below it: the background; 1 + the best class
+    elsewhere. others: how many of the last classes are background too, with a threshold or without.
     """
     if threshold is None:
         label = scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
@@ -136,6 +130,11 @@ def to_labels(scores, scale=None, threshold=None, others=0):
 
 
 def foreground(scores, scale):
-    """The best class against a background: softmax(scale * scores) of it, and 1 + its index. scores (C, H, W) -> (H, W) both."""
-    best, label = (scores * scale).softmax(0).max(0)
+    """The best class against a background: its share, and 1 + its index. scores (C, H, W) -> (H, W) both."""
+    best, label = shares(scores, scale).max(0)
     return best, label + 1
+
+
+def shares(scores, scale, dim=0):
+    """softmax(scale * scores) over the classes, which lie along dim; scale of None: scores that are the softmax already."""
+    return scores if scale is None else (scores * scale).softmax(dim)

@@ -167,18 +167,21 @@ CHANGES = {
     "stride": {"segment": changed(stride=24)},
     "short_side": {"segment": changed(short_side=40)},
     "max_ratio": {"segment": changed(max_ratio=1.5)},
+    "resize": {"segment": changed(resize="opencv-bilinear")},
     "batch": {"segment": changed(batch=3)},
 }
 
 
-@pytest.mark.parametrize("change", [*CHANGES, "picture", "weights", "precision", "code"])
+@pytest.mark.parametrize("change", [*CHANGES, "picture", "weights", "precision", "positions", "code"])
 def test_whatever_windows_depend_on_encodes_them_again(clip, mine, tmp_path, monkeypatch, change):
     encoded(clip, mine, tmp_path / "cache")
     other, values = clip, CHANGES.get(change, {})
     if change == "picture":
         Image.fromarray(picture(40, 70, 9)).save(tmp_path / "mine/images/1.png")  # under the same name, of the same size
-    elif change in ("weights", "precision"):
-        other = FrozenCLIP(copy.deepcopy(clip.clip), clip.tokenizer, "bfloat16" if change == "precision" else "float32")
+    elif change in ("weights", "precision", "positions"):
+        precision = "bfloat16" if change == "precision" else "float32"
+        positions = "scale-factor" if change == "positions" else "size"
+        other = FrozenCLIP(copy.deepcopy(clip.clip), clip.tokenizer, precision, positions=positions)
         if change == "weights":
             next(other.clip.parameters()).data.view(-1)[0] += 1
     elif change == "code":

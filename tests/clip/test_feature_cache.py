@@ -117,7 +117,7 @@ def test_killed_pairs_go_on_and_leave_the_bytes_of_an_uninterrupted_run(clip, tw
     assert pairs_encoded(clip, two_shards, tmp_path / "killed") == 0
 
 
-@pytest.mark.parametrize("change", ["weights", "mode", "image_size", "batch", "pixels", "keys"])
+@pytest.mark.parametrize("change", ["weights", "mode", "positions", "image_size", "batch", "pixels", "keys"])
 def test_whatever_pairs_depend_on_encodes_them_again(clip, two_shards, tmp_path, change):
     pairs_encoded(clip, two_shards, tmp_path / "cache")
     (paths, keys), settings, other = two_shards, SETTINGS, clip
@@ -126,6 +126,8 @@ def test_whatever_pairs_depend_on_encodes_them_again(clip, two_shards, tmp_path,
         next(other.clip.parameters()).data.view(-1)[0] += 1
     elif change == "mode":
         other = reading(clip, "sclip")
+    elif change == "positions":
+        other = FrozenCLIP(copy.deepcopy(clip.clip), clip.tokenizer, positions="scale-factor")
     elif change == "pixels":  # of one picture
         many = images(4)
         many[0, 0, 0, 0] += 1
