@@ -1,8 +1,8 @@
 """The colours of all figures: of classes, of curves, of maps. Made to be told apart with normal and with red-green colour-blind vision.
 
-Many classes cannot all be far apart for everybody: two of three kinds of cones see a plane of colours, not a space. With the 22 of
-the rendered world no two are closer than 13 in CIELAB to a deuteranope (2 is just visible side by side), which holds for areas in a
-legend. Painted over the texture of a picture less remains, so large regions bear their names.
+Many classes cannot all be far apart for everybody: with two of three kinds of cones, colours differ in two ways, not in three. Of the 22
+of the rendered world no two are closer than 20 in CIELAB to normal vision, 13 to a deuteranope and 11 to a protanope (2 is just visible
+side by side). That is of plain areas. Painted over the texture of a picture less remains, so large regions bear their names.
 """
 
 import functools
