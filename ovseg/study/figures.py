@@ -1,4 +1,4 @@
-"""Pictures, masks and curves that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
+"""Pictures and masks that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
 
 import itertools
 import textwrap
@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
 from ..benchmarks.layouts import IGNORED
-from .colours import SCORE, SERIES, SIMILARITY, heat, palette
+from .colours import SCORE, SIMILARITY, heat, palette
 
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
 NAMED = 40  # classes in a legend: those of the most pixels
@@ -21,11 +21,11 @@ PAINT = 0.75  # strength of a label map's colours over its picture
 CAPTION = 8.5  # points
 
 
-def grid(pictures, titles=None, size=1.9, captions=None, rows=None, title=None):
+def grid(pictures, titles=None, size=1.9, captions=None, title=None):
     """A grid of pictures without axes.
 
-    pictures: rows of (H, W, 3) arrays. titles: of the columns. captions: rows of texts that go below the pictures, "" for none. rows: a
-    text left of each row. title: of the figure. size: inches of a picture.
+    pictures: rows of (H, W, 3) arrays. titles: of the columns. captions: rows of texts that go below the pictures, "" for none. title: of
+    the figure. size: inches of a picture.
     """
     figure, axes = plt.subplots(
         len(pictures), len(pictures[0]), squeeze=False, figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained"
@@ -42,11 +42,10 @@ def grid(pictures, titles=None, size=1.9, captions=None, rows=None, title=None):
             axis.set_xlabel(text, fontsize=CAPTION, labelpad=3)
         lines = sum(max(text.count("\n") + bool(text) for text in row) for row in texts)
         figure.set_figheight(figure.get_figheight() + lines * 1.3 * CAPTION / 72)  # the pictures keep their size
-    for axis, text in zip(axes[:, 0], rows or [], strict=False):
-        axis.set_ylabel(text, fontsize=CAPTION + 1)
     if title:
+        title = wrapped(title, figure.get_figwidth(), 12)
         figure.suptitle(title, fontsize=12)
-        figure.set_figheight(figure.get_figheight() + 0.3)
+        figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * (1 + title.count("\n")))
     return figure
 
 
@@ -191,42 +190,6 @@ def cross(axis, x, y):
         axis.plot(x, y, "+", color=colour, markersize=14, markeredgewidth=width)
 
 
-def training_curve(history, title=None):
-    """Losses, means over seeds, and the decoder's gates over steps. history: DataFrame of history.csv files, with a column `seed`."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    mean = history.groupby("step").mean().drop(columns=["seed", "epoch", "lr", "gate0", "gate1"])
-    styles = ["-", "--", "-.", ":"]
-    losses = mean.drop(columns="loss") if mean.shape[1] == 2 else mean.rename(columns={"loss": "sum"})  # of one loss it is the sum
-    losses = losses.rolling(5, min_periods=1).mean()
-    losses.plot(ax=left, style=[styles[i % 4] for i in range(losses.shape[1])], xlabel="step", ylabel="loss (cross-entropies in nats)")
-    for style, colour, (gate, name) in zip(styles, SERIES, {"gate0": "first block", "gate1": "second block"}.items(), strict=False):
-        for number, (_, rows) in enumerate(history.groupby("seed")):  # their signs are chance: no means
-            right.plot(rows["step"], np.tanh(rows[gate]), style, color=colour, label=None if number else name)
-    right.set(xlabel="step", ylabel="tanh(gate)")
-    right.set_title("how much of each block the decoder adds, by seed (0: none)", fontsize=10)
-    seeds = history["seed"].nunique()
-    left.set_title(f"losses, mean of 5 steps{f' and {seeds} seeds' * (seeds > 1)}", fontsize=10)
-    figure.suptitle(title or "", fontsize=11)
-    for axis in (left, right):
-        axis.grid(alpha=0.4)
-        axis.legend(fontsize=9)
-    return figure
-
-
-def threshold_curve(curve, own):
-    """mIoU over the background's threshold. curve: DataFrame of thresholds.curve. own: {benchmark: the threshold that is used}."""
-    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for number, (name, rows) in enumerate(curve.groupby("benchmark", sort=False)):
-        best = rows.loc[rows["mIoU"].idxmax()]
-        label = f"{name}: best {best['mIoU']:.1f}% at {best['threshold']:g}"
-        (line,) = axis.plot(rows["threshold"], rows["mIoU"], marker="os^Dv"[number % 5], markersize=4, label=label)
-        axis.axvline(own[name], color=line.get_color(), linestyle="--", label=f"{name}: this run's threshold, {own[name]:g}")
-    axis.set(xlabel="threshold of the background (softmax score, 0 to 1)", ylabel="mIoU on calibration pictures (%)", xlim=(0, 1))
-    axis.grid(alpha=0.4)
-    axis.legend(fontsize=9)
-    return figure
-
-
 def table(pictures, captions, columns):
     """Pictures of one size or several in rows of `columns`, each with its caption. The last row may be shorter."""
     pictures, captions = list(pictures), list(captions)
@@ -235,13 +198,3 @@ def table(pictures, captions, columns):
     width = min(columns, len(pictures))
     starts = range(0, len(filled), width)
     return grid([filled[start : start + width] for start in starts], captions=[below[start : start + width] for start in starts])
-
-
-def bars(values, label):
-    """A bar for each entry of a Series, in its order, named by its index. label: of the axis of values."""
-    figure, axis = plt.subplots(figsize=(max(3, 0.32 * len(values)), 2.8), layout="constrained")
-    axis.bar(values.index, values)
-    axis.set_ylabel("\n".join(textwrap.wrap(label, 30)))
-    axis.tick_params("x", rotation=60)
-    axis.margins(x=0.01)
-    return figure

@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def page(path, back, title):
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell(f"[all runs]({back})"))
     exporter = HTMLExporter(extra_loaders=[DictLoader({"folded.html.j2": FOLDED})], template_file="folded.html.j2")
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return body, max(found, key=lambda png: Image.open(io.BytesIO(png)).size, default=None)
+    return body, max(found, key=lambda png: math.prod(Image.open(io.BytesIO(png)).size), default=None)
 
 
 def thumbnail(png):

@@ -36,6 +36,11 @@ def head(run, p):
     return f"**`{run.name}`**: {what}.\n\n- {learned}\n- semantic units: {', '.join(runs.units_of(run, p))} (the first is its own)"
 
 
+def title(run):
+    """A run's name for figures, with places where a line may end."""
+    return f"run {run.name.replace(',', ', ')}"
+
+
 def changes(run):
     """What a run changes in the default run: "`mgca.k` from 0.06 to 0.4"."""
     default, values = runs.Run().params(), []
@@ -104,13 +109,13 @@ def note(result, others):
 
 
 def by_class(result):
-    """IoU of each class, percent, mean over seeds: a DataFrame, columns (benchmark, unit), NaN for classes that are nowhere."""
+    """IoU of each class, percent, mean over seeds: a DataFrame of texts, columns (benchmark, unit), "" for classes that are nowhere."""
     columns = {}
     for benchmark, by_unit in result["miou"].items():
         for unit in by_unit:
             of_seeds = [seed["iou"][benchmark][unit] for seed in result["seeds"]]
             columns[benchmark, unit] = {name: mean(dict(enumerate(of[name] for of in of_seeds))) for name in of_seeds[0]}
-    return pd.DataFrame(columns).astype(float)
+    return pd.DataFrame(columns).astype(float).map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
 
 
 def _spread(result, benchmark, unit):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ovseg.study import figures
+from ovseg.study import curves, figures
 
 PICTURE = np.full((12, 16, 3), 200, np.uint8)
 
@@ -28,6 +28,13 @@ def texts(figure):
 def test_a_grid_has_titles_captions_and_a_picture_in_each_place():
     figure = figures.grid([[PICTURE, PICTURE]] * 2, ["one", "two"], captions=[["a", "b"], ["c", ""]], title="all")
     assert {"one", "two", "a", "b", "c", "all"} <= set(texts(figure)) and all(axis.images for axis in figure.axes)
+
+
+def test_a_long_title_keeps_to_the_figure():
+    figure = figures.grid([[PICTURE] * 2], title="run trained/" + "section.key=value, " * 8)
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def test_captions_keep_to_the_width_of_their_pictures():
@@ -73,7 +80,7 @@ def test_correspondences_mark_the_positive_pixel():
 def test_curves_have_labels_and_units():
     history = pd.DataFrame({"step": [0, 1] * 2, "seed": [0, 0, 1, 1], "epoch": 0, "lr": 0, "loss": 3.0, "object": 1.0, "pixel": 2.0})
     history = history.assign(gate0=[0, 1, 0, -1], gate1=0)
-    left, right = figures.training_curve(history).axes
+    left, right = curves.training(history).axes
     assert (left.get_xlabel(), right.get_xlabel()) == ("step", "step") and "nats" in left.get_ylabel()
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["sum", "object", "pixel"]
     assert sorted(line.get_ydata()[-1] for line in right.lines if line.get_ydata().any()) == pytest.approx([-np.tanh(1), np.tanh(1)])
@@ -81,7 +88,7 @@ def test_curves_have_labels_and_units():
 
 def test_the_threshold_that_is_used_and_the_best_one_are_named():
     curve = pd.DataFrame({"benchmark": "street", "threshold": [0.2, 0.4, 0.6], "mIoU": [10.0, 30.0, 20.0]})
-    found = texts(figures.threshold_curve(curve, {"street": 0.6}))
+    found = texts(curves.thresholds(curve, {"street": 0.6}))
     assert "street: best 30.0% at 0.4" in found and "street: this run's threshold, 0.6" in found
 
 

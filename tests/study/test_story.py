@@ -99,6 +99,6 @@ def test_a_result_that_is_missing_or_made_with_other_values_is_left_out_and_name
 
 
 def test_iou_of_classes_is_the_mean_over_the_seeds_that_have_it():
-    iou = [{"street": {"pixel": {"a": 10.0, "b": None}}}, {"street": {"pixel": {"a": 20.0, "b": 30.0}}}]
+    iou = [{"street": {"pixel": {"a": 10.0, "b": None, "c": None}}}, {"street": {"pixel": {"a": 20.0, "b": 30.0, "c": None}}}]
     result = {"miou": {"street": {"pixel": 0}}, "seeds": [{"iou": found} for found in iou]}
-    assert story.by_class(result)["street", "pixel"].to_dict() == {"a": 15.0, "b": 30.0}
+    assert story.by_class(result)["street", "pixel"].to_dict() == {"a": "15.0", "b": "30.0", "c": ""}
