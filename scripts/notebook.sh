@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# Run a notebook by papermill: scripts/notebook.sh SOURCE OUTPUT [-r PARAMETER VALUE ...]. Progress bars pass through to the terminal.
-set -eu
-mkdir -p "$(dirname "$2")"
-exec papermill --log-level ERROR --no-progress-bar --stderr-file - "$@"
+# Execute a notebook: scripts/notebook.sh SOURCE OUTPUT [-r PARAMETER VALUE ...]. Progress bars pass through to the terminal.
+exec python -m ovseg.study.execute "$@"

@@ -4,10 +4,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
+from .colours import SERIES
 from .report import PAPER_PIXELS
 from .results import GROUPS
 
-sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+sns.set_theme(style="whitegrid", context="notebook", palette=SERIES)
 
 
 def methods(table):
@@ -43,10 +44,10 @@ def ablation(results, key):
             continue
         curve = ", ".join(f"{name.split('.')[1]} = {value}" for name, value in rest.items()) or "default"
         for value, run in series.items():
-            rows.append(averages[averages["run"] == run].assign(**{key: value, "others": curve}))
+            rows.append(averages[averages["run"] == run].assign(**{key: value, "with": curve}))
     rows = pd.concat(rows, ignore_index=True)
     groups = [group for group in GROUPS if group in set(rows["group"])]
-    hue = "others" if rows["others"].nunique() > 1 else None
+    hue = "with" if rows["with"].nunique() > 1 else None
     if pd.api.types.is_numeric_dtype(rows[key]) and not pd.api.types.is_bool_dtype(rows[key]):
         chart = sns.relplot(
             rows, kind="line", x=key, y="miou", hue=hue, col="group", col_order=groups, marker="o", errorbar="sd", err_style="bars",

@@ -1,46 +1,67 @@
-"""Pictures, masks and curves that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
+"""Pictures and masks that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
 
 import itertools
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from matplotlib.colors import hsv_to_rgb
+from matplotlib.cm import ScalarMappable
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
 from ..benchmarks.layouts import IGNORED
-from ..segmentation.windows import BACKGROUND
+from .colours import SCORE, SIMILARITY, heat, palette
 
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
 NAMED = 40  # classes in a legend: those of the most pixels
 LARGE = 0.06  # share of a picture that a region needs to be named in it
+EDGE = 0.18  # share of a picture's width: a name whose place is nearer to an edge is written away from it
 UNMARKED = 0.35  # brightness of what a mask leaves out
 PAINT = 0.75  # strength of a label map's colours over its picture
+CAPTION = 8.5  # points
 
 
-def palette(classes):
-    """Colours of classes, (C, 3) uint8: background black, the others around the wheel in three lightnesses.
+def grid(pictures, titles=None, size=1.9, captions=None, title=None):
+    """A grid of pictures without axes.
 
-    A class has the colour of its place among those that are not background, however many follow: the same in `things` and `scenes`.
+    pictures: rows of (H, W, 3) arrays. titles: of the columns. captions: rows of texts that go below the pictures, "" for none. title: of
+    the figure. size: inches of a picture.
     """
-    named = sum(name != BACKGROUND for name in classes)
-    hues, values = np.arange(named) * 0.618 % 1, np.resize([0.95, 0.6, 0.8], named)  # the golden ratio keeps neighbours apart
-    colours = hsv_to_rgb(np.stack([hues, np.resize([0.85, 0.9, 0.5], named), values], -1))
-    return (np.concatenate([np.zeros((int(BACKGROUND in classes), 3)), colours]) * 255).astype(np.uint8)
-
-
-def grid(pictures, titles=None, size=1.9):
-    """A grid of pictures without axes. pictures: rows of (H, W, 3) arrays; titles: of the columns."""
     figure, axes = plt.subplots(
         len(pictures), len(pictures[0]), squeeze=False, figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained"
     )
     for axis, picture in zip(axes.flat, itertools.chain(*pictures), strict=True):
         axis.imshow(picture, interpolation="nearest")
-        axis.set_axis_off()
-    for axis, title in zip(axes[0], titles or [], strict=False):
-        axis.set_title(title, fontsize=10)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for axis, text in zip(axes[0], titles or [], strict=False):
+        axis.set_title(wrapped(text, size, 10), fontsize=10)
+    if captions:
+        texts = [[wrapped(text, size) for text in row] for row in captions]
+        for axis, text in zip(axes.flat, itertools.chain(*texts), strict=True):
+            axis.set_xlabel(text, fontsize=CAPTION, labelpad=3)
+        lines = sum(max(text.count("\n") + bool(text) for text in row) for row in texts)
+        figure.set_figheight(figure.get_figheight() + lines * 1.3 * CAPTION / 72)  # the pictures keep their size
+    if title:
+        title = wrapped(title, figure.get_figwidth(), 12)
+        figure.suptitle(title, fontsize=12)
+        figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * (1 + title.count("\n")))
     return figure
+
+
+def wrapped(text, inches, points=CAPTION):
+    """A text in lines that fit a width. Its own breaks stay."""
+    letters = int(inches * 72 / (0.6 * points))
+    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, letters))
+
+
+def colour_bar(figure, low, high, name, label):
+    """Say beside a grid which value each colour of a map stands for: of colours.heat between low and high."""
+    mappable = ScalarMappable(plt.Normalize(low, high), name)
+    bar = figure.colorbar(mappable, ax=figure.axes, shrink=0.7, aspect=30, pad=0.01)
+    bar.set_label(label, fontsize=CAPTION + 1)
+    bar.ax.tick_params(labelsize=CAPTION)
+    bar.outline.set_visible(False)
 
 
 def overlay(image, labels, colours):
@@ -74,21 +95,23 @@ def large_regions(labels, classes):
 
 def name_regions(axis, labels, classes):
     """Write the names of classes into their large regions. labels (H, W). Returns the indices of the classes that it named."""
-    named = set()
+    named, width = set(), labels.shape[1]
     for index, x, y in large_regions(labels, classes):
-        text = axis.text(x, y, classes[index], color="white", fontsize=7, ha="center", va="center", clip_on=True)
+        side = "left" if x < EDGE * width else "right" if x > (1 - EDGE) * width else "center"
+        text = axis.text(x, y, classes[index], color="white", fontsize=7.5, ha=side, va="center", clip_on=True)
         text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
         named.add(index)
     return named
 
 
-def segmentations(rows, titles, classes):
+def segmentations(rows, titles, classes, captions=None, title=None):
     """Picture, then label maps painted over it, large regions with the names of their classes; a legend has those unnamed somewhere.
 
-    rows: lists of (picture, label map, label map, ...), the label maps (H, W) indices into classes.
+    rows: lists of (picture, label map, label map, ...), the label maps (H, W) indices into classes. Others as of `grid`.
     """
     colours = palette(classes)
-    figure = grid([[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows], titles, size=2.3)
+    pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows]
+    figure = grid(pictures, titles, 2.3, captions, title=title)
     maps = [None if index == 0 else np.asarray(labels) for row in rows for index, labels in enumerate(row)]
     shown = [(axis, labels) for axis, labels in zip(figure.axes, maps, strict=True) if labels is not None]
     unnamed = set().union(*({*np.unique(labels)} - name_regions(axis, labels, classes) for axis, labels in shown))
@@ -121,40 +144,57 @@ def highlight(image, mask):
     return (picture * np.where(blocks, 1, UNMARKED)[..., None]).astype(np.uint8)
 
 
-def heat(similarity):
-    """A similarity map as colours, (h, w) -> (h, w, 3) uint8, lowest dark, highest bright."""
-    low, high = similarity.min(), similarity.max()
-    return (plt.get_cmap("magma")((similarity - low) / max(high - low, 1e-9))[..., :3] * 255).astype(np.uint8)
+def heats(rows, captions, label, name=SCORE, titles=None, title=None):
+    """Pictures, each with maps of values in one scale, and a bar that says which.
+
+    rows: lists of (picture, map (h, w), ...), equally many. label: what the values are. name: a colour map. Others as of `grid`.
+    """
+    values = np.concatenate([np.ravel(found) for _, *maps in rows for found in maps])
+    low, high = np.quantile(values, [0.01, 0.99])  # a single pixel does not set the scale
+    pictures = [[picture, *(heat(found, low, high, name) for found in maps)] for picture, *maps in rows]
+    figure = grid(pictures, titles, 2.1, captions, title=title)
+    colour_bar(figure, low, high, name, label)
+    return figure
 
 
-def correspondences(pictures, texts, found, shown):
+def correspondences(pictures, texts, found, shown, title=None):
     """The pseudo-correspondences of training pairs, a row each.
 
     pictures: (H, W, 3) arrays and texts: str, of the pairs of a batch. found: of mgca.correspondences for that
     batch, each map as (h, w). shown: which pairs to draw.
     """
     columns = ("pair", "similarity S[i, i]", "object mask M", "semi-hard pixel", "hard negative region")
-    rows = []
+    similarities = np.asarray(found["similarity"])[list(shown)]
+    low, high = similarities.min(), similarities.max()
+    rows, captions = [], []
     for i in shown:
-        pixel = np.zeros(found["object"][i].shape, bool)
-        pixel.flat[int(found["positive"][i])] = True
-        masks = (found["object"][i], pixel, found["region"][i])
-        rows.append([pictures[i], heat(found["similarity"][i]), *(highlight(pictures[i], mask) for mask in masks)])
-    figure = grid(rows, columns, size=2.1)
+        similarity = np.asarray(found["similarity"][i])
+        of_object, of_region = (highlight(pictures[i], found[level][i]) for level in ("object", "region"))
+        rows.append([pictures[i], heat(similarity, low, high, SIMILARITY), of_object, pictures[i], of_region])
+        positive = similarity.flat[int(found["positive"][i])]
+        other = texts[int(found["negative"][i])]
+        captions.append([f"pair {i}\n“{texts[i]}”", "", "", f"S = {positive:.2f}; largest {similarity.max():.2f}", f"for “{other}”"])
+    figure = grid(rows, columns, 2.1, captions, title=title)
     for line, i in enumerate(shown):
-        left, right = figure.axes[line * len(columns)], figure.axes[(line + 1) * len(columns) - 1]
-        left.text(0, -0.04, f"“{texts[i]}”", transform=left.transAxes, fontsize=8, va="top")
-        right.text(1, -0.04, f"of “{texts[int(found['negative'][i])]}”", transform=right.transAxes, fontsize=8, va="top", ha="right")
+        h, w = found["object"][i].shape
+        height, width = np.shape(pictures[i])[:2]
+        row, column = divmod(int(found["positive"][i]), w)
+        cross(figure.axes[line * len(columns) + 3], (column + 0.5) * width / w - 0.5, (row + 0.5) * height / h - 0.5)
+    colour_bar(figure, low, high, SIMILARITY, "S = V·t (Eq. 2)")
     return figure
 
 
-def training_curve(history):
-    """Losses and gates over steps. history: DataFrame of history.csv files, with a column `seed`; lines are means over seeds."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
-    mean = history.groupby("step").mean().drop(columns=["seed", "epoch", "lr"])
-    gates = mean.pop("gate0"), mean.pop("gate1")
-    mean.rolling(5, min_periods=1).mean().plot(ax=left, ylabel="loss", title="mean of 5 steps")
-    np.tanh(pd.concat(gates, axis=1)).rename(columns="tanh({})".format).plot(ax=right, title="gates of the decoder")
-    for axis in (left, right):
-        axis.grid(alpha=0.4)
-    return figure
+def cross(axis, x, y):
+    """Mark a pixel of a picture."""
+    for colour, width in (("black", 4), ("white", 2)):
+        axis.plot(x, y, "+", color=colour, markersize=14, markeredgewidth=width)
+
+
+def table(pictures, captions, columns):
+    """Pictures of one size or several in rows of `columns`, each with its caption. The last row may be shorter."""
+    pictures, captions = list(pictures), list(captions)
+    missing = -len(pictures) % min(columns, len(pictures))
+    filled, below = pictures + [np.full((1, 1, 3), 255, np.uint8)] * missing, captions + [""] * missing
+    width = min(columns, len(pictures))
+    starts = range(0, len(filled), width)
+    return grid([filled[start : start + width] for start in starts], captions=[below[start : start + width] for start in starts])

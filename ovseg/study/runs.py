@@ -25,6 +25,7 @@ from ..methods import distributed, supervised, training
 from ..methods.decoder import Decoder
 from ..schema import Params
 from ..segmentation.segmenter import Segmenter
+from ..segmentation.windows import BACKGROUND
 from ..values import METHODS
 
 DEFAULT = "mgca"
@@ -125,6 +126,7 @@ def make_result(run, p, found, seconds, weights=0):
     changes     what it changes in params.yaml, [["mgca.k", 0.1]]: what tables tell runs apart by
     miou        {benchmark: {unit: percent}}, mean over seeds: with `seconds` what `dvc metrics show` prints
     seconds     {"train": ..., "evaluate": ...}, of all seeds; all that differs between two runs of a study on one machine
+    thresholds  {benchmark: softmax score below which a pixel is background}, of benchmarks with background
     weights     how many numbers a training trains; 0 if nothing is trained
     parameters  [["mgca.alpha", 0.4], ...]: all values of clip, the methods, train, segment and evaluate; DVC would take a dict for metrics
     seeds       [{"seed", "miou": {benchmark: {unit: percent}}, "iou": {benchmark: {unit: {class: percent or null}}}}, ...]; the
@@ -141,11 +143,22 @@ def make_result(run, p, found, seconds, weights=0):
         "kind": run.kind,
         "changes": list(run.changes.items()),
         "miou": {name: {unit: sum(s["miou"][name][unit] for s in seeds) / len(seeds) for unit in units} for name in found},
+        "thresholds": thresholds(p, [name for name, by_unit in seeds[0]["iou"].items() if BACKGROUND in next(iter(by_unit.values()))]),
         "seconds": seconds,
         "weights": weights,
-        "parameters": list(params.flatten({name: getattr(p, name) for name in SECTIONS}).items()),
+        "parameters": parameters(p),
         "seeds": seeds,
     }
+
+
+def parameters(p):
+    """The values that a result holds, [["mgca.alpha", 0.4], ...]. p: Params of a run."""
+    return [list(item) for item in params.flatten({name: getattr(p, name) for name in SECTIONS}).items()]
+
+
+def thresholds(p, benchmarks):
+    """{benchmark: its threshold of the background}. benchmarks: names of some that have one."""
+    return {name: p.evaluate.thresholds.get(name, p.segment.threshold) for name in benchmarks}
 
 
 def write_result(result, path):

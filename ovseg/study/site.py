@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -56,8 +57,8 @@ def pictures(notebook):
     return [output["data"] for output in outputs if "image/png" in output.get("data", {})]
 
 
-def page(path, back):
-    """An executed notebook as one HTML page, and the PNG of its largest picture or None. back: the address of the index."""
+def page(path, back, title):
+    """An executed notebook as one HTML page with a title, and the PNG of its largest picture or None. back: the address of the index."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("widgets", None)  # need scripts
     found = [base64.b64decode(data["image/png"]) for data in pictures(notebook)]
@@ -65,8 +66,8 @@ def page(path, back):
         data["image/png"] = base64.b64encode(smaller(png)).decode()
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell(f"[all runs]({back})"))
     exporter = HTMLExporter(extra_loaders=[DictLoader({"folded.html.j2": FOLDED})], template_file="folded.html.j2")
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-    return body, max(found, key=lambda png: Image.open(io.BytesIO(png)).size, default=None)
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+    return body, max(found, key=lambda png: math.prod(Image.open(io.BytesIO(png)).size), default=None)
 
 
 def thumbnail(png):
@@ -99,7 +100,7 @@ def write(runs="runs", results="results", out="report"):
     for name, path in tqdm(notebooks.items(), "pages"):
         target = out / f"{name}.html"
         target.parent.mkdir(parents=True, exist_ok=True)
-        body, picture = page(path, "../" * name.count("/") + "index.html")
+        body, picture = page(path, "../" * name.count("/") + "index.html", name)
         target.write_text(body)
         if picture is not None:
             thumbnails[name] = base64.b64encode(thumbnail(picture)).decode()

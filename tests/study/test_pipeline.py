@@ -160,7 +160,10 @@ def test_executed_notebooks_hold_outputs_and_figures_are_drawn(project):
     executed += [f"trained/{line}/{step}" for line in TRAINED for step in ("train", "evaluate")]
     for notebook in executed:
         cells = nbformat.read(project / f"runs/{notebook}.ipynb", as_version=4).cells
-        assert any(cell.get("outputs") for cell in cells)
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        assert any("text/markdown" in output.get("data", {}) for output in outputs)  # what the run is
+        errors = [line for output in outputs if output.get("name") == "stderr" for line in output.text.splitlines()]
+        assert all(re.match(r"[\w, ]+: +(\d+%\|.*|0it )", line) for line in errors), errors  # a line for each bar, no warnings
     names = [
         "methods", "examples-things", "methods-scenes", "levels-things", "levels-scenes", "granularity",
         "meta_points", "mgca.granularity", "mgca.k", "segment.meta_points",

@@ -42,6 +42,14 @@ def test_a_result_averages_over_seeds_and_keeps_each(tmp_path):
     assert result["miou"] == {"street": {"pixel": 20.0}}  # of 10 and (20 + 40) / 2
     assert [seed["miou"]["street"]["pixel"] for seed in result["seeds"]] == [10, 30]
     assert result["seeds"][1]["iou"]["street"]["pixel"] == {"cat": 20.0, "sea": 40.0}
+    assert result["thresholds"] == {}  # street has no background
     assert result["changes"] == [("mgca.k", 0)] and dict(result["parameters"])["segment.meta_points"] == 36
     write_result(result, tmp_path / "a/b/mgca.k=0.4.json")
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["mgca.k=0.4.json"]
+
+
+def test_a_result_names_the_threshold_of_each_benchmark_with_background():
+    p = P.model_copy(update={"evaluate": P.evaluate.model_copy(update={"thresholds": {"street": 0.4}})})
+    iou = {"pixel": {"background": 1.0, "cat": 2.0}}
+    found = {name: {(0, unit): of for unit, of in iou.items()} for name in ("street", "park")} | {"plain": {(0, "pixel"): {"cat": 1.0}}}
+    assert make_result(Run(), p, found, {})["thresholds"] == {"street": 0.4, "park": P.segment.threshold}

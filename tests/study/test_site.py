@@ -83,6 +83,11 @@ def test_no_page_runs_or_fetches_anything(report):
         assert not re.search(r"<script|@import|(?:src|href)=[\"']?(?:https?:)?//|url\([\"']?(?:https?:)?//", text), page
 
 
+def test_the_title_of_a_page_is_the_name_of_its_run(report):
+    page = (report / "trained/mgca.k=0,train.seeds=1/evaluate.html").read_text()
+    assert "<title>trained/mgca.k=0,train.seeds=1/evaluate</title>" in page
+
+
 def test_code_is_folded(report):
     text = (report / "evaluate.html").read_text()
     assert re.search(r"<details><summary>code</summary>.*secret.*</details>", text, re.DOTALL) and text.count("<img") == 2

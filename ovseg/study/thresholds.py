@@ -1,0 +1,26 @@
+"""How much mIoU depends on the background's threshold, on calibration pictures: none of them is evaluated."""
+
+import pandas as pd
+
+from ..benchmarks import calibration
+from ..benchmarks.evaluation import Encoded
+
+
+def curve(run, p, pictures):
+    """mIoU at each of calibration.THRESHOLDS on the first `pictures` calibration pictures, first seed, by the run's own unit.
+
+    run: runs.Run, trained. p: its Params. Returns a DataFrame, columns benchmark, threshold, mIoU (percent): empty, with a printed line
+    that says why, where no benchmark has a background and calibration pictures.
+    """
+    rows = []
+    try:
+        opened = calibration.open_all(p.benchmarks)
+    except ValueError as none:
+        print(none)
+        opened = []
+    segmenter = calibration.load(run.name, p) if opened else None
+    for benchmark in opened:
+        classes = segmenter.clip.embed_classes(benchmark.named, p.segment.templates)
+        found = calibration.sweep(segmenter, Encoded(benchmark, classes, None), pictures)
+        rows += [(benchmark.name, threshold, miou) for threshold, miou in found.items()]
+    return pd.DataFrame(rows, columns=["benchmark", "threshold", "mIoU"])
