@@ -310,6 +310,16 @@ def test_mixing_before_a_later_block_is_that_of_open_clips_tokens(small, block):
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), tokens @ small.visual.proj, rtol=1e-4, atol=1e-4)
 
 
+def test_maskclip_reads_patches_one_by_one_so_that_mixing_before_the_last_block_is_mixing_after_it(small):
+    images, source, tower = noise(3, 64, 64), deal(3, 4), opened(small)
+    with torch.no_grad():
+        unmixed = dense.dense_features(tower, images, ["maskclip", "clip"])
+        found = dense.dense_features(tower, images, ["maskclip", "clip"], (2, source))
+    after = {mode: maps.gather(0, source[:, None].expand_as(maps)) for mode, maps in unmixed.items()}
+    torch.testing.assert_close(found["maskclip"], after["maskclip"], rtol=1e-4, atol=1e-4)
+    assert (found["clip"] - after["clip"]).norm() > 0.01 * after["clip"].norm()
+
+
 def test_mixing_each_image_with_itself_changes_nothing_and_blocks_that_are_not_there_are_refused(small):
     tower, images = opened(small), noise(2, 64, 64)
     itself = torch.arange(2)[:, None, None].expand(2, 4, 4)
