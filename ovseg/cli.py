@@ -1,4 +1,4 @@
-"""The command `ovseg`: segment pictures, evaluate a folder, list models.
+"""The command `ovseg`: segment pictures, evaluate a folder, list models, publish one.
 
 Exit codes: 0 all done, 1 some pictures failed or the evaluation did, 2 wrong usage, found before any work. Errors are one line on
 stderr. What takes seconds to import is imported in the commands.
@@ -191,6 +191,32 @@ def models(folder):
     benchmarks = list(dict.fromkeys(name for model in found for name in model.miou))
     rows = [[model.folder, *(model.miou.get(name) for name in benchmarks), len(model.seeds), model.clip] for model in found]
     click.echo(tabulate(rows, ["model", *benchmarks, "seeds", "CLIP"], tablefmt="plain", floatfmt=".1f", missingval="-"))
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("out")
+@click.option("--push", "repository", metavar="OWNER/NAME", help="Upload it to this repository of the Hugging Face Hub, too.")
+@click.option("--private", is_flag=True, help="Should the repository be made, nobody else sees it.")
+def publish(model, out, repository, private):
+    """Write the trained MODEL, e.g. models/mgca, to the folder OUT, to be handed on.
+
+    OUT holds all that Segmenter.from_pretrained needs, and a model card made of the model's result.
+    """
+    from .study import publish
+
+    if private and not repository:
+        raise WrongUsage("--private goes with --push")
+    try:
+        publish.write(model, out, repository)
+    except (OSError, ValueError, KeyError) as error:
+        raise WrongUsage(f"{error} is missing in its result: evaluate it again" if isinstance(error, KeyError) else _line(error)) from None
+    click.echo(out)
+    if repository:
+        try:
+            click.echo(publish.push(out, repository, private))
+        except (OSError, ValueError) as error:
+            raise click.ClickException(f"{repository}: {_line(error)}") from None
 
 
 def main(arguments=None):

@@ -1,13 +1,14 @@
 """Image-text pairs in webdataset shards: reading anybody's, and what to do with bad samples.
 
-A sample is an image (jpg, jpeg, png or webp), its caption (txt) and whatever else (json, label maps), as img2dataset
-writes them. A sample that cannot be used is skipped and counted by kind, one that can be repaired is repaired and
+A sample is an image (jpg, jpeg, png or webp), its caption (txt, else caption or text, else "caption" in its json) and whatever else (label
+maps), as img2dataset writes them. A sample that cannot be used is skipped and counted by kind, one that can be repaired is repaired and
 counted; neither ever ends a run, unless more than `max_bad_fraction` of all are bad.
 """
 
 import glob
 import io
 import itertools
+import json
 import multiprocessing
 import os
 import tarfile
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from .images import center_crop, rgb
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
+CAPTIONS = ("txt", "caption", "text")
 MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
 MAX_PIXELS = 100_000_000  # a larger one is decoded by no one's accident
 
@@ -119,12 +121,11 @@ def _ends(path):
 def decode(sample, report=None):
     """Image and caption of a raw sample: (PIL RGB image upright, str). Raises BadSample."""
     repaired = Counter()
-    if "txt" not in sample:
-        raise BadSample("no caption")
+    data = _caption(sample)
     try:
-        text = sample["txt"].decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
-        text = sample["txt"].decode("utf-8", "replace")
+        text = data.decode("utf-8", "replace")
         repaired["caption not UTF-8"] += 1
     caption = " ".join(text.split())
     if not caption:
@@ -133,6 +134,16 @@ def decode(sample, report=None):
     if report is not None:
         report.repaired += repaired
     return image, caption
+
+
+def _caption(sample):
+    """The caption of a raw sample, bytes: its txt, else its caption or text, else `caption` in its json. Raises BadSample."""
+    if name := next((name for name in CAPTIONS if name in sample), None):
+        return sample[name]
+    try:
+        return json.loads(sample["json"])["caption"].encode()
+    except (KeyError, ValueError, TypeError, AttributeError):  # no json, or one without a text under that name
+        raise BadSample("no caption") from None
 
 
 def decode_image(sample, repaired=None):

@@ -22,7 +22,7 @@ from ..data.images import rgb
 from ..methods import groupvit
 from ..methods.decoder import Decoder
 from ..schema import LOCAL, Clip, Segment
-from . import units
+from . import hub, units
 from .names import check
 from .windows import BACKGROUND, Scores, cut_windows, shares, stitch
 
@@ -84,6 +84,14 @@ class Segmenter:
         device = params.device(device)
         clip = FrozenCLIP.open(Clip.model_validate(config["clip"]), device)
         return cls.of_training(folder / "seeds" / str(seed), clip, Segment.model_validate(config["segment"]), device)
+
+    @classmethod
+    def from_pretrained(cls, name, revision=None, device="auto", seed=0):
+        """Open a model that somebody published (hub.fetch). name: "owner/name" on the Hugging Face Hub, or a folder.
+
+        revision: branch, tag or commit of the repository. Other arguments as of `load`. Raises what hub.fetch and `load` raise.
+        """
+        return cls.load(hub.fetch(name, revision), device, seed)
 
     @classmethod
     def of_training(cls, folder, clip, settings, device):

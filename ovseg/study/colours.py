@@ -1,7 +1,7 @@
 """The colours of all figures: of classes, of curves, of maps. Made to be told apart with normal and with red-green colour-blind vision.
 
 Many classes cannot all be far apart for everybody: with two of three kinds of cones, colours differ in two ways, not in three. Of the 22
-of the rendered world no two are closer than 20 in CIELAB to normal vision, 13 to a deuteranope and 11 to a protanope (2 is just visible
+of the rendered world no two are closer than 17 in CIELAB to normal vision, 14 to a deuteranope and 10 to a protanope (2 is just visible
 side by side). That is of plain areas. Painted over the texture of a picture less remains, so large regions bear their names.
 """
 
@@ -20,9 +20,9 @@ SERIES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#00
 FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"]  # theirs for classes
 SCORE, SIMILARITY = "viridis", "magma"  # maps of cosines, and of S = V·t
 TAKEN = ((0, 0, 0), (128, 128, 128))  # the background and what is ignored
-LIGHTNESS, CHROMA = (0.3, 0.95), (0.05, 0.16)  # of classes, in Oklab: neither black, white, grey nor glaring
+LIGHTNESS, CHROMA = (0.42, 0.95), (0.05, 0.16)  # of classes, in Oklab: apart from black, white and grey, and not glaring
 STEPS = 11  # a channel, of the colours that are chosen from
-WEIGHTS = (0.8, 1, 1)  # of distances: normal vision is the widest
+WEIGHTS = (0.6, 1, 1)  # of distances: in normal vision they are the largest
 
 # Linear RGB as a deuteranope and a protanope see it: Machado et al. 2009, severity 1.
 DEUTERANOPE = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))

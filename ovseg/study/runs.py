@@ -11,10 +11,13 @@ that line, over all processes.
 """
 
 import argparse
+import hashlib
 import json
+import platform
 import sys
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from .. import params
@@ -29,6 +32,7 @@ from ..segmentation.windows import BACKGROUND
 from ..values import METHODS
 
 DEFAULT = "mgca"
+PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # whose versions a result holds
 SECTIONS = ("clip", *(name for name in METHODS if name in Params.model_fields), "train", "segment", "evaluate")  # of a result
 
 
@@ -127,6 +131,8 @@ def make_result(run, p, found, seconds, weights=0):
     miou        {benchmark: {unit: percent}}, mean over seeds: with `seconds` what `dvc metrics show` prints
     seconds     {"train": ..., "evaluate": ...}, of all seeds; all that differs between two runs of a study on one machine
     thresholds  {benchmark: softmax score below which a pixel is background}, of benchmarks with background
+    classes     [[benchmark, SHA-256 of its class names, one a line], ...]: names alone move mIoU, so compare results of equal ones
+    versions    [[package, version], ...], Python first
     weights     how many numbers a training trains; 0 if nothing is trained
     parameters  [["mgca.alpha", 0.4], ...]: all values of clip, the methods, train, segment and evaluate; DVC would take a dict for metrics
     seeds       [{"seed", "miou": {benchmark: {unit: percent}}, "iou": {benchmark: {unit: {class: percent or null}}}}, ...]; the
@@ -144,11 +150,18 @@ def make_result(run, p, found, seconds, weights=0):
         "changes": list(run.changes.items()),
         "miou": {name: {unit: sum(s["miou"][name][unit] for s in seeds) / len(seeds) for unit in units} for name in found},
         "thresholds": thresholds(p, [name for name, by_unit in seeds[0]["iou"].items() if BACKGROUND in next(iter(by_unit.values()))]),
+        "classes": [[name, digest(next(iter(by_unit.values())))] for name, by_unit in seeds[0]["iou"].items()],
+        "versions": [["python", platform.python_version()], *([name, metadata.version(name)] for name in PACKAGES)],
         "seconds": seconds,
         "weights": weights,
         "parameters": parameters(p),
         "seeds": seeds,
     }
+
+
+def digest(names):
+    """SHA-256 of class names, one a line, in hex."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def parameters(p):

@@ -33,8 +33,11 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1240px; ma
 .runs img { width: 100%; display: block; }
 table { border-collapse: collapse; } td, th { border: 1px solid #ccc; padding: 2px 8px; } img { max-width: 100%; }
 </style>"""
-# The template of nbconvert's HTML without its scripts, code folded under a line that opens it.
+# The template of nbconvert's HTML without its scripts, code folded under a line that opens it, progress bars not red as errors.
 FOLDED = """{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_css -%}{{ super() }}
+<style>.jp-RenderedText[data-mime-type] { background: none !important; }</style>
+{%- endblock html_head_css -%}
 {%- block html_head_js -%}{%- endblock html_head_js -%}
 {%- block html_head_js_mathjax -%}{%- endblock html_head_js_mathjax -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock html_head_js_mermaidjs -%}
@@ -46,8 +49,8 @@ FOLDED = """{%- extends 'lab/index.html.j2' -%}
 
 def smaller(png):
     """A PNG of at most 256 colours, or as it was where that is no smaller. Bytes -> bytes."""
-    out = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    out, image = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return min(png, out.getvalue(), key=len)
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 PRESET = params.load(path=Path(__file__).parents[2] / "presets/paper.yaml").segment
 SIDE, LONGEST, STRIDE = 48, 219, 24  # of the preset's 448, 2048 and 224
-SIZES = [(60, 91), (120, 71), (48, 48), (49, 220), (33, 40)]  # of pictures, smaller and larger; a longer one would have windows of less than SIDE
+SIZES = [(60, 91), (120, 71), (48, 48), (49, 220), (33, 40)]  # of pictures; a longer one would have windows of less than SIDE
 PLACES = {
     "voc": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "ImageSets/Segmentation/val.txt"),
     "context": ("JPEGImages/{}.jpg", "SegmentationClassContext/{}.png", "ImageSets/SegmentationContext/val.txt"),

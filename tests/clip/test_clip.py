@@ -55,7 +55,7 @@ def local_dir(folder, weights=True, **vision):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     if weights:
         save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return model, SimpleNamespace(model=f"local-dir:{folder}", pretrained=None, precision="float32", dense="maskclip")
+    return model, SimpleNamespace(model=f"local-dir:{folder}", pretrained=None, precision="float32", dense="maskclip", positions="size")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_checkpoint_file_opens_as_the_model_it_was_saved_from(tmp_path):
     expected = FrozenCLIP(copy.deepcopy(model), None, mode="sclip").encode_dense(images)
     for save, path in [(torch.save, tmp_path / "weights.pt"), (save_file, tmp_path / "weights.safetensors")]:
         save(model.state_dict(), path)
-        opened = FrozenCLIP.open(SimpleNamespace(model=name, pretrained=str(path), precision="float32", dense="sclip"))
+        opened = FrozenCLIP.open(SimpleNamespace(model=name, pretrained=str(path), precision="float32", dense="sclip", positions="size"))
         path.unlink()  # pytest would keep its 170 MB
         assert torch.equal(opened.encode_dense(images), expected)
         assert not any(parameter.requires_grad for parameter in opened.parameters())

@@ -193,6 +193,27 @@ def test_a_caption_in_another_encoding_keeps_what_can_be_read(tmp_path):
     assert sum(report.repaired.values()) == 1
 
 
+@pytest.mark.parametrize(
+    "parts, caption",
+    [
+        ({"caption": b"a dog"}, "a dog"),
+        ({"text": b"a dog", "json": b'{"caption": "a cow"}'}, "a dog"),
+        ({"json": '{"caption": "ein Hund f\u00fcr dich", "url": "x"}'.encode()}, "ein Hund f\u00fcr dich"),
+        ({"txt": b"a dog", "caption": b"a cow", "json": b'{"caption": "a pig"}'}, "a dog"),  # as before, whatever else there is
+    ],
+)
+def test_captions_are_found_where_others_keep_them(tmp_path, parts, caption):
+    path = write_tar(tmp_path / "a.tar", [("Folder/k", {"JPEG": GOOD["jpg"]} | parts)])
+    ((key, _, found),), report = read_all(path)
+    assert (key, found) == ("a/Folder/k", caption) and not report.skipped and not report.repaired
+
+
+@pytest.mark.parametrize("described", [b"{", b"[]", b"{}", b'{"caption": null}', b'{"caption": 3}', b"\xff"])
+def test_a_description_without_a_caption_is_none(tmp_path, described):
+    _, report = read_all(write_tar(tmp_path / "a.tar", [("k", {"jpg": GOOD["jpg"], "json": described})]))
+    assert report.skipped == {"no caption": 1}
+
+
 def test_captions_are_one_line(tmp_path):
     (_, caption), _ = among_good(tmp_path, {**GOOD, "txt": b"a cat\r\n on\ta  sofa\n"})
     assert caption == "a cat on a sofa"

@@ -95,6 +95,7 @@ class Colours:
     """Stands in for a CLIP: the dense features of an image are its colours, averaged over 2x2 pixels."""
 
     dense = "maskclip"
+    positions = "size"
 
     def encode_dense(self, images):
         assert images.dtype == np.uint8 and images.shape[1:] == (8, 8, 3)

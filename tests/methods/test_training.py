@@ -1,5 +1,6 @@
 """Training on cached features: the learning rate, the updates, the report, what a killed and a finished training leave."""
 
+import copy
 import itertools
 import json
 import math
@@ -285,8 +286,10 @@ def test_fingerprints_of_streams_tell_their_images_apart(tmp_path):
     def mark(**values):
         return fingerprint(SETTINGS, 0, SECTIONS, StreamedImages(**vars(images) | values), bank, TEXTS)
 
+    other = copy.copy(images.clip)
+    other.positions = "scale-factor"
     assert mark() == mark(workers=3)
-    assert len({mark(), mark(keys=images.keys[:-1]), mark(size=16)}) == 3
+    assert len({mark(), mark(keys=images.keys[:-1]), mark(size=16), mark(clip=other)}) == 4
 
 
 # ---- into a folder

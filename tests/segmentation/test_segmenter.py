@@ -12,6 +12,7 @@ from ovseg import Segmenter
 from ovseg.methods.decoder import Decoder
 from ovseg.segmentation import units
 from ovseg.segmentation.names import OTHERS, besides
+from ovseg.segmentation.windows import cut_windows, stitch, to_labels
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -310,3 +311,20 @@ def test_a_model_that_lost_a_part_is_a_clear_error(saved, gone):
     shutil.move(saved / "models" / gone, saved / "gone")
     with pytest.raises(FileNotFoundError, match=gone):
         Segmenter.load(saved / "models/mgca", device="cpu")
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_softmax_may_be_taken_before_windows_are_averaged(clip, decoder, background):
+    image = Image.fromarray(picture(41, 75))
+    last, first = (Segmenter(clip, decoder, changed(averaged=averaged)) for averaged in ("cosine", "softmax"))
+    classes = clip.embed_classes(NAMES, last.settings.templates)
+    windows, where = cut_windows(image, last.settings)
+    cosines = torch.einsum("ndhw,cd->nchw", last.describe(last.embed(last.encode(windows))), classes)
+    expected = stitch(torch.softmax(last.settings.scale * cosines, 1), where, 32, (41, 75)).rows()
+    threshold = expected.amax(0).median().item() if background else None
+    found = first.segment(image, NAMES, background, threshold)
+    np.testing.assert_allclose(found.scores, expected, atol=1e-6)
+    np.testing.assert_allclose(found.scores.sum(0), 1, atol=1e-5)
+    assert np.array_equal(found.labels, to_labels(expected, None, threshold)) and (not background or 0.3 < (found.labels == 0).mean() < 0.7)
+    other = torch.softmax(last.settings.scale * torch.tensor(last.segment(image, NAMES).scores), 0)
+    assert (other - expected).abs().max() > 1e-4

@@ -139,6 +139,12 @@ def test_labels_by_hand():
     assert to_labels(torch.zeros(2, 1, 1), 20.0, 0.5).tolist() == [[1]]  # a score at the threshold is no background
 
 
+def test_scores_that_are_shares_already_are_compared_with_the_threshold_as_they_are():
+    found = torch.tensor([[[0.7, 0.4, 0.1]], [[0.2, 0.5, 0.3]]])
+    assert to_labels(found, None, 0.5).tolist() == [[1, 2, 0]] and to_labels(found, None, 0.71).tolist() == [[0, 0, 0]]
+    assert to_labels(found, None, 0.3, others=1).tolist() == [[1, 0, 0]]
+
+
 def test_others_by_hand():
     """Scores of one class, then of two others, in four pixels; softmax by hand."""
     scores = torch.tensor([[[2.0, 1.0, 2.0, 0.0]], [[0.0, 2.0, 1.5, 0.0]], [[0.0, 0.0, 1.5, 0.0]]])

@@ -23,7 +23,7 @@ def distances(palette, vision=None):
     return np.linalg.norm(lab[first] - lab[second], axis=-1)
 
 
-@pytest.mark.parametrize("vision, least", [(None, 20), (DEUTERANOPE, 13), (PROTANOPE, 11)])
+@pytest.mark.parametrize("vision, least", [(None, 17), (DEUTERANOPE, 14), (PROTANOPE, 10)])
 def test_the_worlds_classes_are_apart(vision, least):
     palette = colours.palette(scenes.CLASSES)
     assert len(palette) == 22 and distances(palette, vision).min() > least

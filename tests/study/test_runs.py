@@ -1,7 +1,9 @@
 """Which runs a study holds, and where each keeps its files."""
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ovseg import params
@@ -43,6 +45,8 @@ def test_a_result_averages_over_seeds_and_keeps_each(tmp_path):
     assert [seed["miou"]["street"]["pixel"] for seed in result["seeds"]] == [10, 30]
     assert result["seeds"][1]["iou"]["street"]["pixel"] == {"cat": 20.0, "sea": 40.0}
     assert result["thresholds"] == {}  # street has no background
+    assert result["classes"] == [["street", "a420285883291977360ae3a0ca0100524031d2e46f8ce2ce38c2f29bce3af252"]]  # cat, sea
+    assert result["versions"][0] == ["python", sys.version.split()[0]] and dict(result["versions"])["numpy"] == np.__version__
     assert result["changes"] == [("mgca.k", 0)] and dict(result["parameters"])["segment.meta_points"] == 36
     write_result(result, tmp_path / "a/b/mgca.k=0.4.json")
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["mgca.k=0.4.json"]

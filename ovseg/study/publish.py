@@ -1,0 +1,137 @@
+"""A trained model as a folder to hand on: all seeds, its CLIP if that is one of a folder, and a model card made of its result."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from .. import preflight
+from ..data.files import write_whole
+from ..schema import LOCAL
+from ..segmentation.hub import FILES, PICKLED
+from .comparison import name as method_name
+from .report import spread
+
+CLIP = "clip"  # the folder of the CLIP, inside
+WORLD = """Its CLIP is a small one that was pretrained on rendered cartoon scenes, and so was the decoder. It knows the 22 classes of these
+scenes and nothing else: **it is of no use on photographs**. It is published to be inspected, and to check that a study was repeated.
+"""
+CARD = """---
+license: mit
+library_name: ovseg
+pipeline_tag: image-segmentation
+tags: [image-segmentation, open-vocabulary, zero-shot, text-supervision]
+---
+
+# {name}
+
+Open-vocabulary semantic segmentation learned from image-text pairs alone: name any classes, get a label map. A decoder of {weights:,}
+weights, trained by {method} on the dense features of a frozen CLIP, `{clip}`. No label map was seen in training.
+
+```python
+from PIL import Image
+from ovseg import Segmenter
+
+segmenter = Segmenter.from_pretrained("{where}")
+found = segmenter.segment(Image.open("picture.jpg"), ["car", "tree"], background=True)
+found.labels, found.names  # (H, W), indices into ("background", "car", "tree")
+```
+
+## Results
+
+mIoU in percent, mean ± standard deviation over seeds (how many). {threshold}
+
+{table}
+
+## Limits
+
+{limits}
+## How it was made
+
+{parameters}
+
+Versions: {versions}. SHA-256 of the class names, one a line: {classes}.
+"""
+SUPERVISED = "No label map was seen in training."
+ON_LABELS = "It was trained on label maps: a reference for what texts can teach, not a result of it."
+
+
+def find_result(model):
+    """The result file of models/NAME: results/runs/NAME.json beside `models`. Raises FileNotFoundError if it is not there."""
+    model = Path(model)
+    for above in model.absolute().parents:
+        if above.name == "models":
+            file = above.parent / "results/runs" / f"{model.absolute().relative_to(above)}.json"
+            if file.is_file():
+                return file
+    raise FileNotFoundError(f"{model}: no result in results/runs, of which its model card is made: evaluate it first")
+
+
+def write(model, out, where=None):
+    """Write a model's folder, e.g. "models/mgca", as one that can be published. out: a folder that does not exist yet.
+
+    where: the name that its card uses, "owner/name"; None: `out`. Raises FileNotFoundError if the model, its result or its CLIP is not
+    there, FileExistsError if `out` is, ValueError if its CLIP's weights are not in safetensors.
+    """
+    model, out = Path(model), Path(out)
+    if not (model / "segmenter.json").is_file():
+        raise FileNotFoundError(f"{model} holds no segmenter.json: expected the folder of a trained model, as `make repro` writes it")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already")
+    result, config = json.loads(find_result(model).read_text()), json.loads((model / "segmenter.json").read_text())
+    files = {path: path.relative_to(model) for kind in ("*.safetensors", "training.json") for path in sorted(model.glob(f"seeds/*/{kind}"))}
+    if config["clip"]["model"].startswith(LOCAL):
+        clip = Path(os.path.normpath(model / config["clip"]["model"].removeprefix(LOCAL)))
+        if not clip.is_dir():
+            raise FileNotFoundError(f"{clip}, the CLIP of {model}, does not exist")
+        if pickled := [path for path in sorted(clip.iterdir()) if path.suffix in PICKLED]:
+            raise ValueError(f"{pickled[0]}: weights are published as safetensors alone")
+        files |= {path: Path(CLIP) / path.name for kind in FILES for path in sorted(clip.glob(kind))}
+        config["clip"]["model"] = f"{LOCAL}{CLIP}"
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for source, target in files.items():
+        (part / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, part / target)
+    write_whole(part / "segmenter.json", lambda file: file.write_text(json.dumps(config, indent=2) + "\n"))
+    write_whole(part / "README.md", lambda file: file.write_text(card(result, where or str(out)), encoding="utf-8"))
+    part.rename(out)
+
+
+def card(result, where):
+    """The model card, Markdown with YAML in front. result: of runs.make_result. where: what Segmenter.from_pretrained takes."""
+    values = dict(result["parameters"])
+    method, clip = values["train.method"], values["clip.model"] + (f" ({tag})" if (tag := values["clip.pretrained"]) else "")
+    rows = [
+        {"benchmark": name, "unit": unit, "mIoU": spread(pd.Series([seed["miou"][name][unit] for seed in result["seeds"]], dtype=float))}
+        for name, by_unit in result["miou"].items()
+        for unit in by_unit
+    ]
+    used = ", ".join(f"{threshold:g} on `{name}`" for name, threshold in result["thresholds"].items())
+    shown = [key for key in values if key.split(".")[0] in (*method.split("+"), "train", "segment") and not key.endswith("templates")]
+    world = values["clip.model"] == preflight.PRETRAINED
+    text = CARD.format(
+        name=where.rstrip("/").split("/")[-1],
+        weights=result["weights"],
+        method=method_name(method),
+        clip=clip,
+        where=where,
+        threshold=f"Threshold of the background (softmax score): {used}." if used else "No benchmark has a background.",
+        table=pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
+        limits=(WORLD if world else "It knows what its CLIP knows, and errs as that does; captions of the web are biased.\n"),
+        parameters="\n".join(f"- `{key}`: {values[key]}" for key in shown),
+        versions=", ".join(f"{package} {version}" for package, version in result["versions"]),
+        classes=", ".join(f"{name} `{digest[:16]}…`" for name, digest in result["classes"]),
+    )
+    return text.replace(SUPERVISED, ON_LABELS) if method == "supervised" else text
+
+
+def push(out, repository, private=False):
+    """Upload a folder that `write` made to a repository "owner/name" of the Hub, made if it is not there. Returns its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    return api.upload_folder(repo_id=repository, folder_path=out, allow_patterns=FILES).commit_url
