@@ -33,7 +33,7 @@ bench: $(VENV)/ready
 lock: # pin what pyproject.toml asks for anew
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet uv
-	$(VENV)/lock/bin/uv pip compile --universal --upgrade --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
+	$(VENV)/lock/bin/uv pip compile --universal --upgrade --no-header --no-annotate --no-emit-index-url --extra study --extra test pyproject.toml -o requirements.lock
 
 $(VENV)/inspect $(VENV)/browser: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -c requirements.lock -e '.[$(@F)]'

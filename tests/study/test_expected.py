@@ -1,0 +1,44 @@
+"""docs/expected.md and the README's table of methods hold the results in git, and commands that exist."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = {"evaluate": "mgca", "evaluate-untrained": "untrained/", "ablation": "trained/"}
+
+
+def rows(file):
+    """The cells of a file's table of methods, without marks of emphasis."""
+    table = (ROOT / file).read_text().partition("\n| method |")[2].partition("\n\n")[0].splitlines()
+    cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table[2:]]
+    return {row[0]: row[1:] for row in cells}
+
+
+EXPECTED = rows("docs/expected.md")
+
+
+def test_the_readme_has_the_same_rows():
+    readme = rows("README.md")
+    assert len(readme) == 8 and {name: row[:4] for name, row in readme.items()} == {name: row[:4] for name, row in EXPECTED.items()}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_row_is_what_its_command_gave(name):
+    *miou, minutes, command = EXPECTED[name]
+    stage, _, line = re.fullmatch(r"`dvc repro '(.+)'`", command)[1].partition("@")
+    ablations = yaml.safe_load((ROOT / "params.yaml").read_text())["ablations"]
+    assert not line or line in ablations["trained"] + ablations["untrained"]
+    result = json.loads((ROOT / f"results/runs/{STAGES[stage]}{line}.json").read_text())
+    own = "learned-group" if "groupvit" in line else "meta-point"
+    found = []
+    for benchmark in ("things", "scenes"):
+        for unit in ("pixel", own):
+            values = [seed["miou"][benchmark][unit] for seed in result["seeds"]]
+            found.append(f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""))
+    assert miou == found
+    assert minutes == f"{result['seconds']['train'] / 60:.1f} + {result['seconds']['evaluate'] / 60:.1f}"
