@@ -113,6 +113,8 @@ def check_pretrained(clip):
         return
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model  # takes seconds to import
 
-    tags = list_pretrained_tags_by_model(clip.model)
-    if not get_pretrained_cfg(clip.model, clip.pretrained):
+    tags, known = list_pretrained_tags_by_model(clip.model), get_pretrained_cfg(clip.model, clip.pretrained)
+    if known and known.get("quick_gelu") and not model_config(clip.model).get("quick_gelu"):  # open_clip warns, and features are worse
+        raise ParamsError(f"clip.model = {clip.model!r}: {clip.pretrained} was trained with QuickGELU; take {clip.model}-quickgelu")
+    if not known:
         raise ParamsError(f"clip.pretrained = {clip.pretrained!r}: no such file, and no tag of {clip.model}; allowed are {', '.join(tags)}")

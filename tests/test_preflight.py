@@ -44,7 +44,7 @@ VIT = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "image_size": 224}
     [
         ({"clip": {"image_size": 120}}, "clip.image_size = 120: allowed are multiples of CLIP's patch, 16"),
         ({"segment": {"window": 250}}, "segment.window = 250: allowed are multiples of CLIP's patch, 16"),
-        ({"clip": VIT | {"model": "ViT-L-14", "image_size": 252}}, "segment.window = 256: allowed are multiples of CLIP's patch, 14"),
+        ({"clip": VIT | {"model": "ViT-L-14-quickgelu", "image_size": 252}}, "segment.window = 256: allowed are multiples"),
         ({"segment": {"meta_points": 33**2}}, "segment.meta_points = 1089: at most 1024"),
         ({"segment": {"groups": 1025}}, "segment.groups = 1025: at most 1024"),
         ({"train": {"method": "mixreorg"}, "mixreorg": {"block": 6}}, "mixreorg.block = 6: at most 5, CLIP's last block"),
@@ -59,6 +59,7 @@ VIT = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "image_size": 224}
         ({"clip": VIT | {"model": "PE-Core-B-16"}}, "allowed are models"),
         ({"clip": VIT | {"model": "coca_ViT-B-32"}}, "allowed are models"),
         ({"clip": {"model": "local-dir:nowhere"}}, "nowhere/open_clip_config.json does not exist"),
+        ({"clip": VIT | {"model": "ViT-B-16"}}, "openai was trained with QuickGELU; take ViT-B-16-quickgelu"),
         ({"clip": VIT | {"pretrained": "openaj"}}, "clip.pretrained = 'openaj': no such file, and no tag of ViT-B-16-quickgelu"),
         ({"clip": VIT | {"pretrained": "weights/vit.pt"}}, "no such file"),
         ({"clip": VIT | {"pretrained": None}}, "clip.pretrained = None: allowed are a tag"),
