@@ -69,6 +69,21 @@ def test_what_does_not_fit_is_one_line(sections, message):
     assert message in line(having(**sections))
 
 
+@pytest.mark.parametrize(
+    "model, pretrained, message",
+    [
+        ("ViT-B-16", "openai", "clip.model = 'ViT-B-16' computes GELU, but the weights 'openai' were trained with QuickGELU"),
+        ("ViT-B-16", "laion2b_s34b_b88k", ""),
+        ("ViT-B-16-quickgelu", "openai", ""),
+        ("ViT-B-16", "dfn2b", "take ViT-B-16-quickgelu"),
+    ],
+)
+def test_weights_of_quickgelu_under_another_name_are_warned_of(capsys, model, pretrained, message):
+    preflight.check_pretrained(DEFAULT.clip.model_copy(update={"model": model, "pretrained": pretrained}))
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == (1 if message else 0)
+
+
 def test_a_line_of_the_ablations_is_named():
     runs = RUNS | {"train.batch=8192": having(train={"batch": 8192})[""]}
     assert line(runs) == "train.batch=8192: train.batch = 8192: at most 5120, the number of pairs"
