@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-MODEL = click.option("--model", default="models/mgca", show_default=True, metavar="FOLDER", help="A trained model.")
+HUB = "hf-hub:"  # of --model: a published model, as open_clip and timm write it
+MODEL = click.option("--model", default="models/mgca", show_default=True, metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which of its trainings.")
 DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 FORCE = click.option("--force", is_flag=True, help="Replace files that are there already.")
@@ -122,12 +123,14 @@ def _segment_all(jobs, segmenter, call, made_with):
 
 
 def _load(model, device, seed):
-    """The Segmenter of a model's folder. Raises OSError or ValueError, of one line."""
+    """The Segmenter of --model. Raises OSError or ValueError, of one line."""
     from safetensors import SafetensorError
 
     from .segmentation.segmenter import Segmenter
 
     try:
+        if model.startswith(HUB):
+            return Segmenter.from_pretrained(model.removeprefix(HUB), device=device, seed=seed)
         return Segmenter.load(model, device, seed)
     except (KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{model} cannot be loaded: {error}") from None
@@ -203,14 +206,16 @@ def publish(model, out, repository, private):
 
     OUT holds all that Segmenter.from_pretrained needs, and a model card made of the model's result.
     """
-    from .study import publish
-
+    try:
+        from .study import publish
+    except ModuleNotFoundError as error:
+        raise WrongUsage(f"{error.name} is not installed: `publish` needs the extra `study`") from None
     if private and not repository:
         raise WrongUsage("--private goes with --push")
     try:
         publish.write(model, out, repository)
-    except (OSError, ValueError, KeyError) as error:
-        raise WrongUsage(f"{error} is missing in its result: evaluate it again" if isinstance(error, KeyError) else _line(error)) from None
+    except (OSError, ValueError) as error:
+        raise WrongUsage(_line(error)) from None
     click.echo(out)
     if repository:
         try:

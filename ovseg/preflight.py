@@ -6,6 +6,7 @@
 import difflib
 import json
 import re
+import sys
 from importlib import util
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def model_config(model):
         if not file.is_file():
             raise ParamsError(f"clip.model = {model!r}: {file} does not exist")
         return json.loads(file.read_text())["model_cfg"]
-    files = {path.stem: path for path in (Path(util.find_spec("open_clip").origin).parent / "model_configs").glob("*.json")}
+    files = {path.stem: path for path in _configs()}
     if model not in files:
         nearest = difflib.get_close_matches(model, files, n=1, cutoff=0)
         raise ParamsError(f"clip.model = {model!r}: open_clip has no such model; the nearest is {nearest[0]}; a folder is {LOCAL}FOLDER")
@@ -113,8 +114,21 @@ def check_pretrained(clip):
         return
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model  # takes seconds to import
 
-    tags, known = list_pretrained_tags_by_model(clip.model), get_pretrained_cfg(clip.model, clip.pretrained)
-    if known and known.get("quick_gelu") and not model_config(clip.model).get("quick_gelu"):  # open_clip warns, and features are worse
-        raise ParamsError(f"clip.model = {clip.model!r}: {clip.pretrained} was trained with QuickGELU; take {clip.model}-quickgelu")
+    tags = list_pretrained_tags_by_model(clip.model)
+    known = get_pretrained_cfg(clip.model, clip.pretrained)
     if not known:
         raise ParamsError(f"clip.pretrained = {clip.pretrained!r}: no such file, and no tag of {clip.model}; allowed are {', '.join(tags)}")
+    if known.get("quick_gelu", False) and not model_config(clip.model).get("quick_gelu", False):
+        print(f"warning: {quick_gelu(clip)}", file=sys.stderr)
+
+
+def quick_gelu(clip):
+    """What is wrong with a clip.model whose weights want QuickGELU, which it has not."""
+    named = f"{clip.model}-quickgelu"
+    advice = f"; take {named}" if any(path.stem == named for path in _configs()) else ""
+    return f"clip.model = {clip.model!r} computes GELU, but the weights {clip.pretrained!r} were trained with QuickGELU{advice}"
+
+
+def _configs():
+    """The files of open_clip's descriptions of models."""
+    return (Path(util.find_spec("open_clip").origin).parent / "model_configs").glob("*.json")

@@ -101,3 +101,8 @@ def test_the_core_is_enough_for_the_command(project, blocked):
     assert set(json.loads((project / "out/a.json").read_text())["percent"]) == {"background", "cat", "sofa"}
     done = run(project, blocked, COMMAND, "models")
     assert done.returncode == 0 and "models/mgca" in done.stdout, done.stderr
+
+
+def test_what_needs_an_extra_says_so(project, blocked):
+    done = run(project, blocked, COMMAND, "publish", "models/mgca", "out")
+    assert done.returncode == 2 and done.stderr.endswith("is not installed: `publish` needs the extra `study`\n")

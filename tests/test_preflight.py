@@ -59,7 +59,6 @@ VIT = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "image_size": 224}
         ({"clip": VIT | {"model": "PE-Core-B-16"}}, "allowed are models"),
         ({"clip": VIT | {"model": "coca_ViT-B-32"}}, "allowed are models"),
         ({"clip": {"model": "local-dir:nowhere"}}, "nowhere/open_clip_config.json does not exist"),
-        ({"clip": VIT | {"model": "ViT-B-16"}}, "openai was trained with QuickGELU; take ViT-B-16-quickgelu"),
         ({"clip": VIT | {"pretrained": "openaj"}}, "clip.pretrained = 'openaj': no such file, and no tag of ViT-B-16-quickgelu"),
         ({"clip": VIT | {"pretrained": "weights/vit.pt"}}, "no such file"),
         ({"clip": VIT | {"pretrained": None}}, "clip.pretrained = None: allowed are a tag"),
@@ -68,6 +67,21 @@ VIT = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "image_size": 224}
 )
 def test_what_does_not_fit_is_one_line(sections, message):
     assert message in line(having(**sections))
+
+
+@pytest.mark.parametrize(
+    "model, pretrained, message",
+    [
+        ("ViT-B-16", "openai", "clip.model = 'ViT-B-16' computes GELU, but the weights 'openai' were trained with QuickGELU"),
+        ("ViT-B-16", "laion2b_s34b_b88k", ""),
+        ("ViT-B-16-quickgelu", "openai", ""),
+        ("ViT-B-16", "dfn2b", "take ViT-B-16-quickgelu"),
+    ],
+)
+def test_weights_of_quickgelu_under_another_name_are_warned_of(capsys, model, pretrained, message):
+    preflight.check_pretrained(DEFAULT.clip.model_copy(update={"model": model, "pretrained": pretrained}))
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == (1 if message else 0)
 
 
 def test_a_line_of_the_ablations_is_named():

@@ -33,7 +33,7 @@ def _check_clip(name, folder, clip):
     if model.startswith(LOCAL):
         inside = os.path.normpath(model.removeprefix(LOCAL))
         if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
-            raise ValueError(f"{name}: its CLIP is {model!r}, outside of the model: allowed are folders inside")
+            raise ValueError(f"{name}: its CLIP is {model!r}, outside of it: allowed are folders inside; Segmenter.load opens your own")
         if pickled := sorted(path.name for path in (folder / inside).glob("*") if path.suffix in PICKLED):
             raise ValueError(f"{name}: {inside}/{pickled[0]} would be unpickled: allowed are safetensors")
     elif ":" in model or os.sep in model:

@@ -7,6 +7,7 @@ segmentation = Segmenter.load("models/mgca").segment(image, ["cat", "sofa"])
 import functools
 import json
 import os
+import tempfile
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -55,8 +56,10 @@ class Segmenter:
 
     clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's
     dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: params.Segment. grouping: the trained
-    groupvit.Objective that the unit learned-group needs, else None.
+    groupvit.Objective that the unit learned-group needs, else None. folder: that of the model it was loaded from, None where it was not.
     """
+
+    folder = None
 
     def __init__(self, clip, decoder, settings, grouping=None):
         if clip is not None and settings.window % clip.patch:
@@ -83,7 +86,9 @@ class Segmenter:
             config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
         device = params.device(device)
         clip = FrozenCLIP.open(Clip.model_validate(config["clip"]), device)
-        return cls.of_training(folder / "seeds" / str(seed), clip, Segment.model_validate(config["segment"]), device)
+        segmenter = cls.of_training(folder / "seeds" / str(seed), clip, Segment.model_validate(config["segment"]), device)
+        segmenter.folder = folder
+        return segmenter
 
     @classmethod
     def from_pretrained(cls, name, revision=None, device="auto", seed=0):
@@ -92,6 +97,29 @@ class Segmenter:
         revision: branch, tag or commit of the repository. Other arguments as of `load`. Raises what hub.fetch and `load` raise.
         """
         return cls.load(hub.fetch(name, revision), device, seed)
+
+    def save_pretrained(self, out, where=None):
+        """Write the model that this was loaded from, all its seeds, to a new folder that `from_pretrained` opens (study.publish.write).
+
+        where: the name that its model card uses, "owner/name"; None: `out`. Raises ValueError if this was not loaded from a folder, and
+        what publish.write raises.
+        """
+        from ..study import publish  # against the order of packages: a model card is made of the study's result
+
+        if self.folder is None:
+            raise ValueError("only a segmenter that Segmenter.load opened can be saved: its files are copied")
+        publish.write(self.folder, out, where)
+
+    def push_to_hub(self, repository, private=False):
+        """`save_pretrained` into a repository "owner/name" of the Hugging Face Hub, made if it is not there. Returns its address.
+
+        private: whether the repository is made for its owner alone. Raises what `save_pretrained` and huggingface_hub raise.
+        """
+        from ..study import publish
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model", repository)
+            return publish.push(Path(folder) / "model", repository, private)
 
     @classmethod
     def of_training(cls, folder, clip, settings, device):

@@ -15,8 +15,9 @@ from .comparison import name as method_name
 from .report import spread
 
 CLIP = "clip"  # the folder of the CLIP, inside
-WORLD = """Its CLIP is a small one that was pretrained on rendered cartoon scenes, and so was the decoder. It knows the 22 classes of these
-scenes and nothing else: **it is of no use on photographs**. It is published to be inspected, and to check that a study was repeated.
+WORLD = """Its CLIP is a small one that was pretrained on rendered scenes of a cartoon world, where the decoder was trained too. It knows
+the 22 classes of that world and nothing else: **it is of no use on photographs**. It is published to be inspected, and to check that a
+study was repeated.
 """
 CARD = """---
 license: mit
@@ -45,6 +46,10 @@ mIoU in percent, mean ± standard deviation over seeds (how many). {threshold}
 
 {table}
 
+## Data
+
+{data}
+
 ## Limits
 
 {limits}
@@ -56,6 +61,14 @@ Versions: {versions}. SHA-256 of the class names, one a line: {classes}.
 """
 SUPERVISED = "No label map was seen in training."
 ON_LABELS = "It was trained on label maps: a reference for what texts can teach, not a result of it."
+
+
+def trained_on(project, world):
+    """What the pairs of a project are, one line for the card. world: whether they are the rendered ones."""
+    file = project / "results/prepare.json"
+    counts = json.loads(file.read_text()) if file.is_file() else {}
+    held = f"{counts['pairs']:,} image-text pairs, {counts['captions']:,} different captions" if counts else "image-text pairs"
+    return f"Trained on {held}" + (": rendered scenes of a cartoon world, with noisy captions." if world else ".")
 
 
 def find_result(model):
@@ -73,14 +86,20 @@ def write(model, out, where=None):
     """Write a model's folder, e.g. "models/mgca", as one that can be published. out: a folder that does not exist yet.
 
     where: the name that its card uses, "owner/name"; None: `out`. Raises FileNotFoundError if the model, its result or its CLIP is not
-    there, FileExistsError if `out` is, ValueError if its CLIP's weights are not in safetensors.
+    there, FileExistsError if `out` is, ValueError if its CLIP's weights are not in safetensors or its result is of an earlier version.
     """
     model, out = Path(model), Path(out)
     if not (model / "segmenter.json").is_file():
         raise FileNotFoundError(f"{model} holds no segmenter.json: expected the folder of a trained model, as `make repro` writes it")
     if out.exists():
         raise FileExistsError(f"{out} exists already")
-    result, config = json.loads(find_result(model).read_text()), json.loads((model / "segmenter.json").read_text())
+    file, config = find_result(model), json.loads((model / "segmenter.json").read_text())
+    try:
+        result = json.loads(file.read_text())
+        rendered = dict(result["parameters"])["clip.model"] == preflight.PRETRAINED
+        about = card(result, where or str(out), trained_on(next(p.parent for p in file.parents if p.name == "results"), rendered), rendered)
+    except KeyError as error:
+        raise ValueError(f"{file} lacks {error}: evaluate the model again") from None
     files = {path: path.relative_to(model) for kind in ("*.safetensors", "training.json") for path in sorted(model.glob(f"seeds/*/{kind}"))}
     if config["clip"]["model"].startswith(LOCAL):
         clip = Path(os.path.normpath(model / config["clip"]["model"].removeprefix(LOCAL)))
@@ -96,12 +115,16 @@ def write(model, out, where=None):
         (part / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, part / target)
     write_whole(part / "segmenter.json", lambda file: file.write_text(json.dumps(config, indent=2) + "\n"))
-    write_whole(part / "README.md", lambda file: file.write_text(card(result, where or str(out)), encoding="utf-8"))
+    write_whole(part / "README.md", lambda file: file.write_text(about, encoding="utf-8"))
     part.rename(out)
 
 
-def card(result, where):
-    """The model card, Markdown with YAML in front. result: of runs.make_result. where: what Segmenter.from_pretrained takes."""
+def card(result, where, data, world):
+    """The model card, Markdown with YAML in front.
+
+    result: of runs.make_result. where: what Segmenter.from_pretrained takes. data: of `trained_on`. world: whether it is of the rendered
+    world. Raises KeyError for what the result lacks.
+    """
     values = dict(result["parameters"])
     method, clip = values["train.method"], values["clip.model"] + (f" ({tag})" if (tag := values["clip.pretrained"]) else "")
     rows = [
@@ -111,7 +134,6 @@ def card(result, where):
     ]
     used = ", ".join(f"{threshold:g} on `{name}`" for name, threshold in result["thresholds"].items())
     shown = [key for key in values if key.split(".")[0] in (*method.split("+"), "train", "segment") and not key.endswith("templates")]
-    world = values["clip.model"] == preflight.PRETRAINED
     text = CARD.format(
         name=where.rstrip("/").split("/")[-1],
         weights=result["weights"],
@@ -120,6 +142,7 @@ def card(result, where):
         where=where,
         threshold=f"Threshold of the background (softmax score): {used}." if used else "No benchmark has a background.",
         table=pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
+        data=data,
         limits=(WORLD if world else "It knows what its CLIP knows, and errs as that does; captions of the web are biased.\n"),
         parameters="\n".join(f"- `{key}`: {values[key]}" for key in shown),
         versions=", ".join(f"{package} {version}" for package, version in result["versions"]),

@@ -1,4 +1,4 @@
-"""Publishing a model and opening a published one: nothing is lost on the way, nothing but safetensors and JSON is taken."""
+"""Models that are handed on: what is written and read again, what a card says, what is refused. The Hub is a folder."""
 
 import json
 import shutil
@@ -7,154 +7,275 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import errors
+from PIL import Image
 from tiny import TINY, P, changed, picture
 
 from ovseg import Segmenter, cli
 from ovseg.methods.decoder import Decoder
 from ovseg.segmentation import hub
 from ovseg.study import publish
-from ovseg.study.runs import Run, make_result, write_result
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = ["cat", "sofa", "tree"]
-IOU = {"background": 10.0, "cat": 20.0, "sofa": None}
+NAMES = ["cat", "sofa", "tall tree"]
+RESULT = {
+    "run": "mgca",
+    "miou": {"things": {"pixel": 20.0}, "scenes": {"pixel": 41.5}},
+    "thresholds": {"things": 0.45},
+    "classes": [["things", "a4" * 32], ["scenes", "b7" * 32]],
+    "versions": [["python", "3.11.9"], ["torch", "2.15.0"]],
+    "weights": 74114,
+    "parameters": [
+        ["clip.model", "local-dir:models/clip"],
+        ["clip.pretrained", None],
+        ["mgca.k", 0.06],
+        ["tcl.tau", 0.07],
+        ["train.method", "mgca"],
+        ["segment.unit", "pixel"],
+        ["segment.templates", ["a {}."]],
+    ],
+    "seeds": [{"miou": {"things": {"pixel": things}, "scenes": {"pixel": scenes}}} for things, scenes in ((10.0, 41.0), (30.0, 42.0))],
+}
 
 
 @pytest.fixture
 def project(clip, decoder, tmp_path, monkeypatch):
-    """A project with models/mgca, two seeds of it, its CLIP in models/clip and its result. The working directory."""
+    """A project with models/mgca at two seeds, models/clip and the result; it is the working directory."""
     monkeypatch.chdir(tmp_path)
     pretraining.save(clip.clip, TINY, "models/clip")
-    Segmenter(clip, decoder, changed(unit="meta-point")).save_settings("models/mgca", P.clip)
-    for seed, of_seed in enumerate((decoder, Decoder(clip.width))):
-        of_seed.save(f"models/mgca/seeds/{seed}")
-        Path(f"models/mgca/seeds/{seed}/history.csv").write_text("not published\n")
-    found = {"street": {(seed, "meta-point"): {name: iou and iou + 4 * seed for name, iou in IOU.items()} for seed in range(2)}}
-    write_result(make_result(Run(), P, found, {"train": 2.0, "evaluate": 1.0}, 1234), "results/runs/mgca.json")
+    own = {"model": "local-dir:models/clip", "pretrained": None}
+    Segmenter(clip, decoder, changed()).save_settings("models/mgca", P.clip.model_copy(update=own))
+    decoder.save("models/mgca/seeds/0")
+    Decoder(clip.width).save("models/mgca/seeds/1")
+    Path("models/mgca/seeds/0/history.csv").write_text("step\n")
+    said(RESULT)
+    Path("results/prepare.json").write_text(json.dumps({"pairs": 5120, "captions": 3543}))
     return tmp_path
 
 
+def said(result):
+    file = Path("results/runs/mgca.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result))
+
+
 @pytest.fixture
-def repositories(tmp_path, monkeypatch):
-    """The Hub as a folder: a repository owner/name is hub/owner/name."""
-    shelf = tmp_path / "hub"
+def remote(tmp_path, monkeypatch):
+    """A folder in the Hub's place, OWNER/NAME below it: huggingface_hub's functions copy to it and from it."""
+    root = tmp_path / "remote"
 
-    def upload_folder(self, repo_id, folder_path, allow_patterns):
-        for path in Path(folder_path).rglob("*"):
-            if path.is_file() and any(path.match(pattern) for pattern in allow_patterns):
-                (shelf / repo_id / path.relative_to(folder_path)).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, shelf / repo_id / path.relative_to(folder_path))
-        return type("Commit", (), {"commit_url": f"uploaded to {repo_id}"})()
+    def matching(folder, patterns):
+        return {path for pattern in patterns for path in Path(folder).rglob(pattern) if path.is_file()}
 
-    def snapshot_download(name, revision, allow_patterns):
-        assert "*.bin" not in allow_patterns
-        if revision == "offline":
-            raise errors.OfflineModeIsEnabled("no network")
-        if not (shelf / name).is_dir():
-            raise errors.HFValidationError("no such repository")
-        return str(shelf / name)
+    def copy(files, source, target):
+        for path in files:
+            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target / path.relative_to(source))
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, name, private, exist_ok: (shelf / name).mkdir(parents=True))
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    class Api:
+        def create_repo(self, repo_id, private=None, exist_ok=False):
+            (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+            (root / repo_id / ".private").write_text(str(private))
+
+        def upload_folder(self, *, repo_id, folder_path, allow_patterns=None):
+            copy(matching(folder_path, allow_patterns), Path(folder_path), root / repo_id)
+            return type("Commit", (), {"commit_url": f"hub/{repo_id}/commit/1"})
+
+    def snapshot_download(repo_id, revision=None, allow_patterns=None):
+        huggingface_hub.utils.validate_repo_id(repo_id)
+        if not (root / repo_id).is_dir() or revision not in (None, "main"):
+            raise errors.LocalEntryNotFoundError(repo_id)
+        cache = tmp_path / "cache" / repo_id
+        copy(matching(root / repo_id, allow_patterns), root / repo_id, cache)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return shelf
+    return root
 
 
-def same(first, second):
-    found = [segmenter.segment(picture(33, 50), NAMES) for segmenter in (first, second)]
-    return np.array_equal(found[0].labels, found[1].labels) and np.array_equal(found[0].scores, found[1].scores)
+def found_by(segmenter):
+    return segmenter.segment(picture(33, 40), NAMES).scores
 
 
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_published_model_segments_bit_by_bit_as_the_trained_one(project, repositories, seed):
-    expected = Segmenter.load("models/mgca", "cpu", seed)
-    publish.write("models/mgca", "out/small", "me/small")
-    published = ["README.md", "clip/open_clip_config.json", "clip/open_clip_model.safetensors"]
-    assert files("out/small") == sorted([*published, "seeds/0/decoder.safetensors", "seeds/1/decoder.safetensors", "segmenter.json"])
-    publish.push("out/small", "me/small")
-    shutil.rmtree("models")  # nothing else is needed
-    for name in ("out/small", "me/small"):
-        assert same(Segmenter.from_pretrained(name, device="cpu", seed=seed), expected), name
-    assert files("hub/me/small") == files("out/small")
+# ---- written and read again
+
+WRITTEN = [
+    "README.md",
+    "clip/open_clip_config.json",
+    "clip/open_clip_model.safetensors",
+    "seeds/0/decoder.safetensors",
+    "seeds/1/decoder.safetensors",
+    "segmenter.json",
+]
 
 
-def test_the_card_tells_what_the_result_holds(project):
-    publish.write("models/mgca", "out", "me/small")
-    head, card = Path("out/README.md").read_text().split("---\n")[1:3]
-    assert "license: mit" in head and 'Segmenter.from_pretrained("me/small")' in card
-    assert "| street      | meta-point | 17.0 ± 2.8 (2) |" in card  # of 15 and 19
-    assert f"{P.segment.threshold:g} on `street`" in card and "MGCA" in card and "1,234" in card and "`mgca.alpha`: 0.4" in card
-    assert "cartoon scenes" in card and "tcl." not in card and "No label map was seen" in card
-    result = json.loads(Path("results/runs/mgca.json").read_text())
-    other = [["clip.model", "ViT-B-16"] if key == "clip.model" else [key, value] for key, value in result["parameters"]]
-    assert "cartoon" not in publish.card(result | {"parameters": other}, "me/large")
-    labels = [[key, "supervised"] if key == "train.method" else [key, value] for key, value in result["parameters"]]
-    assert "trained on label maps" in publish.card(result | {"parameters": labels}, "me/ceiling")
+def test_a_saved_model_opens_elsewhere_with_its_clip_and_every_seed(project, tmp_path_factory, monkeypatch):
+    expected = [found_by(Segmenter.load("models/mgca", "cpu", seed)) for seed in (0, 1)]
+    Segmenter.load("models/mgca", "cpu").save_pretrained("handed/on")
+    assert files("handed/on") == WRITTEN and files("handed") == [f"on/{name}" for name in WRITTEN]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.move("handed/on", elsewhere / "model")
+    monkeypatch.chdir(elsewhere)
+    shutil.rmtree(project)
+    for seed, scores in enumerate(expected):
+        assert np.array_equal(found_by(Segmenter.from_pretrained("model", device="cpu", seed=seed)), scores)
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3
 
 
-def test_the_command_writes_and_uploads(project, repositories, capsys):
+def test_a_model_pushed_to_the_hub_is_the_one_that_others_open(project, remote):
+    segmenter = Segmenter.load("models/mgca", "cpu")
+    assert segmenter.push_to_hub("me/mgca-small", private=True) == "hub/me/mgca-small/commit/1"
+    assert files(remote / "me/mgca-small") == [".private", *WRITTEN] and (remote / "me/mgca-small/.private").read_text() == "True"
+    opened = Segmenter.from_pretrained("me/mgca-small", revision="main", device="cpu")
+    assert np.array_equal(found_by(opened), found_by(segmenter))
+    assert 'Segmenter.from_pretrained("me/mgca-small")' in (remote / "me/mgca-small/README.md").read_text()
+
+
+def test_only_weights_json_and_texts_are_downloaded(project, remote):
+    Segmenter.load("models/mgca", "cpu").push_to_hub("me/model")
+    for name in ("setup.py", "clip/tokenizer.pkl", "seeds/0/decoder.bin", "modeling.py"):
+        (remote / "me/model" / name).write_text("raise SystemExit")
+    assert files(hub.fetch("me/model")) == WRITTEN
+
+
+def test_the_command_segments_by_a_model_of_the_hub(project, remote):
+    segmenter = Segmenter.load("models/mgca", "cpu")
+    segmenter.push_to_hub("me/model")
+    shutil.rmtree("models")
+    Image.fromarray(picture(33, 40)).save("a.png")
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["publish", "models/mgca", "out", "--push", "me/small"])
-    assert not stopped.value.code and capsys.readouterr().out.split("\n")[:2] == ["out", "uploaded to me/small"]
-    assert (repositories / "me/small/segmenter.json").is_file()
+        cli.main(["segment", "a.png", "--classes", ",".join(NAMES), "--model", "hf-hub:me/model", "--device", "cpu"])
+    assert not stopped.value.code
+    assert np.array_equal(np.asarray(Image.open("out/a.labels.png")), segmenter.segment(picture(33, 40), NAMES).labels)
+
+
+# ---- the card
+
+
+def card():
+    publish.write("models/mgca", "out", "me/mgca")
+    return Path("out/README.md").read_text()
+
+
+def test_a_card_says_data_metrics_and_limits(project):
+    front, text = card().removeprefix("---\n").split("---\n", 1)
+    assert yaml.safe_load(front)["license"] == "mit" and yaml.safe_load(front)["pipeline_tag"] == "image-segmentation"
+    for line in (
+        "# mgca",
+        "5,120 image-text pairs, 3,543 different captions",
+        "| things      | pixel  | 20.0 ± 14.1 (2) |",  # of 10 and 30
+        "| scenes      | pixel  | 41.5 ± 0.7 (2)  |",
+        "0.45 on `things`",
+        "- `mgca.k`: 0.06",
+        "python 3.11.9, torch 2.15.0",
+        "things `a4a4a4a4a4a4a4a4…`",
+        "decoder of 74,114\nweights",
+    ):
+        assert line in text, line
+    assert "`tcl.tau`" not in text  # of a method that it was not trained by
+    assert "cartoon world" in text and "no use on photographs" in text
+
+
+def test_a_card_of_photographs_speaks_of_no_cartoons(project):
+    photographs = [["clip.model", "ViT-B-16-quickgelu"], ["clip.pretrained", "openai"], *RESULT["parameters"][2:]]
+    said(RESULT | {"parameters": photographs})
+    assert "cartoon" not in card() and "`ViT-B-16-quickgelu (openai)`" in Path("out/README.md").read_text()
+
+
+def test_a_card_of_a_supervised_model_says_that_label_maps_were_seen(project):
+    said(RESULT | {"parameters": [[key, "supervised" if key == "train.method" else value] for key, value in RESULT["parameters"]]})
+    assert "It was trained on label maps" in card() and "No label map was seen" not in Path("out/README.md").read_text()
+
+
+# ---- what is refused
+
+
+def test_what_cannot_be_written_is_named_and_nothing_is_left(project):
+    def refused(kind, message):
+        with pytest.raises(kind, match=message):
+            publish.write("models/mgca", "out")
+        assert not list(project.glob("out*"))
+
+    said({key: value for key, value in RESULT.items() if key != "versions"})
+    refused(ValueError, "results/runs/mgca.json lacks 'versions': evaluate the model again")
+    Path("results/runs/mgca.json").unlink()
+    refused(FileNotFoundError, "models/mgca: no result in results/runs")
+    said(RESULT)
+    Path("models/clip/open_clip_model.bin").write_bytes(b"")
+    refused(ValueError, "open_clip_model.bin: weights are published as safetensors alone")
+    shutil.rmtree("models/clip")
+    refused(FileNotFoundError, "clip, the CLIP of models/mgca, does not exist")
+    Path("out").mkdir()
+    with pytest.raises(FileExistsError, match="out exists already"):
+        publish.write("models/mgca", "out")
+
+
+def test_a_segmenter_that_was_made_in_memory_has_no_files_to_save(clip, decoder):
+    with pytest.raises(ValueError, match="only a segmenter that Segmenter.load opened"):
+        Segmenter(clip, decoder, changed()).save_pretrained("out")
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    "error, kind, message",
     [
-        (lambda: shutil.rmtree("models/mgca"), "models/mgca holds no segmenter.json"),
-        (lambda: Path("results/runs/mgca.json").unlink(), "models/mgca: no result in results/runs"),
-        (lambda: shutil.rmtree("models/clip"), "models/clip, the CLIP of models/mgca, does not exist"),
-        (lambda: Path("models/clip/weights.bin").touch(), "models/clip/weights.bin: weights are published as safetensors alone"),
-        (lambda: Path("out").mkdir(), "out exists already"),
+        (lambda: errors.HFValidationError("no"), FileNotFoundError, "me/absent: no such folder, and no such model on the Hub"),
+        (lambda: errors.LocalEntryNotFoundError("no\nnet"), ConnectionError, "me/absent: .* and the Hub cannot be reached: no net"),
+        (lambda: errors.OfflineModeIsEnabled("offline"), ConnectionError, "the Hub cannot be reached: offline"),
     ],
 )
-def test_what_cannot_be_published_is_one_line(project, capsys, spoil, message):
-    spoil()
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["publish", "models/mgca", "out"])
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
-    assert not Path("out/segmenter.json").exists()
+def test_a_name_that_nobody_knows_is_a_clear_error(project, monkeypatch, error, kind, message):
+    def fail(*arguments, **options):
+        raise error()
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(kind, match=message):
+        Segmenter.from_pretrained("me/absent")
 
 
-@pytest.mark.parametrize(
-    "named, message",
-    [
-        ({"model": "local-dir:../clip"}, "outside of the model"),
-        ({"model": "local-dir:clip/../../clip"}, "outside of the model"),
-        ({"model": "local-dir:/etc"}, "outside of the model"),
-        ({"model": "hf-hub:somebody/model"}, "allowed are open_clip's names"),
-        ({"model": "ViT-B-16", "pretrained": "weights.pt"}, "allowed are open_clip's tags"),
-        ({"model": "ViT-B-16", "pretrained": "clip/weights"}, "allowed are open_clip's tags"),
-    ],
-)
-def test_a_published_model_names_its_clip_by_tag_or_holds_it(project, named, message):
+def test_a_folder_without_a_model_is_a_clear_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no segmenter.json: expected a model that `ovseg publish` wrote"):
+        Segmenter.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("gone", ["seeds/0/decoder.safetensors", "clip"])
+def test_a_model_that_lost_a_part_is_a_clear_error(project, gone):
     publish.write("models/mgca", "out")
-    config = json.loads(Path("out/segmenter.json").read_text())
-    Path("out/segmenter.json").write_text(json.dumps(config | {"clip": config["clip"] | named}))
+    shutil.move(f"out/{gone}", "gone")
+    with pytest.raises(FileNotFoundError, match=gone):
+        Segmenter.from_pretrained("out", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "model, pretrained, message",
+    [
+        ("local-dir:../clip", None, "outside of it"),
+        ("local-dir:/etc", None, "outside of it"),
+        ("local-dir:clip/../../clip", None, "outside of it"),
+        ("hf-hub:you/other", None, "allowed are open_clip's names"),
+        ("ViT-B-16", "weights.pt", "allowed are open_clip's tags"),
+        ("ViT-B-16", "clip/weights", "allowed are open_clip's tags"),
+    ],
+)
+def test_a_model_may_not_name_files_outside_or_pickles(project, model, pretrained, message):
+    publish.write("models/mgca", "out")
+    file = Path("out/segmenter.json")
+    config = json.loads(file.read_text())
+    config["clip"] |= {"model": model, "pretrained": pretrained}
+    file.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
-        hub.fetch("out")
+        Segmenter.from_pretrained("out", device="cpu")
 
 
-def test_weights_that_would_be_unpickled_are_refused(project):
+def test_a_pickle_beside_the_clip_is_not_opened(project):
     publish.write("models/mgca", "out")
-    Path("out/clip/open_clip_pytorch_model.bin").touch()
-    with pytest.raises(ValueError, match="open_clip_pytorch_model.bin would be unpickled: allowed are safetensors"):
-        Segmenter.from_pretrained("out")
-
-
-def test_a_model_that_is_not_there_is_a_clear_error(project, repositories):
-    with pytest.raises(FileNotFoundError, match="me/nothing: no such folder, and no such model on the Hub at revision v2"):
-        Segmenter.from_pretrained("me/nothing", revision="v2")
-    with pytest.raises(ConnectionError, match="me/nothing: no such folder, and the Hub cannot be reached: no network"):
-        Segmenter.from_pretrained("me/nothing", revision="offline")
-    with pytest.raises(FileNotFoundError, match="results holds no segmenter.json"):
-        Segmenter.from_pretrained("results")
+    Path("out/clip/open_clip_pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="open_clip_pytorch_model.bin would be unpickled"):
+        Segmenter.from_pretrained("out", device="cpu")
