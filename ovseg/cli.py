@@ -213,15 +213,16 @@ def publish(model, out, repository, private):
     if private and not repository:
         raise WrongUsage("--private goes with --push")
     try:
-        publish.write(model, out, repository)
+        if not (repository and (Path(out) / "README.md").is_file()):  # written before: it is uploaded as it is
+            publish.write(model, out, repository)
     except (OSError, ValueError) as error:
         raise WrongUsage(_line(error)) from None
     click.echo(out)
     if repository:
         try:
             click.echo(publish.push(out, repository, private))
-        except (OSError, ValueError) as error:
-            raise click.ClickException(f"{repository}: {_line(error)}") from None
+        except Exception as error:  # those of huggingface_hub's HTTP library too
+            raise click.ClickException(f"{repository}: {_line(error)}; run the command again to upload {out}") from None
 
 
 def main(arguments=None):

@@ -19,7 +19,9 @@ from .schema import Benchmark, Params
 from .values import METHODS
 
 # What may change from one evaluation to the next; other values of `segment` are those that windows were encoded with.
-INFERENCE = [f"segment.{key}" for key in ("unit", "meta_points", "groups", "affinity", "batch", "precision", "scale", "threshold")]
+INFERENCE = [
+    f"segment.{key}" for key in ("unit", "meta_points", "groups", "affinity", "batch", "precision", "averaged", "scale", "threshold")
+]
 
 
 class ParamsError(ValueError):

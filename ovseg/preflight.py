@@ -28,7 +28,7 @@ def check(runs):
         if value % patch:
             raise ParamsError(f"{key} = {value}: allowed are multiples of CLIP's patch, {patch}")
     vision = model_config(p.clip.model)["vision_cfg"] if p.clip.model != PRETRAINED else {"layers": p.pretrain.vision_layers}
-    own_size = vision.get("image_size", p.pretrain.size)
+    own_size = p.pretrain.size if p.clip.model == PRETRAINED else vision.get("image_size", 224)  # 224: open_clip's own default
     side = 2 * p.segment.window // patch  # pixel embeddings: the decoder doubles the grid of patches
     for name, run in runs.items():
         s, where = run.segment, f"{name}: " if name else ""
@@ -57,7 +57,7 @@ def check_files(p):
             shards.expand(p.data.shards)
         except FileNotFoundError as error:
             raise ParamsError(f"data.shards: {error}") from None
-    given = {name: b for name, b in p.benchmarks.items() if not (b.folder or b.shards).startswith(PREPARED)}
+    given = {name: b for name, b in p.benchmarks.items() if not (b.folder or b.shards or "").startswith(PREPARED)}
     if given:
         from .benchmarks import datasets  # imports torch
 

@@ -142,7 +142,7 @@ def _caption(sample):
         return sample[name]
     try:
         return json.loads(sample["json"])["caption"].encode()
-    except (KeyError, ValueError, TypeError, AttributeError):  # no json, or one without a text under that name
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # no json, or one without a text under that name
         raise BadSample("no caption") from None
 
 

@@ -15,7 +15,7 @@ def training(history, title=None):
     styles = ["-", "--", "-.", ":"]
     losses = mean.drop(columns="loss") if mean.shape[1] == 2 else mean.rename(columns={"loss": "sum"})  # of one loss it is the sum
     losses = losses.rolling(5, min_periods=1).mean()
-    losses.plot(ax=left, style=[styles[i % 4] for i in range(losses.shape[1])], xlabel="step", ylabel="loss (cross-entropies in nats)")
+    losses.plot(ax=left, style=[styles[i % 4] for i in range(losses.shape[1])], xlabel="step", ylabel="loss")
     for style, colour, (gate, name) in zip(styles, SERIES, {"gate0": "first block", "gate1": "second block"}.items(), strict=False):
         for number, (_, rows) in enumerate(history.groupby("seed")):  # their signs are chance: no means
             right.plot(rows["step"], np.tanh(rows[gate]), style, color=colour, label=None if number else name)

@@ -60,7 +60,7 @@ def raw(scores, encoded, segmenter):
     row, column = ((weights * 1000).round().max(1).indices for weights in (scores.down, scores.across))  # ties are ties after rounding
     s = segmenter.settings
     threshold = s.threshold if encoded.threshold is None else encoded.threshold
-    return to_labels(scores.mosaic[:, row][:, :, column], s.scale, threshold if encoded.benchmark.background else None)
+    return to_labels(scores.mosaic[:, row][:, :, column], segmenter.scale, threshold if encoded.benchmark.background else None)
 
 
 def most_nouns(texts, count, columns):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from .. import preflight
 from ..data.files import write_whole
 from ..schema import LOCAL
-from ..segmentation.hub import FILES, PICKLED
+from ..segmentation.hub import FILES, PICKLED, check_clip
 from .comparison import name as method_name
 from .report import spread
 
@@ -20,7 +21,7 @@ the 22 classes of that world and nothing else: **it is of no use on photographs*
 study was repeated.
 """
 CARD = """---
-license: mit
+license: {licence}
 library_name: ovseg
 pipeline_tag: image-segmentation
 tags: [image-segmentation, open-vocabulary, zero-shot, text-supervision]
@@ -109,14 +110,19 @@ def write(model, out, where=None):
             raise ValueError(f"{pickled[0]}: weights are published as safetensors alone")
         files |= {path: Path(CLIP) / path.name for kind in FILES for path in sorted(clip.glob(kind))}
         config["clip"]["model"] = f"{LOCAL}{CLIP}"
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
     for source, target in files.items():
         (part / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, part / target)
     write_whole(part / "segmenter.json", lambda file: file.write_text(json.dumps(config, indent=2) + "\n"))
     write_whole(part / "README.md", lambda file: file.write_text(about, encoding="utf-8"))
-    part.rename(out)
+    try:
+        check_clip(str(model), part, config["clip"])
+        part.chmod(0o755)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def card(result, where, data, world):
@@ -133,8 +139,10 @@ def card(result, where, data, world):
         for unit in by_unit
     ]
     used = ", ".join(f"{threshold:g} on `{name}`" for name, threshold in result["thresholds"].items())
-    shown = [key for key in values if key.split(".")[0] in (*method.split("+"), "train", "segment") and not key.endswith("templates")]
+    sections = ("clip", *method.split("+"), "train", "segment")
+    shown = [key for key in values if key.split(".")[0] in sections and not key.endswith("templates")]
     text = CARD.format(
+        licence="mit" if world else "other",  # a CLIP and data of others have terms of their own
         name=where.rstrip("/").split("/")[-1],
         weights=result["weights"],
         method=method_name(method),
@@ -148,7 +156,10 @@ def card(result, where, data, world):
         versions=", ".join(f"{package} {version}" for package, version in result["versions"]),
         classes=", ".join(f"{name} `{digest[:16]}…`" for name, digest in result["classes"]),
     )
-    return text.replace(SUPERVISED, ON_LABELS) if method == "supervised" else text
+    if method == "supervised":
+        for said, instead in ((SUPERVISED, ON_LABELS), (" learned from image-text pairs alone", ""), (", text-supervision]", "]")):
+            text = text.replace(said, instead)
+    return text
 
 
 def push(out, repository, private=False):

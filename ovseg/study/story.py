@@ -62,7 +62,10 @@ def values(sections):
 
 
 def reference(run):
-    """The result of another run for comparison, or None if it is not there or was made with other values. run: runs.Run."""
+    """The result of another run for comparison, or None if it is not there or was made with other values of its own.
+
+    run: runs.Run. Other data, or other code, is not noticed.
+    """
     if not run.result.is_file():
         return None
     result = json.loads(run.result.read_text())

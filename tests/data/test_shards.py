@@ -208,7 +208,7 @@ def test_captions_are_found_where_others_keep_them(tmp_path, parts, caption):
     assert (key, found) == ("a/Folder/k", caption) and not report.skipped and not report.repaired
 
 
-@pytest.mark.parametrize("described", [b"{", b"[]", b"{}", b'{"caption": null}', b'{"caption": 3}', b"\xff"])
+@pytest.mark.parametrize("described", [b"{", b"[]", b"{}", b'{"caption": null}', b'{"caption": 3}', b"\xff", b"[" * 100_000])
 def test_a_description_without_a_caption_is_none(tmp_path, described):
     _, report = read_all(write_tar(tmp_path / "a.tar", [("k", {"jpg": GOOD["jpg"], "json": described})]))
     assert report.skipped == {"no caption": 1}

@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny import changed
 
+from ovseg.methods.decoder import Decoder
+from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import WindowGrid, stitch
 from ovseg.study import examples
 
@@ -39,19 +42,21 @@ def test_raw_labels_are_those_of_the_embeddings_in_blocks():
     torch.manual_seed(0)
     cosines = torch.randn(2, 3, 4, 4)
     scores = stitch(cosines, WindowGrid(8, 16, (0,), (0, 8)), 8, (8, 16))
-    segmenter = SimpleNamespace(settings=SimpleNamespace(scale=1.0, threshold=0.5))
+    segmenter = Segmenter(None, Decoder(4), changed(scale=1.0))
     encoded = SimpleNamespace(threshold=None, benchmark=SimpleNamespace(background=False))
     expected = np.kron(np.concatenate(cosines.argmax(1).numpy(), 1), np.ones((2, 2), int))
     assert np.array_equal(examples.raw(scores, encoded, segmenter), expected)
 
 
+@pytest.mark.parametrize("averaged", ["cosine", "softmax"])
 @pytest.mark.parametrize("of_benchmark, expected", [(None, 0.5), (0.6, 0.6)])
-def test_raw_labels_below_the_threshold_are_background(of_benchmark, expected):
+def test_raw_labels_below_the_threshold_are_background(of_benchmark, expected, averaged):
     cosines = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    scores = stitch(cosines, WindowGrid(4, 4, (0,), (0,)), 4, (4, 4))
-    segmenter = SimpleNamespace(settings=SimpleNamespace(scale=1.0, threshold=0.5))
-    encoded = SimpleNamespace(threshold=of_benchmark, benchmark=SimpleNamespace(background=True))
     share = np.exp(cosines[0].numpy())
     share = share / share.sum(0)
+    averages = cosines if averaged == "cosine" else torch.from_numpy(share)[None]  # what `classify` stitches
+    scores = stitch(averages, WindowGrid(4, 4, (0,), (0,)), 4, (4, 4))
+    segmenter = Segmenter(None, Decoder(4), changed(scale=1.0, threshold=0.5, averaged=averaged))
+    encoded = SimpleNamespace(threshold=of_benchmark, benchmark=SimpleNamespace(background=True))
     wanted = np.where(share.max(0) < expected, 0, 1 + share.argmax(0))
     assert np.array_equal(examples.raw(scores, encoded, segmenter), wanted)

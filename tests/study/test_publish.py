@@ -227,8 +227,8 @@ def test_a_segmenter_that_was_made_in_memory_has_no_files_to_save(clip, decoder)
     "error, kind, message",
     [
         (lambda: errors.HFValidationError("no"), FileNotFoundError, "me/absent: no such folder, and no such model on the Hub"),
-        (lambda: errors.LocalEntryNotFoundError("no\nnet"), ConnectionError, "me/absent: .* and the Hub cannot be reached: no net"),
-        (lambda: errors.OfflineModeIsEnabled("offline"), ConnectionError, "the Hub cannot be reached: offline"),
+        (lambda: errors.LocalEntryNotFoundError("no\nnet"), ConnectionError, "me/absent: .* and it cannot be downloaded: no net"),
+        (lambda: errors.OfflineModeIsEnabled("offline"), ConnectionError, "it cannot be downloaded: offline"),
     ],
 )
 def test_a_name_that_nobody_knows_is_a_clear_error(project, monkeypatch, error, kind, message):
@@ -279,3 +279,18 @@ def test_a_pickle_beside_the_clip_is_not_opened(project):
     Path("out/clip/open_clip_pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match="open_clip_pytorch_model.bin would be unpickled"):
         Segmenter.from_pretrained("out", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("tokenizer_config.json", '{"auto_map": {}}', "tokenizer_config.json holds auto_map"),
+        ("more.json", '{"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": true}}}', "more.json holds trust_remote_code"),
+        ("open_clip_config.json", '{"model_cfg": {"vision_cfg": {"timm_model_name": "hf-hub:x/y"}}}', "allowed are timm's names"),
+    ],
+)
+def test_a_clip_that_would_fetch_code_is_refused(project, file, content, message):
+    publish.write("models/mgca", "out")
+    Path("out/clip", file).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        hub.fetch("out")
