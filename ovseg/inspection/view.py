@@ -13,7 +13,7 @@ import torch
 from ..benchmarks.layouts import IGNORED
 from ..methods import mgca as method
 from ..segmentation import units
-from ..segmentation.windows import BACKGROUND, cut_windows, shares
+from ..segmentation.windows import BACKGROUND, cut_windows, probabilities
 
 RIGHT, WRONG, NOT_JUDGED = 0, 1, 2
 
@@ -141,7 +141,7 @@ class View:
         cosines = classes @ formed.descriptions[window, :, y, x]
         line, place = (min(int(share * len(side)), len(side) - 1) for share, side in ((down, scores.down), (across, scores.across)))
         found = scores.rows(slice(line, line + 1))[:, 0, place]
-        chances = shares(found, self.segmenter.scale)
+        chances = probabilities(found, self.segmenter.scale)
         order = found.argsort(descending=True)[:best].tolist()
         texts = [(names[i], found[i].item(), chances[i].item(), cosines[i].item()) for i in order]
         unit = int(formed.of_windows[window, y, x])

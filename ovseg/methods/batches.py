@@ -17,7 +17,7 @@ from ..data import captions, preparation, shards
 from ..data.images import center_crop
 from . import distributed
 
-SHUFFLE = 2048  # raw samples that a worker mixes when images are streamed
+SHUFFLE = 2048  # raw samples among which a worker draws when images are streamed; it waits for as many, or for all that it has
 
 
 @dataclass
@@ -73,7 +73,7 @@ class StreamedImages:
             wds.SimpleShardList([own[i] for i in np.random.default_rng((seed, epoch)).permutation(len(own))]),
             wds.split_by_worker,
             _samples,
-            wds.shuffle(SHUFFLE, rng=random.Random(hash((seed, epoch)))),
+            wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((seed, epoch)))),
             partial(_decoded, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size),
         )
         loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=min(self.workers, len(own))))

@@ -1,4 +1,4 @@
-"""TCL: text-grounded contrastive learning (Cha et al. 2023), its feature level, on the decoder's pixel embeddings.
+"""TCL: text-grounded contrastive learning (Cha et al. 2023), on the decoder's pixel embeddings.
 
 A text grounds a mask in each image, and what is contrasted is the mean of the pixels in it (their Eq. 3-9):
 

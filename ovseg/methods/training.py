@@ -49,7 +49,8 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
     every process calls this, and gets the same decoder; the first one writes checkpoints.
     Raises ValueError when there are too few pairs for a batch, when the batch does not divide among the processes, or when images are
     fewer than `prepare` found; FloatingPointError when the loss is not finite. A SIGTERM ends the training with
-    preemption.EXIT_CODE after the running step, of which a checkpoint is written; in a group, by the first process.
+    preemption.EXIT_CODE after the running step, of which a checkpoint is written. In a group the first process must get
+    it, as it does where a cluster sends it to all: the others leave it to the first.
     """
     world = distributed.joined()
     if settings.batch % world.size:

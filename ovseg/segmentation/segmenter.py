@@ -25,7 +25,7 @@ from ..methods.decoder import Decoder
 from ..schema import LOCAL, Clip, Segment
 from . import hub, units
 from .names import check
-from .windows import BACKGROUND, Scores, cut_windows, shares, stitch
+from .windows import BACKGROUND, Scores, cut_windows, probabilities, stitch
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Segmenter:
         where: WindowGrid of the windows. classes (C, d), unit length. size: (H, W) of the scores. Returns Scores.
         """
         cosines = torch.einsum("ndhw,cd->nchw", descriptions, classes)
-        scores = shares(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
+        scores = probabilities(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
         return stitch(scores, where, self.settings.window, size)
 
     @property

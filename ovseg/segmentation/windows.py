@@ -119,7 +119,7 @@ def stitch(scores, where, window, size):
 def to_labels(scores, scale=None, threshold=None, others=0):
     """Label map of class scores (C, H, W) -> (H, W) int64.
 
-    Without a threshold the best class. With one, 0 where the `shares` of all classes stay below it: the background; 1 + the best class
+    Without a threshold the best class. With one, 0 where the `probabilities` of all classes stay below it: the background; 1 + the best class
     elsewhere. others: how many of the last classes are background too, with a threshold or without.
     """
     if threshold is None:
@@ -130,11 +130,11 @@ def to_labels(scores, scale=None, threshold=None, others=0):
 
 
 def foreground(scores, scale):
-    """The best class against a background: its share, and 1 + its index. scores (C, H, W) -> (H, W) both."""
-    best, label = shares(scores, scale).max(0)
+    """The best class against a background: its probability, and 1 + its index. scores (C, H, W) -> (H, W) both."""
+    best, label = probabilities(scores, scale).max(0)
     return best, label + 1
 
 
-def shares(scores, scale, dim=0):
+def probabilities(scores, scale, dim=0):
     """softmax(scale * scores) over the classes, which lie along dim; scale of None: scores that are the softmax already."""
     return scores if scale is None else (scores * scale).softmax(dim)

@@ -64,6 +64,12 @@ def test_worker_processes_give_every_pair_once_in_an_order_of_their_own_seed(tmp
     assert first == again and sorted(row for rows in first for row in rows) == list(range(20))
 
 
+def test_a_streamed_batch_draws_from_the_whole_shard_and_not_from_its_head(tmp_path):
+    images = stream(tmp_path, counts=(400,))
+    rows = epoch_of(images, batch=50)[0][0]
+    assert all((rows // 100 == quarter).sum() > 4 for quarter in range(4))  # 12.5 of each quarter expected
+
+
 def prepared(folder, images):
     """What `prepare` and `encode` leave in a folder, features of images aside."""
     bank_of(["a cat"] * len(images.keys), ["many {}."]).save(folder)
