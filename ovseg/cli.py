@@ -1,7 +1,7 @@
-"""The command `ovseg`: segment pictures, evaluate a folder, list models, publish one.
+"""The command `ovseg`: segment pictures, evaluate a folder, check data, list models, publish one.
 
-Exit codes: 0 all done, 1 some pictures failed or the evaluation did, 2 wrong usage, found before any work. Errors are one line on
-stderr. What takes seconds to import is imported in the commands.
+Exit codes: 0 all done, 1 some pictures failed, the evaluation did, or data look wrong, 2 wrong usage, found before any work. Errors are
+one line on stderr. What takes seconds to import is imported in the commands.
 """
 
 import json
@@ -47,7 +47,7 @@ THRESHOLD = click.option(
 def commands():
     """Open-vocabulary segmentation: name any classes, get a label map.
 
-    Exit codes: 0 all done, 1 some pictures failed, 2 wrong usage.
+    Exit codes: 0 all done, 1 some pictures failed or data look wrong, 2 wrong usage.
     """
 
 
@@ -174,6 +174,35 @@ def evaluate(folder, threshold, model, seed, device, file, force):
     click.echo(f"IoU in percent, {result['pictures']} pictures, {model}, seed {seed}{of_background}")
     for name, value in rows:
         click.echo(f"{name:{width}}  {'  -' if value is None else f'{value:5.1f}'}")
+
+
+@commands.command("check-data")
+@click.argument("folders", nargs=-1)
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=0), help="Pictures looked at of each; 0: all.")
+@click.option(
+    "--model", metavar="FOLDER", help="Segment a few pictures with it, too: do predictions fit the labels better if shifted by one?"
+)
+@SEED
+@DEVICE
+def check_data(folders, limit, model, seed, device):
+    """Count what is in the image-text pairs and benchmarks of params.yaml, or in FOLDERS as `evaluate` takes them.
+
+    Prints sizes, captions, and how often each label id occurs, with its class. Warns of files that cannot be read, ids that no class has,
+    and labels that look off by one. Exit code 1 if there is a warning.
+    """
+    from .study import data_check
+    from .study.folder import open_folder
+
+    try:
+        found = data_check.Data(benchmarks=[open_folder(folder) for folder in folders]) if folders else data_check.open_study()
+        segmenter = model and _load(model, device, seed)
+    except (OSError, ValueError) as error:
+        raise WrongUsage(_line(error)) from None
+    warned = False
+    for text, warnings in data_check.check(found, limit, segmenter):
+        click.echo("\n  warning: ".join([text, *warnings]) + "\n")
+        warned |= bool(warnings)
+    sys.exit(1 if warned else 0)
 
 
 @commands.command()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset as wds
+import yaml
 from PIL import Image
 from tiny import TINY, P, changed, picture
 
@@ -287,6 +289,43 @@ def test_what_cannot_be_evaluated_is_one_line(here, capsys):
     (folder / "classes.txt").write_text("cat\nsofa")  # labels hold 2
     assert ovseg("evaluate", "mine") == 1
     assert "label map 0 holds 2; allowed are 0..1 and 255" in capsys.readouterr().err.splitlines()[-1]
+
+
+# ---- check-data
+
+
+def test_data_are_counted_and_what_looks_wrong_has_exit_code_1(here, capsys):
+    folder = benchmark(here / "mine", ["cat", "sofa", "sky"])
+    assert ovseg("check-data", "mine") == 0
+    out = capsys.readouterr().out
+    assert "benchmark mine: 2 of 2 pictures, 3 classes" in out and "sofa" in out and "(ignored)" in out and "warning" not in out
+    (folder / "classes.txt").write_text("cat\nsofa")
+    assert ovseg("check-data", "mine", "--model", "models/mgca") == 1
+    assert "\n  warning: id 2 belongs to no class: " in capsys.readouterr().out
+
+
+def test_a_studys_data_are_those_of_params_yaml(here, capsys):
+    assert "no params.yaml" in refused(capsys, "check-data")
+    values = yaml.safe_load((Path(__file__).parent.parent / "params.yaml").read_text())
+    (here / "params.yaml").write_text(yaml.safe_dump(values))
+    assert "`dvc repro prepare` renders them" in refused(capsys, "check-data")
+    with wds.TarWriter(str(here / "pairs.tar")) as tar:
+        for index, text in enumerate(["a dog", "a red car"]):
+            tar.write({"__key__": f"k{index}", "png": picture(10, 12, index), "txt": text})
+    benchmark(here / "mine", ["cat", "sofa", "sky"])
+    values["data"]["shards"] = "pairs.tar"
+    values["benchmarks"] = {
+        "mine": {"folder": "mine"},
+        "lost": {"folder": "lost"},
+        "voc": {"layout": "voc", "folder": "voc", "optional": True},
+    }
+    values["evaluate"]["thresholds"], values["supervised"]["labels"], values["ablations"]["trained"] = {}, None, []
+    (here / "params.yaml").write_text(yaml.safe_dump(values))
+    assert ovseg("check-data") == 1
+    out = capsys.readouterr().out
+    assert "pairs: 2 looked at, in 1 shards" in out and "benchmark mine: 2 of 2" in out
+    assert "benchmark voc: left out, because it is optional and voc" in out
+    assert out.count("warning") == 1 and "benchmark lost: cannot be opened\n  warning: lost does not exist" in out
 
 
 # ---- models

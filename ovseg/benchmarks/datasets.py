@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,10 @@ class NotHere(FileNotFoundError):
     """A benchmark that is not on this machine: its folder, its folder of label maps or its shards do not exist."""
 
 
+def _stop(error):
+    raise error
+
+
 class BenchmarkBase:
     """Iterating yields (key, PIL RGB image, label map (H, W) of indices into the classes and 255); len() is how many.
 
@@ -27,7 +32,7 @@ class BenchmarkBase:
     source: benchmarks that agree on it hold the same images in the same order. files, label_files: paths of images and of
     label maps; shards hold both. label: in shards, the extension of label maps. Opening raises NotHere, FileNotFoundError if
     only a part is missing, or ValueError on bad names; iterating raises ValueError on a label map of another size or with other
-    values, or a file that cannot be read.
+    values, or a file that cannot be read. decoded: of a label map as it is stored, the indices, same shape.
     """
 
     label = None
@@ -62,7 +67,8 @@ class BenchmarkBase:
         return len(self.files)
 
     def __iter__(self):
-        for key, image, labels in self._samples():
+        for key, image, stored in self.samples():
+            labels = self.decoded(stored)
             if labels.shape != (image.height, image.width):
                 sizes = f"image is {image.width}x{image.height}, label map {labels.shape[1]}x{labels.shape[0]}"
                 raise ValueError(f"benchmark {self.name}: {key}: {sizes}")
@@ -72,9 +78,20 @@ class BenchmarkBase:
                 raise ValueError(f"benchmark {self.name}: label map {key} holds {known.max()}; allowed are {allowed}")
             yield key, image, labels
 
-    def _samples(self):
-        for key, image, labels in zip(self.keys, self.files, self.label_files, strict=True):
-            yield key, self._read(image, image, rgb), self._read(labels, labels, label_map)
+    def decoded(self, labels):
+        return labels
+
+    def samples(self, step=1, failed=_stop):
+        """Yields (key, PIL RGB image, label map (H, W) as it is stored) of every `step`-th picture, unchecked.
+
+        failed: called with a ValueError for each that cannot be read, and left out.
+        """
+        for index in range(0, len(self), step):
+            image, labels = self.files[index], self.label_files[index]
+            try:
+                yield self.keys[index], self._read(image, image, rgb), self._read(labels, labels, label_map)
+            except ValueError as error:
+                failed(error)
 
     def _read(self, file, where, convert):
         """What `convert` makes of the PIL image in a file. Raises ValueError that says where it is."""
@@ -121,21 +138,28 @@ class ShardBenchmark(BenchmarkBase):
             self._length = sum(1 for path in self.files for _ in shards.read_samples(path))
         return self._length
 
-    def _samples(self):
+    def samples(self, step=1, failed=_stop):
+        """As of BenchmarkBase."""
+        index = itertools.count()
         for path in self.files:
             report = shards.Report()
             for sample in shards.read_samples(path, report):
-                where = f"sample {sample['__key__']} of {path}"
-                if self.label not in sample:
-                    raise ValueError(f"benchmark {self.name}: {where} has no {self.label}")
-                labels = self._read(io.BytesIO(sample[self.label]), f"{where}: {self.label}", label_map)
-                try:
-                    image = shards.decode_image(sample)
-                except shards.BadSample as bad:
-                    raise ValueError(f"benchmark {self.name}: {where}: {bad}") from None
-                yield sample["__key__"], image, labels
+                if next(index) % step == 0:
+                    try:
+                        yield self._decode(sample, f"sample {sample['__key__']} of {path}")
+                    except ValueError as error:
+                        failed(error)
             if report.skipped:  # e.g. a truncated tar: a benchmark on fewer images would be another benchmark
-                raise ValueError(f"benchmark {self.name}: {path}: {', '.join(report.skipped)}")
+                failed(ValueError(f"benchmark {self.name}: {path}: {', '.join(report.skipped)}"))
+
+    def _decode(self, sample, where):
+        if self.label not in sample:
+            raise ValueError(f"benchmark {self.name}: {where} has no {self.label}")
+        labels = self._read(io.BytesIO(sample[self.label]), f"{where}: {self.label}", label_map)
+        try:
+            return sample["__key__"], shards.decode_image(sample), labels
+        except shards.BadSample as bad:
+            raise ValueError(f"benchmark {self.name}: {where}: {bad}") from None
 
 
 class LayoutBenchmark(BenchmarkBase):
@@ -161,8 +185,8 @@ class LayoutBenchmark(BenchmarkBase):
             if not path.is_file():
                 raise FileNotFoundError(f"benchmark {name}: {path} does not exist; {hint}")
 
-    def _samples(self):
-        return ((key, image, self.layout.decoded(labels)) for key, image, labels in super()._samples())
+    def decoded(self, labels):
+        return self.layout.decoded(labels)
 
 
 def open_benchmark(name, settings, split="evaluated"):

@@ -119,8 +119,8 @@ def stitch(scores, where, window, size):
 def to_labels(scores, scale=None, threshold=None, others=0):
     """Label map of class scores (C, H, W) -> (H, W) int64.
 
-    Without a threshold the best class. With one, 0 where the `probabilities` of all classes stay below it: the background; 1 + the best class
-    elsewhere. others: how many of the last classes are background too, with a threshold or without.
+    Without a threshold the best class. With one, 0 where the `probabilities` of all classes stay below it, the background; elsewhere 1 +
+    the best class. others: how many of the last classes are background too, with a threshold or without.
     """
     if threshold is None:
         label = scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
