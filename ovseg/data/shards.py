@@ -68,15 +68,18 @@ class Report:
 def expand(spec):
     """Paths of shards, sorted: from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder with tars in it.
 
-    Raises FileNotFoundError if nothing matches.
+    Raises FileNotFoundError if nothing matches, or not every part of a brace range.
     """
     if spec and Path(spec).is_dir():
         spec = f"{glob.escape(str(spec))}/*.tar"
     parts = [str(spec)] if Path(spec).is_file() else wds.shardlists.expand_urls(str(spec))
-    names = [path for part in parts for path in ([part] if Path(part).is_file() else sorted(glob.glob(part)))]
-    if not names:
+    found = {part: [part] if Path(part).is_file() else sorted(glob.glob(part)) for part in parts}
+    missing = [part for part, names in found.items() if not names]
+    if len(missing) == len(found):
         raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars")
-    return names
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} of {len(found)} shards of {spec} do not exist, the first {missing[0]}")
+    return [name for names in found.values() for name in names]
 
 
 def read_samples(path, report=None):

@@ -312,7 +312,6 @@ def folder(tmp_path):
         ("part-*.tar", [0, 1, 2, 10]),
         ("part-0?.tar", [0, 1, 2]),
         ("part-{00..02}.tar", [0, 1, 2]),
-        ("part-{00..99}.tar", [0, 1, 2, 10]),
         ("part-{02,00}.tar", [2, 0]),
     ],
 )
@@ -326,6 +325,12 @@ def test_expand_of_nothing_names_what_was_sought(tmp_path, monkeypatch, spec):
     with pytest.raises(FileNotFoundError) as caught:
         expand(spec)
     assert f"no shards at {spec}" in str(caught.value) and "webdataset tars" in str(caught.value)
+
+
+def test_a_brace_range_with_a_shard_missing_is_an_error(folder):
+    with pytest.raises(FileNotFoundError, match=r"8 of 11 shards of .*part-\{00\.\.10\}\.tar do not exist, the first .*part-03\.tar"):
+        (folder / "part-10.tar").rename(folder / "part-11.tar")
+        expand(str(folder / "part-{00..10}.tar"))
 
 
 def test_a_path_may_hold_brackets(tmp_path):
