@@ -21,7 +21,7 @@ from . import markup
 
 PAIRS, FILE, NONE = "training pairs", "a file", "(none)"
 SQUARES = [side * side for side in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16)]  # meta-points; at most 16 x 16 fit a training picture here
-UNITS = ["meta-point", "pixel", "group"]
+UNITS = ["meta-point", "pixel", "group", "learned-group"]
 
 
 def _wide(width="100%"):
@@ -65,7 +65,7 @@ class Controls:
         self.beta = _slider("beta", m.beta, 0.005, 0.5, 0.005, readout_format=".3f")
         self.k = _slider("k", m.k, 0, m.alpha, 0.01)
         self.unit = Dropdown(
-            description="unit", options=UNITS, value=s.unit if s.unit in UNITS else UNITS[0], layout=_wide("180px"), **close
+            description="unit", options=UNITS, value=s.unit, layout=_wide("180px"), **close
         )
         points = sorted({*SQUARES, s.meta_points})
         self.meta_points = SelectionSlider(description="meta-points", options=points, value=s.meta_points, layout=_wide("230px"), **close)

@@ -231,18 +231,22 @@ class Inspector:
         c, picture, ring = self.controls, self._background(self.read), self.clicked
         scored = [name for name in names if name != BACKGROUND]
         classes = opened.texts.classes(scored)
-        formed = slot.view.form(c.unit.value, c.meta_points.value)
+        lacking = c.unit.value == "learned-group" and opened.segmenter.grouping is None
+        unit = "meta-point" if lacking else c.unit.value
+        formed = slot.view.form(unit, c.meta_points.value)
         truth = self.picture.truth
         scores = slot.view.score(formed, classes, None if truth is None else truth.shape)
         threshold = c.threshold.value if c.background.value else None
         labels = scores.labels(opened.segmenter.scale, threshold).numpy()
         units, cosines, label_map, error = slot.labelling
-        key, text = (slot.seen, ring, c.unit.value, c.meta_points.value), c.texts()[0]
+        key, text = (slot.seen, ring, unit, c.meta_points.value, lacking), c.texts()[0]
         count = len(formed.ids.unique())
         dots = () if formed.points is None else (formed.points + 0.5) / formed.ids.shape
         windows = len(formed.of_windows)
-        kind = {"meta-point": f"around {c.meta_points.value} meta-points", "pixel": "a pixel each", "group": "by k-means"}[c.unit.value]
-        note = markup.note(f"each of {windows} windows has its own; shown is the nearer one" if windows > 1 else "")
+        kinds = {"pixel": "a pixel each", "group": "by k-means", "learned-group": "as learned in training"}
+        kind = kinds.get(unit, f"around {c.meta_points.value} meta-points")
+        notes = ["this run has learned no groups"] * lacking + ["each window has its own; shown is the nearer one"] * (windows > 1)
+        note = markup.note("; ".join(notes))
         title = f"{count} units {kind}{' a window' * (windows > 1 and formed.points is not None)}"
         units.draw(key, title, lambda: panels.png(panels.units(picture, formed.ids), dots, ring=ring), note)
         values = slot.view.unit_scores(formed, opened.texts.unit(text, names)).numpy()

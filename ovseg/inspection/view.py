@@ -111,7 +111,7 @@ class View:
         return Selection(similarity, mask, divmod(int(ranked[-1]), width), divmod(int(order[0]), width), region)
 
     def form(self, unit, meta_points):
-        """The Units of the picture. unit: pixel, meta-point or group. meta_points: a square number, for that unit."""
+        """The Units of the picture. unit: as of units.form; learned-group needs a segmenter that has such. meta_points: a square number."""
         s = self.segmenter.settings.model_copy(update={"unit": unit, "meta_points": meta_points})
         _, of_windows = units.form(self.embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.segmenter.grouping)  # n, h, w
         height, width = of_windows.shape[1:]

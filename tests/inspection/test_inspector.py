@@ -5,15 +5,17 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_project import write
-from tiny import changed, picture
+from tiny import P, changed, picture
 
 from ovseg import Segmenter
 from ovseg.inspection import inspector as module
 from ovseg.inspection.inspector import Inspector
 from ovseg.inspection.runs import Opened, find
 from ovseg.inspection.view import Texts
+from ovseg.methods import groupvit
 from ovseg.study import figures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,6 +61,20 @@ def test_each_slider_draws_what_depends_on_it(page):
         found = drawn_again(page, lambda name=name, value=value: setattr(getattr(c, name), "value", value))
         assert found and found <= expected, name
     assert {"labels", "error"} & drawn_again(page, lambda: setattr(c.background, "value", not c.background.value))
+
+
+def test_learned_groups_are_shown_of_a_run_that_has_some(page, monkeypatch):
+    opened = module.open_run("mgca", "models")
+    page.controls.unit.value = "learned-group"
+    units = page.slots[0].labelling[0]
+    assert "units around 4 meta-points" in units.title.value and "this run has learned no groups" in units.foot.value
+    torch.manual_seed(0)
+    grouping = groupvit.Objective(P.groupvit.model_copy(update={"groups": 3}), opened.segmenter.clip.width)
+    learned = Segmenter(opened.segmenter.clip, opened.segmenter.decoder, opened.segmenter.settings, grouping)
+    monkeypatch.setattr(module, "open_run", lambda name, models: opened._replace(segmenter=learned))
+    page.controls.index.value = 1
+    count = len(page.slots[0].view.form("learned-group", 4).ids.unique())
+    assert f"{count} units as learned in training" in units.title.value and "no groups" not in units.foot.value
 
 
 def test_k_stays_within_the_object(page):

@@ -8,6 +8,7 @@ from tiny import P, changed, picture
 
 from ovseg import Segmenter
 from ovseg.inspection.view import NOT_JUDGED, RIGHT, WRONG, Texts, View, cells, errors
+from ovseg.methods import groupvit
 from ovseg.methods import mgca as method
 from ovseg.segmentation import units
 from ovseg.segmentation.windows import WindowGrid
@@ -73,8 +74,10 @@ def test_selection_is_that_of_a_sort_and_of_the_losses(segmenter, texts, alpha, 
     assert np.ravel_multi_index(found.positive, (8, 12)) == batch["positive"][0]
 
 
-@pytest.mark.parametrize("unit", ["meta-point", "pixel", "group"])
+@pytest.mark.parametrize("unit", ["meta-point", "pixel", "group", "learned-group"])
 def test_labels_are_those_of_the_segmenter(segmenter, texts, unit):
+    torch.manual_seed(0)
+    segmenter = Segmenter(segmenter.clip, segmenter.decoder, segmenter.settings, groupvit.Objective(P.groupvit, segmenter.clip.width))
     view = View(segmenter, WIDE)
     scores = view.score(view.form(unit, 4), texts.classes(NAMES))
     expected = segmenter.with_unit(unit).segment(WIDE, NAMES)
