@@ -195,6 +195,6 @@ if __name__ == "__main__":
         params.enter_project()
         runs = params.load_runs()
         preflight.check(runs)
-        preflight.check_files(runs[""])
+        preflight.check_files(runs)
     except params.ParamsError as error:
         sys.exit(f"{error}")

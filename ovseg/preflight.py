@@ -45,18 +45,25 @@ def check(runs):
         check_batches(runs, p.scenes.pairs)
 
 
-def check_files(p):
-    """That data.shards and the benchmarks are on this machine, and a benchmark's folder complete. Raises ParamsError, one line.
+def check_files(runs):
+    """That data.shards and the benchmarks are on this machine, a benchmark's folder complete, and label maps in the shards of a supervised
+    training, as far as their first sample tells. Raises ParamsError, one line.
 
-    What `prepare` makes is not looked for, nor a benchmark that is optional and not there. p: Params.
+    What `prepare` makes is not looked for, nor a benchmark that is optional and not there. runs: as of `check`.
     """
+    p = runs[""]
     if p.data.shards is not None:
         from .data import shards  # takes a second to import
 
         try:
-            shards.expand(p.data.shards)
+            paths = shards.expand(p.data.shards)
         except FileNotFoundError as error:
             raise ParamsError(f"data.shards: {error}") from None
+        for name in (name for name, run in runs.items() if run.train.method == "supervised"):
+            label = p.benchmarks[p.supervised.labels].label
+            if label not in next(shards.read_samples(paths[0]), {label: None}):
+                why = f"it learns from label maps, but the samples of {paths[0]} hold no {label}, that of supervised.labels"
+                raise ParamsError(f"ablations.trained: {name}: {why}")
     given = {name: b for name, b in p.benchmarks.items() if not (b.folder or b.shards or "").startswith(PREPARED)}
     if given:
         from .benchmarks import datasets  # imports torch

@@ -42,7 +42,7 @@ class Data(Section):
 
 
 class Benchmark(Section):
-    """One benchmark: a folder, plain or in a layout, or shards with label maps (benchmarks.py, layouts.py)."""
+    """One benchmark: a folder, plain or in a layout, or shards with label maps (benchmarks/datasets.py, layouts.py)."""
 
     folder: str | None = None
     layout: Layout | None = None
@@ -84,7 +84,7 @@ Benchmarks = Annotated[dict[BenchmarkName, Benchmark], Field(min_length=1), Afte
 
 
 class Clip(Section):
-    """The frozen CLIP (clip.py)."""
+    """The frozen CLIP (clip/frozen.py)."""
 
     model: str
     pretrained: str | None

@@ -431,7 +431,7 @@ def test_a_batch_that_does_not_divide_among_processes_is_named():
 
 
 @pytest.mark.parametrize("labels, allowed", [(None, "scenes, things"), ("street", "scenes, things"), ("scenes", "no benchmark in shards")])
-def test_the_supervised_ceiling_needs_a_benchmark_in_shards(written, labels, allowed):
+def test_the_supervised_reference_needs_a_benchmark_in_shards(written, labels, allowed):
     values = having("supervised.labels", labels)
     if labels == "scenes":
         values |= {"benchmarks": {"street": {"folder": "street"}}, "evaluate": values["evaluate"] | {"thresholds": {}}}

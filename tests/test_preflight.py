@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
+import webdataset as wds
 
 from ovseg import params, preflight, schema
 
@@ -96,15 +98,15 @@ def test_shards_and_benchmarks_that_are_not_there_are_named(tmp_path, monkeypatc
 
     def said(**sections):
         with pytest.raises(params.ParamsError) as caught:
-            preflight.check_files(having(**sections)[""])
+            preflight.check_files(having(**sections))
         return str(caught.value)
 
-    preflight.check_files(DEFAULT)  # `prepare` makes what the default study needs
+    preflight.check_files(RUNS)  # `prepare` makes what the default study needs
     assert said(data={"shards": "cc3m/{00000..00331}.tar"}).startswith("data.shards: ") and "cc3m" in said(data={"shards": "cc3m/*.tar"})
     voc = schema.Benchmark(layout="voc", folder="VOC2012")
     assert said(benchmarks={"voc": voc}).startswith("benchmark voc: VOC2012 does not exist; expected JPEGImages")
     optional = {"voc": voc.model_copy(update={"optional": True})}
-    preflight.check_files(having(benchmarks=optional)[""])
+    preflight.check_files(having(benchmarks=optional))
     mine = schema.Benchmark(folder="mine")
     (tmp_path / "mine/labels").mkdir(parents=True)
     assert "mine/images does not exist" in said(benchmarks=optional | {"mine": mine})
@@ -113,7 +115,17 @@ def test_shards_and_benchmarks_that_are_not_there_are_named(tmp_path, monkeypatc
     (tmp_path / "mine/images/a.png").write_bytes(b"")
     assert said(benchmarks={"mine": mine}) == "benchmark mine: no label map labels/a.png (mine)"
     (tmp_path / "mine/labels/a.png").write_bytes(b"")
-    preflight.check_files(having(benchmarks={"mine": mine})[""])
+    preflight.check_files(having(benchmarks={"mine": mine}))
+
+
+def test_a_supervised_line_wants_label_maps_in_the_training_shards(tmp_path):
+    with wds.TarWriter(str(tmp_path / "a.tar")) as tar:
+        tar.write({"__key__": "k", "png": np.zeros((9, 9, 3), np.uint8), "txt": "a dog"})
+    pairs = having(data={"shards": str(tmp_path / "a.tar")})
+    preflight.check_files(pairs)
+    pairs["train.method=supervised"] = pairs[""].model_copy(update={"train": DEFAULT.train.model_copy(update={"method": "supervised"})})
+    with pytest.raises(params.ParamsError, match=r"train.method=supervised: it learns from label maps, but .*a\.tar hold no scenes\.png"):
+        preflight.check_files(pairs)
 
 
 def test_gpus_that_are_not_there_are_missed(monkeypatch):

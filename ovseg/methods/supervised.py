@@ -1,4 +1,4 @@
-"""The supervised ceiling: the same decoder, trained on label maps of the training pairs, which no other method reads.
+"""The supervised reference: the same decoder, trained on label maps of the training pairs, which no other method reads.
 
 It says how much the frozen features and a decoder of this size can give; what a training on texts reaches of it is the report's
 "gap closed". supervised.labels names a benchmark in shards: the label maps have the same extension as the benchmark's, and its classes.

@@ -7,9 +7,9 @@ from .results import GROUPS
 
 NAMES = {"mgca": "MGCA", "mixreorg": "MixReorg", "tcl": "TCL", "pacl": "PACL", "groupvit": "GroupViT", "supervised": "supervised"}
 NOTE = """All methods train the same decoder on the same features, batches and steps, and all but the supervised one on the same texts with
-the same negatives (MixReorg's patches are contrasted within their mix). Under "its own" stands what a method has in place of the default
-run's value: learning rate, threshold of the background, unit; docs/methods.md says how they were chosen. Nothing else was tuned for
-any method. The untrained baseline is scored with the default run's threshold. The paper's columns are averages over its own benchmarks,
+the same negatives (MixReorg's patches are contrasted within their mix). "Its own" lists the values in which a method differs from the
+default run (learning rate, threshold of the background, unit); docs/methods.md says how they were chosen. Nothing else was tuned for any
+method. The untrained baseline is scored with the default run's threshold. The paper's columns are averages over its own benchmarks,
 the best where it lists several training sets: compare their order, not their values. Images a second are of segmenting benchmark pictures
 one by one with the method's own unit, CLIP included.
 """
@@ -26,7 +26,7 @@ def table(results, paper, spread, baseline, speeds):
 
     results: results.Results. paper: paper/tables.yaml. spread: report.spread. speeds: {run: images a second}, of none or some runs.
     """
-    own, pixels, gaps = results.averages(), results.averages("pixel"), results.gap_closed() if results.ceiling else None
+    own, pixels, gaps = results.averages(), results.averages("pixel"), results.gap_closed() if results.supervised else None
     theirs = dict(zip(GROUPS, (paper["with_background"]["rows"], paper["without_background"]["rows"]), strict=True))
     rows = []
     for run, method in {results.baseline: None, **results.methods}.items():

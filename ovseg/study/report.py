@@ -50,7 +50,7 @@ def write(findings, results, paper, images, speeds):
     ]
     if pairs := comparison.against(results):
         parts += [comparison.AGAINST, markdown(pd.DataFrame([_comparison(pair) for pair in pairs]))]
-    parts += ["## All runs\n", *([GAP] if results.ceiling else []), markdown(all_runs(results))]
+    parts += ["## All runs\n", *([GAP] if results.supervised else []), markdown(all_runs(results))]
     suites = {GROUPS[0]: paper["with_background"]["benchmarks"], GROUPS[1]: paper["without_background"]["benchmarks"]}
     for number, (group, table) in enumerate(zip(GROUPS, (paper["with_background"], paper["without_background"]), strict=True), 1):
         parts += [f"## Benchmarks {group}, beside the paper's Table {number}\n", markdown(beside_methods(results, table))]
@@ -98,7 +98,7 @@ def all_runs(results):
     """A row for each run: by its own unit, the gap that it closes, and by pixels where it was evaluated so. The supervised run has a
     row in any case."""
     own, tables = results.averages(), {"by pixels": results.averages("pixel")}
-    if results.ceiling is not None:
+    if results.supervised is not None:
         tables = {"gap closed": results.gap_closed()} | tables
     rows = []
     for run in results.changes:
@@ -106,7 +106,7 @@ def all_runs(results):
         for name, averages in tables.items():
             row |= {f"{group}, {name}": text.replace(NOT_RUN, "") for group, text in by_group(averages, run).items()}
         rows.append(row)
-    if results.ceiling is None:
+    if results.supervised is None:
         rows.append({"run": "train.method = supervised"} | dict.fromkeys(set(own["group"]), NOT_RUN))
     return pd.DataFrame(rows).fillna("")
 

@@ -41,7 +41,7 @@ class Results:
         return f"untrained/{self.parameters['clip.dense']}"
 
     @property
-    def ceiling(self):
+    def supervised(self):
         """The name of the supervised run, that with the fewest other changes, or None if none was run."""
         found = [run for run, changes in self.changes.items() if changes.get("train.method") == "supervised"]
         return min(found, key=lambda run: len(self.changes[run]), default=None)
@@ -56,8 +56,8 @@ class Results:
             if "train.method" in changes and set(changes) <= {"train.method", *OWN}:
                 found.setdefault(changes["train.method"], run)
         found.pop("supervised", None)
-        ceiling = {self.ceiling: "supervised"} if self.ceiling else {}
-        return {run: method for method, run in found.items()} | ceiling
+        supervised = {self.supervised: "supervised"} if self.supervised else {}
+        return {run: method for method, run in found.items()} | supervised
 
     @property
     def _compared(self):
@@ -94,16 +94,15 @@ class Results:
         return rows.groupby(["run", "seed", "group"], dropna=False, sort=False)["miou"].mean().reset_index()
 
     def gap_closed(self):
-        """How far each run goes from the baseline to the supervised run of the same seed, in percent: (run - baseline) / (ceiling -
-        baseline), by each run's own unit. Columns as of `averages`, NaN where there is no ceiling of that seed. A run that was not
-        trained has no seed: it is compared with the mean of the ceiling's."""
+        """How far each run goes from the baseline to the supervised run of the same seed, in percent:
+        (run - baseline) / (supervised - baseline), by each run's own unit. Columns as of `averages`, NaN without a supervised run of that
+        seed. A run that was not trained has no seed: it is compared with the mean of the supervised runs."""
         rows = self.averages()
         floor = rows["group"].map(rows[rows["run"] == self.baseline].set_index("group")["miou"])
-        of_ceiling = rows[rows["run"] == self.ceiling]
-        ceilings = of_ceiling.rename(columns={"miou": "ceiling"}).drop(columns="run")
-        ceiling = rows.merge(ceilings, "left", ["seed", "group"])["ceiling"]
-        ceiling = ceiling.where(rows["seed"].notna(), rows["group"].map(of_ceiling.groupby("group")["miou"].mean()))
-        return rows.assign(miou=100 * (rows["miou"] - floor) / (ceiling - floor))
+        supervised = rows[rows["run"] == self.supervised].drop(columns="run")
+        top = rows.merge(supervised, "left", ["seed", "group"], suffixes=("", " supervised"))["miou supervised"]
+        top = top.where(rows["seed"].notna(), rows["group"].map(supervised.groupby("group")["miou"].mean()))
+        return rows.assign(miou=100 * (rows["miou"] - floor) / (top - floor))
 
 
 def load_results(paths):

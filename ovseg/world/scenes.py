@@ -255,7 +255,7 @@ def write(settings, folder, kept=KEPT):
 
     settings: params.Scenes. The same settings give the same bytes. Calibration pictures are as many as the benchmark's and made
     alike: what labels help to choose (calibration.py) is chosen on these. Label maps are in train shards too, for people to look
-    at and for the supervised ceiling (methods/supervised.py); no other training reads one. Shards that an earlier run has rendered in
+    at and for the supervised reference (methods/supervised.py); no other training reads one. Shards that an earlier run has rendered in
     the same way stay, others in the folder are deleted. kept: the folder that says what each was rendered from.
     """
     folder, kept = Path(folder), Path(kept)

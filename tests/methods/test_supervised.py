@@ -1,4 +1,4 @@
-"""The supervised ceiling: its loss by loops, label maps cropped as images are, and that it learns from labels alone."""
+"""The supervised reference: its loss by loops, label maps cropped as images are, and that it learns from labels alone."""
 
 import io
 import math

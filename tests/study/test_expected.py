@@ -36,6 +36,14 @@ def test_the_readme_has_the_same_rows():
     assert len(readme) == 8 and {name: row[:4] for name, row in readme.items()} == {name: row[:4] for name, row in EXPECTED.items()}
 
 
+def test_the_readme_says_the_reports_verdicts():
+    report = dict(re.findall(r"^\| (F\d) \|.*\| \*\*(.+?)\*\* +\|$", committed("results/REPORT.md"), re.MULTILINE))
+    text = " ".join((ROOT / "README.md").read_text().split())
+    said = {"hold": "holds", "do not hold": "does not hold", "are undecided": "undecided"}
+    pairs = {verdict: re.search(rf"(F\d) and (F\d) {words}:", text).groups() for words, verdict in said.items()}
+    assert len(report) == 6 and {finding: verdict for verdict, pair in pairs.items() for finding in pair} == report
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_row_is_what_its_command_gave(name):
     *miou, _, command = EXPECTED[name]

@@ -100,7 +100,7 @@ def test_the_gap_closed_is_the_way_from_the_baseline_to_the_supervised_run_seed_
     study = results(run({}, (40, 42)), run({"mgca.k": 0}, (25,)), run({"train.method": "supervised"}, (70, 50)), untrained)
     found = study.gap_closed().set_index(["run", "seed"])["miou"]
     assert found["mgca", 0] == pytest.approx(100 * 30 / 60) and found["mgca", 1] == pytest.approx(100 * 32 / 40)
-    assert found["trained/mgca.k=0", 0] == pytest.approx(25) and found[study.ceiling, 0] == found[study.ceiling, 1] == 100
+    assert found["trained/mgca.k=0", 0] == pytest.approx(25) and found[study.supervised, 0] == found[study.supervised, 1] == 100
     table = report.all_runs(study).set_index("run")[f"{WITH}, gap closed"]
     assert table["default"] == "65.0 ± 21.2 (2)" and table["mgca.k = 0"] == "25.0" and table["train.method = supervised"][:5] == "100.0"
 
@@ -136,7 +136,7 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
 
 def test_without_a_supervised_run_its_row_says_so():
     table = report.all_runs(STUDY).set_index("run")
-    assert STUDY.ceiling is None and table.loc["train.method = supervised", WITH] == "not run"
+    assert STUDY.supervised is None and table.loc["train.method = supervised", WITH] == "not run"
     assert f"{WITH}, gap closed" not in table
 
 
