@@ -178,29 +178,30 @@ def evaluate(folder, threshold, model, seed, device, file, force):
 
 @commands.command("check-data")
 @click.argument("folders", nargs=-1)
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=0), help="Pictures looked at of each; 0: all.")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=0), help="Pairs, and pictures a benchmark; 0: all.")
 @click.option(
-    "--model", metavar="FOLDER", help="Segment a few pictures with it, too: do predictions fit the labels better if shifted by one?"
+    "--model", metavar="FOLDER", help="Compare its predictions with the labels of 20 pictures, too: do shifted labels fit better?"
 )
 @SEED
 @DEVICE
 def check_data(folders, limit, model, seed, device):
     """Count what is in the image-text pairs and benchmarks of params.yaml, or in FOLDERS as `evaluate` takes them.
 
-    Prints sizes, captions, and how often each label id occurs, with its class. Warns of files that cannot be read, ids that no class has,
-    and labels that look off by one. Exit code 1 if there is a warning.
+    Prints sizes, captions, and how often each label id occurs, with its class. Warnings are of what is wrong: files that cannot be read,
+    ids that no class has, labels that do not fit a model's predictions. Notes are of what may be. Exit code 1 if there is a warning.
     """
     from .study import data_check
     from .study.folder import open_folder
 
     try:
-        found = data_check.Data(benchmarks=[open_folder(folder) for folder in folders]) if folders else data_check.open_study()
         segmenter = model and _load(model, device, seed)
+        found = data_check.Data(benchmarks=[open_folder(folder) for folder in folders]) if folders else data_check.open_study()
     except (OSError, ValueError) as error:
         raise WrongUsage(_line(error)) from None
     warned = False
-    for text, warnings in data_check.check(found, limit, segmenter):
-        click.echo("\n  warning: ".join([text, *warnings]) + "\n")
+    for text, warnings, notes in data_check.check(found, limit, segmenter):
+        lines = [text, *(f"warning: {warning}" for warning in warnings), *(f"note: {note}" for note in notes)]
+        click.echo("\n  ".join(lines) + "\n")
         warned |= bool(warnings)
     sys.exit(1 if warned else 0)
 

@@ -129,7 +129,8 @@ class ShardBenchmark(BenchmarkBase):
         try:
             self.files = shards.expand(spec)
         except FileNotFoundError as error:
-            raise NotHere(f"benchmark {name}: {error}") from None
+            kind = FileNotFoundError if isinstance(error, shards.Incomplete) else NotHere
+            raise kind(f"benchmark {name}: {error}") from None
         super().__init__(name, classes, spec)
         self.label, self.label_files, self._length = label, [], None
 

@@ -10,7 +10,7 @@ import numpy as np
 
 CLASSES = Path(__file__).parent / "classes"
 IGNORED = 255
-THINGS = 80  # of COCO-Stuff's 171 classes, the first
+THINGS, THINGS_AND_STUFF = 80, 171  # numbers of COCO-Stuff's classes; things are the first
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Layout:
     def decoded(self, labels):
         """A label map as stored, (H, W) -> indices into the classes and 255, same shape and type."""
         if self.things_only:
-            return np.where(labels < THINGS, labels + 1, 0).astype(labels.dtype)
+            stuff = (labels >= THINGS) & (labels < THINGS_AND_STUFF) | (labels == IGNORED)
+            return np.where(stuff, 0, np.where(labels < THINGS, labels + 1, labels)).astype(labels.dtype)
         if self.zero_ignored:
             return np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1).astype(labels.dtype)
         return labels

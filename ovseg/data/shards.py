@@ -35,6 +35,10 @@ class BadSample(Exception):
     """A sample that cannot be used; the message is its kind, for counting."""
 
 
+class Incomplete(FileNotFoundError):
+    """Some shards of a brace range are there, and some are not."""
+
+
 @dataclass
 class Report:
     """What was found in shards: pairs that can be used, and counts of what was skipped and repaired, by kind."""
@@ -68,7 +72,7 @@ class Report:
 def expand(spec):
     """Paths of shards, sorted: from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder with tars in it.
 
-    Raises FileNotFoundError if nothing matches, or not every part of a brace range.
+    Raises FileNotFoundError if nothing matches, Incomplete if only some parts of a brace range do.
     """
     if spec and Path(spec).is_dir():
         spec = f"{glob.escape(str(spec))}/*.tar"
@@ -78,7 +82,7 @@ def expand(spec):
     if len(missing) == len(found):
         raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars")
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of {len(found)} shards of {spec} do not exist, the first {missing[0]}")
+        raise Incomplete(f"{len(missing)} of {len(found)} shards of {spec} do not exist, the first {missing[0]}")
     return [name for names in found.values() for name in names]
 
 

@@ -245,7 +245,8 @@ class Inspector:
         windows = len(formed.of_windows)
         kinds = {"pixel": "a pixel each", "group": "by k-means", "learned-group": "as learned in training"}
         kind = kinds.get(unit, f"around {c.meta_points.value} meta-points")
-        notes = ["this run has learned no groups"] * lacking + ["each window has its own; shown is the nearer one"] * (windows > 1)
+        notes = ["this run has learned no groups"] * lacking
+        notes += ["each window has units of its own; shown are those of the nearer one"] * (windows > 1)
         note = markup.note("; ".join(notes))
         title = f"{count} units {kind}{' a window' * (windows > 1 and formed.points is not None)}"
         units.draw(key, title, lambda: panels.png(panels.units(picture, formed.ids), dots, ring=ring), note)

@@ -1,13 +1,15 @@
 """Are data what they should be? Counts, sizes, captions, label ids by class, and signs that labels are off by one.
 
-What `ovseg check-data` prints. A benchmark whose label ids are shifted evaluates without an error, to an mIoU near 0.
+What `ovseg check-data` prints. Labels that are off by one are valid ids: nothing fails, and mIoU is near 0.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import islice
-from statistics import median
+from pathlib import Path
+from statistics import mean, median
+from typing import NamedTuple
 
 import numpy as np
 from tabulate import tabulate
@@ -18,13 +20,25 @@ from ..benchmarks import datasets
 from ..benchmarks.layouts import IGNORED
 from ..data import captions, shards
 
+RENDERED = "data/prepared/scenes/train-*.tar"
 SEGMENTED = 20  # pictures that a model segments to find shifted labels
-MANY = 0.5  # the share of captions from which on something odd about them is worth a warning
+SHOWN = 5  # warnings of one kind that are printed
+ENOUGH = 5  # pictures, and classes, without which ids say nothing of a shift
+AGREEING = 0.2  # mean share of a class' pixels that a shift has to explain
+ODD = 0.5  # share of captions from which on something odd about them is worth a warning
+
+
+class Finding(NamedTuple):
+    """The text of one part of the data. warnings: what is wrong. notes: what may be. Both are sentences."""
+
+    text: str
+    warnings: list = []
+    notes: list = []
 
 
 @dataclass
 class Data:
-    """What is to be checked. paths: of shards of pairs. benchmarks: opened. absent: (text, warnings) of each that cannot be opened."""
+    """What is to be checked. paths: of shards of pairs. benchmarks: opened. absent: a Finding for each part that cannot be opened."""
 
     paths: list = field(default_factory=list)
     benchmarks: list = field(default_factory=list)
@@ -33,39 +47,46 @@ class Data:
 
 
 def open_study():
-    """The Data of params.yaml, what `prepare` renders included. Raises ParamsError, FileNotFoundError without any pairs."""
+    """The Data of params.yaml, what `prepare` renders and pictures for calibration included. Raises ParamsError."""
     params.enter_project()
     p = params.load()
-    rendered = "data/prepared/scenes/train-*.tar"
+    found = Data(max_bad_fraction=p.data.max_bad_fraction)
     try:
-        found = Data(shards.expand(p.data.shards or rendered), max_bad_fraction=p.data.max_bad_fraction)
+        found.paths = shards.expand(p.data.shards or RENDERED)
     except FileNotFoundError as error:
         hint = "" if p.data.shards else "; `dvc repro prepare` renders them"
-        raise FileNotFoundError(f"{error}{hint}") from None
+        found.absent.append(Finding("pairs: cannot be opened", [f"{error}{hint}"]))
     for name, settings in p.benchmarks.items():
-        try:
-            found.benchmarks.append(datasets.open_benchmark(name, settings))
-        except (OSError, ValueError) as error:
-            why = str(error).removeprefix(f"benchmark {name}: ")
-            if settings.optional and isinstance(error, datasets.NotHere):
-                found.absent.append((f"benchmark {name}: left out, because it is optional and {why}", []))
-            else:
-                found.absent.append((f"benchmark {name}: cannot be opened", [why]))
+        for split in ("evaluated", "calibration") if settings.calibration else ("evaluated",):
+            title = name if split == "evaluated" else f"{name}, calibration"
+            try:
+                found.benchmarks.append(datasets.open_benchmark(title, settings, split))
+            except (OSError, ValueError) as error:
+                why = str(error).removeprefix(f"benchmark {title}: ")
+                if settings.optional and isinstance(error, datasets.NotHere):
+                    found.absent.append(Finding(f"benchmark {title}: left out, because it is optional and {why}"))
+                else:
+                    found.absent.append(Finding(f"benchmark {title}: cannot be opened", [why]))
     return found
 
 
 def check(data, limit, segmenter=None):
-    """Yields (text, warnings: a list of sentences) of the pairs and of each benchmark.
+    """Yields a Finding for the pairs and for each benchmark.
 
     data: Data. limit: how many pairs, and pictures of each benchmark, are looked at; 0: all. segmenter: as of `agreement`, or None.
     """
     if data.paths:
         pairs = count_pairs(data.paths, limit)
-        yield describe_pairs(data.paths, pairs), check_pairs(pairs, data.max_bad_fraction)
+        yield Finding(describe_pairs(data.paths, pairs), check_pairs(data.paths, pairs, data.max_bad_fraction))
     for benchmark in data.benchmarks:
         counts = count_labels(benchmark, limit)
-        shifted = check_agreement(agreement(segmenter, benchmark)) if segmenter else []
-        yield describe_benchmark(benchmark, counts), check_benchmark(benchmark, counts) + shifted
+        warnings = check_labels(benchmark, counts)
+        if segmenter:
+            try:
+                warnings += check_agreement(agreement(segmenter, benchmark))
+            except (OSError, ValueError, MemoryError, RuntimeError) as error:
+                warnings.append(f"the model cannot segment its pictures: {' '.join(str(error).split())}")
+        yield Finding(describe_labels(benchmark, counts), warnings, note_labels(benchmark, counts))
     yield from data.absent
 
 
@@ -82,9 +103,10 @@ class LabelCounts:
 
 def count_labels(benchmark, limit):
     """LabelCounts of at most `limit` pictures, evenly spread; 0: all. benchmark: BenchmarkBase."""
-    counts, step = LabelCounts(), math.ceil(len(benchmark) / limit) if limit else 1
+    counts, step = LabelCounts(), _step(benchmark, limit)
     samples = benchmark.samples(step, lambda error: counts.failed.append(str(error).removeprefix(f"benchmark {benchmark.name}: ")))
-    for key, image, labels in tqdm(samples, benchmark.name, len(benchmark) // step, mininterval=2, leave=False, disable=None):
+    total = math.ceil(len(benchmark) / step)
+    for key, image, labels in tqdm(samples, benchmark.name, total, mininterval=2, leave=False, disable=None):
         counts.sizes.append(image.size)
         if labels.shape != (image.height, image.width):
             counts.failed.append(f"{key}: image is {image.width}x{image.height}, label map {labels.shape[1]}x{labels.shape[0]}")
@@ -95,118 +117,155 @@ def count_labels(benchmark, limit):
     return counts
 
 
-def check_benchmark(benchmark, counts):
-    """What is wrong, or looks so, with the labels of a benchmark: a list of sentences. counts: of count_labels."""
-    count, found = len(benchmark.classes), list(counts.failed)
-    ids = {stored: _index(benchmark, stored) for stored in counts.pixels}  # stored id -> index into the classes, or 255
-    unknown = sorted(stored for stored, index in ids.items() if index != IGNORED and index >= count)
-    total = sum(counts.pixels.values())
-    for stored in unknown[:5]:
-        share = counts.pixels[stored] / total
-        found.append(f"id {stored} belongs to no class: {share:.1%} of pixels, first in {counts.first[stored]}")
-    if len(unknown) > 5:
-        found.append(f"{len(unknown) - 5} more ids belong to no class, up to {unknown[-1]}")
-    indices = set(ids.values())
-    missing = set(range(count)) - indices
-    if [ids[stored] for stored in unknown] == [count]:
-        start = "and id 0 is nowhere" if 0 not in ids else "0 may stand for no class, which is 255 here"
-        found.append(f"labels look one too high: the id above the last class is there, {start}")
-    elif missing == {0} and benchmark.background:
-        found.append("no pixel is background, the first class: do the ids count classes without it? Then they are one too low")
-    elif missing in ({0}, {count - 1}):
-        end = "first" if missing == {0} else "last"
-        found.append(f"labels may be off by one: every class is there but the {end}, {benchmark.classes[missing.pop()]}")
-    if sum(counts.pictures.values()) < 1.1 * len(counts.sizes) and count > 1:
-        found.append("nearly all label maps hold one id only")
+def _step(benchmark, limit):
+    return max(1, math.ceil(len(benchmark) / limit)) if limit else 1
+
+
+def _indices(benchmark, counts):
+    """{stored label id: its index into the classes, IGNORED, or None where no class has it}."""
+    found = {stored: benchmark.decoded(np.array([stored], np.int64)).item() for stored in sorted(counts.pixels)}
+    return {stored: index if index == IGNORED or 0 <= index < len(benchmark.classes) else None for stored, index in found.items()}
+
+
+def check_labels(benchmark, counts):
+    """What is wrong with the labels of a benchmark: a list of sentences. counts: of count_labels."""
+    found = _first(counts.failed, "more that cannot be read or have another size")
+    if not counts.sizes:
+        return [*found, "no picture could be read"]
+    total, unknown = sum(counts.pixels.values()), [stored for stored, index in _indices(benchmark, counts).items() if index is None]
+    shares = {stored: counts.pixels[stored] / total for stored in unknown}
+    ids = [f"id {stored} belongs to no class: {share:.1%} of pixels, first in {counts.first[stored]}" for stored, share in shares.items()]
+    return found + _first(ids, f"more ids, up to {max(unknown, default=0)}, belong to no class")
+
+
+def note_labels(benchmark, counts):
+    """What may be wrong with the labels of a benchmark, as far as ids tell: a list of sentences. counts: of count_labels."""
+    indices, count = _indices(benchmark, counts), len(benchmark.classes)
+    present = {index for index in indices.values() if index not in (None, IGNORED)}
+    unknown = [stored for stored, index in indices.items() if index is None]
+    layout = getattr(benchmark, "layout", None)
+    first_id = 1 if layout and layout.zero_ignored else 0
+    found = []
+    if unknown == [count + first_id]:
+        void = "" if 0 not in indices or first_id else f" (or is {unknown[0]} for pixels of no class, which is {IGNORED} here)"
+        found.append(f"ids go one above the last class: do they count from {first_id + 1} where {first_id} is expected{void}?")
+    if layout and layout.zero_ignored and layout.classes != "voc" and IGNORED in indices:  # VOC's own borders are 255
+        found.append(f"{IGNORED} is there, which this layout's files do not hold: have ids been reduced by one already?")
+    if count > 2 and set(indices) == {0, IGNORED}:
+        found.append(f"only ids 0 and {IGNORED} are there: are these masks of one class?")
+    if len(counts.sizes) < ENOUGH or count < ENOUGH or unknown:
+        return found
+    if 0 not in present and len(present) > count / 2:
+        low = (
+            "classes without the background, so that all are one too low"
+            if benchmark.background
+            else "from 1, so that all are one too high"
+        )
+        found.append(f"the first class, {benchmark.classes[0]}, is in no picture, and most others are: do ids count {low}?")
+    elif set(range(count)) - present == {count - 1}:
+        found.append(f"every class but the last, {benchmark.classes[-1]}, is there: are all ids one too low?")
     return found
 
 
-def _index(benchmark, stored):
-    """The index into the classes of a stored label id."""
-    kind = np.uint8 if stored <= IGNORED else np.uint16
-    return benchmark.decoded(np.array([stored], kind)).item()
+def _first(messages, rest):
+    """The first messages, and how many more there are."""
+    more = len(messages) - SHOWN
+    return messages[:SHOWN] + ([f"{more} {rest}"] if more > 0 else [])
 
 
 def agreement(segmenter, benchmark, count=SEGMENTED):
-    """Where predictions agree with labels shifted by -1, 0 and 1: {shift: share of pixels whose predicted class is label + shift}.
+    """Where predictions agree with labels shifted by -1, 0 and 1: {shift: share of pixels predicted as label + shift}.
 
-    Of at most `count` pictures, evenly spread, and of pixels whose label and prediction are named classes. nan without any.
+    The mean over labels of their shares, on at most `count` pictures, evenly spread. Background and ignored pixels do not count. None
+    with fewer than ENOUGH labels.
     """
-    pixels, agreeing, names = 0, Counter(), len(benchmark.classes)
-    for _, image, stored in islice(benchmark.samples(math.ceil(len(benchmark) / count), lambda error: None), count):
+    pixels, agreeing = Counter(), defaultdict(Counter)
+    for _, image, stored in islice(benchmark.samples(_step(benchmark, count), lambda error: None), count):
         labels = benchmark.decoded(stored).astype(int)
         predicted = segmenter.segment(image, benchmark.named, benchmark.background).labels
-        if labels.shape == predicted.shape:
-            known = (labels >= benchmark.background) & (labels <= names) & (predicted >= benchmark.background)
-            pixels += known.sum()
-            for shift in (-1, 0, 1):
-                agreeing[shift] += (predicted[known] == labels[known] + shift).sum()
-    return {shift: agreeing[shift] / pixels if pixels else math.nan for shift in (-1, 0, 1)}
+        if labels.shape != predicted.shape:
+            continue
+        # label N is one too high for N classes: with a shift of -1 it is the last class
+        judged = (labels >= benchmark.background) & (labels <= len(benchmark.classes)) & (labels != IGNORED)
+        judged &= predicted >= benchmark.background
+        pixels.update(labels[judged].tolist())
+        for shift in (-1, 0, 1):
+            agreeing[shift].update(labels[judged & (predicted == labels + shift)].tolist())
+    if len(pixels) < ENOUGH:
+        return None
+    return {shift: mean(agreeing[shift][label] / pixels[label] for label in pixels) for shift in (-1, 0, 1)}
 
 
 def check_agreement(found):
     """A warning if predictions agree better with shifted labels, in a list. found: of `agreement`."""
-    best = max(found, key=found.get)
-    if not found[best] > 2 * found[0]:
+    best = max(found, key=found.get) if found else 0
+    if not best or found[best] < max(AGREEING, 2 * found[0]):
         return []
-    return [f"labels look off by one: {found[best]:.0%} of pixels are predicted as label {best:+d}, {found[0]:.0%} as their label"]
+    shares = f"{found[best]:.0%} of a class' pixels are predicted as label {best:+d}, {found[0]:.0%} as their label"
+    return [f"labels look off by one to the model: {shares}"]
 
 
-def describe_benchmark(benchmark, counts):
+def describe_labels(benchmark, counts):
     """The text of a benchmark: pictures, sizes, and a table of its label ids."""
-    total, rows = sum(counts.pixels.values()), []
-    for stored in sorted(counts.pixels):
-        index = _index(benchmark, stored)
-        name = "(ignored)" if index == IGNORED else benchmark.classes[index] if index < len(benchmark.classes) else "(no class)"
-        rows.append([stored, name, f"{counts.pixels[stored] / total:.2%}", counts.pictures[stored]])
-    seen = {_index(benchmark, stored) for stored in counts.pixels}
-    missing = [name for index, name in enumerate(benchmark.classes) if index not in seen]
+    total, indices = sum(counts.pixels.values()), _indices(benchmark, counts)
+    names = dict(enumerate(benchmark.classes)) | {IGNORED: "(ignored)", None: "(no class)"}
+    rows = [[stored, names[index], f"{counts.pixels[stored] / total:.2%}", counts.pictures[stored]] for stored, index in indices.items()]
     table = tabulate(rows, ["id", "class", "pixels", "pictures"], colalign=("right", "left", "right", "right"), disable_numparse=True)
     lines = [f"benchmark {benchmark.name}: {len(counts.sizes):,} of {len(benchmark):,} pictures, {len(benchmark.classes)} classes"]
-    lines += [f"sizes: {_sizes(counts.sizes)}"] if counts.sizes else []
-    lines += table.splitlines() if rows else []
+    if not rows:
+        return lines[0]
+    missing = [name for index, name in enumerate(benchmark.classes) if index not in indices.values()]
+    lines += [f"sizes: {_sizes(counts.sizes)}", *table.splitlines()]
     return "\n  ".join(lines + ([f"in no picture: {', '.join(missing)}"] if missing else []))
 
 
 @dataclass
 class PairCounts:
-    """Of some pairs: shards.Report, (width, height) of each image, its caption, and how many captions have no noun."""
+    """Of some pairs: shards.Report, (width, height) of each image, its caption; captions without a noun; shards looked at."""
 
     report: shards.Report
     sizes: list
     captions: list
     without_nouns: int
+    shards: int
 
 
 def count_pairs(paths, limit):
-    """PairCounts of at most `limit` pairs, the first ones of shards evenly spread; 0: all."""
+    """PairCounts of at most `limit` pairs, the first ones of shards that are evenly spread; 0: all."""
     some = paths[:: math.ceil(len(paths) / limit)] if limit else paths
     each = math.ceil(limit / len(some)) if limit else None
-    counts = PairCounts(shards.Report(), [], [], 0)
+    counts = PairCounts(shards.Report(), [], [], 0, len(some))
     for path in tqdm(some, "pairs", mininterval=2, leave=False, disable=None):
-        for _, image, caption in islice(shards.pairs(path, counts.report), each):
+        rest = min(each, limit - len(counts.captions)) if limit else None
+        for _, image, caption in islice(shards.pairs(path, counts.report), rest):
             counts.sizes.append(image.size)
             counts.captions.append(caption)
             counts.without_nouns += not captions.nouns(caption)
     return counts
 
 
-def check_pairs(counts, max_bad_fraction):
-    """What is wrong, or looks so, with pairs: a list of sentences."""
+def check_pairs(paths, counts, max_bad_fraction):
+    """What is wrong with pairs: a list of sentences. paths: of all their shards."""
     found, pairs = [], len(counts.captions)
+    names = Counter(Path(path).stem for path in paths)
+    found += [f"{count} shards are named {name}: names have to be distinct" for name, count in names.items() if count > 1][:1]
+    if not pairs:
+        found.append("no usable pair")
+    if count := counts.report.skipped["truncated tar"]:
+        found.append(f"{count} shards end early or cannot be read")
     if counts.report.bad_fraction > max_bad_fraction:
         allowed = f"data.max_bad_fraction allows {max_bad_fraction:.1%}"
         found.append(f"{counts.report.bad_fraction:.1%} of the samples cannot be used: {allowed}")
-    if pairs and len(set(counts.captions)) < MANY * pairs:
+    if pairs and len(set(counts.captions)) < ODD * pairs:
         found.append(f"{pairs - len(set(counts.captions)):,} of {pairs:,} captions are repeated: a caption should tell of its image")
-    if counts.without_nouns > MANY * pairs:
+    if counts.without_nouns > ODD * pairs:
         found.append(f"{counts.without_nouns:,} of {pairs:,} captions have no English noun: prompts are made of nouns")
     return found
 
 
 def describe_pairs(paths, counts):
     """The text of pairs: shards, what was skipped and repaired, sizes, captions."""
-    lines = [f"pairs: {len(counts.captions):,} looked at, in {len(paths):,} shards, the first {paths[0]}"]
+    lines = [f"pairs: {len(counts.captions):,} looked at, in {counts.shards:,} of {len(paths):,} shards, the first {paths[0]}"]
     for what, kinds in {"skipped": counts.report.skipped, "repaired": counts.report.repaired}.items():
         lines += [f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common())}"] if kinds else []
     if counts.captions:
@@ -214,13 +273,12 @@ def describe_pairs(paths, counts):
         lines.append(f"sizes: {_sizes(counts.sizes)}")
         lines.append(f"words in a caption: {words[0]} to {words[-1]}, median {median(words):g}")
         lines.append(f"{len(set(counts.captions)):,} distinct captions, {counts.without_nouns:,} without a noun")
-        lines += [f"“{caption}”" for caption in counts.captions[:3]]
+        lines += [f'"{caption}"' for caption in counts.captions[:3]]
     return "\n  ".join(lines)
 
 
 def _sizes(sizes):
     """(width, height) of pictures in words."""
-    (smallest, largest), middle = (pick(sizes, key=math.prod) for pick in (min, max)), sorted(sizes, key=math.prod)[len(sizes) // 2]
-    if smallest == largest:
-        return f"{smallest[0]}x{smallest[1]}"
-    return f"{smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}, median {middle[0]}x{middle[1]}"
+    ordered = sorted(sizes, key=lambda size: (math.prod(size), size))
+    low, middle, high = (f"{width}x{height}" for width, height in (ordered[0], ordered[len(ordered) // 2], ordered[-1]))
+    return low if low == high else f"{low} to {high}, median {middle}"
