@@ -16,9 +16,8 @@ from .comparison import name as method_name
 from .report import spread
 
 CLIP = "clip"  # the folder of the CLIP, inside
-WORLD = """Its CLIP is a small one that was pretrained on rendered scenes of a cartoon world, where the decoder was trained too. It knows
-the 22 classes of that world and nothing else: **it is of no use on photographs**. It is published to be inspected, and to check that a
-study was repeated.
+WORLD = """Its CLIP is a small one that was pretrained on rendered scenes of a cartoon world. It knows the 22 classes of that world
+and nothing else: **it is of no use on photographs**. It is published to be inspected, and to check that a study was repeated.
 """
 CARD = """---
 license: {licence}
@@ -64,12 +63,10 @@ SUPERVISED = "No label map was seen in training."
 ON_LABELS = "It was trained on label maps: a reference for what texts can teach, not a result of it."
 
 
-def trained_on(project, world):
-    """What the pairs of a project are, one line for the card. world: whether they are the rendered ones."""
-    file = project / "results/prepare.json"
-    counts = json.loads(file.read_text()) if file.is_file() else {}
+def trained_on(counts):
+    """What the decoder's pairs are, one line for the card. counts: results/prepare.json, or {} where it is not there."""
     held = f"{counts['pairs']:,} image-text pairs, {counts['captions']:,} different captions" if counts else "image-text pairs"
-    return f"Trained on {held}" + (": rendered scenes of a cartoon world, with noisy captions." if world else ".")
+    return f"Trained on {held}" + (": rendered scenes of a cartoon world, with noisy captions." if counts.get("rendered") else ".")
 
 
 def find_result(model):
@@ -81,6 +78,12 @@ def find_result(model):
             if file.is_file():
                 return file
     raise FileNotFoundError(f"{model}: no result in results/runs, of which its model card is made: evaluate it first")
+
+
+def _prepared(result):
+    """What results/prepare.json holds beside a result's file; {} if it is not there."""
+    file = next(folder for folder in result.parents if folder.name == "results") / "prepare.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def write(model, out, where=None):
@@ -97,8 +100,7 @@ def write(model, out, where=None):
     file, config = find_result(model), json.loads((model / "segmenter.json").read_text())
     try:
         result = json.loads(file.read_text())
-        rendered = dict(result["parameters"])["clip.model"] == preflight.PRETRAINED
-        about = card(result, where or str(out), trained_on(next(p.parent for p in file.parents if p.name == "results"), rendered), rendered)
+        about = card(result, where or str(out), _prepared(file))
     except KeyError as error:
         raise ValueError(f"{file} lacks {error}: evaluate the model again") from None
     files = {path: path.relative_to(model) for kind in ("*.safetensors", "training.json") for path in sorted(model.glob(f"seeds/*/{kind}"))}
@@ -125,13 +127,14 @@ def write(model, out, where=None):
         shutil.rmtree(part, ignore_errors=True)
 
 
-def card(result, where, data, world):
+def card(result, where, prepared):
     """The model card, Markdown with YAML in front.
 
-    result: of runs.make_result. where: what Segmenter.from_pretrained takes. data: of `trained_on`. world: whether it is of the rendered
-    world. Raises KeyError for what the result lacks.
+    result: of runs.make_result. where: what Segmenter.from_pretrained takes. prepared: as of `trained_on`. Raises KeyError for what the
+    result lacks.
     """
     values = dict(result["parameters"])
+    cartoon = values["clip.model"] == preflight.PRETRAINED  # its CLIP
     method, clip = values["train.method"], values["clip.model"] + (f" ({tag})" if (tag := values["clip.pretrained"]) else "")
     rows = [
         {"benchmark": name, "unit": unit, "mIoU": spread(pd.Series([seed["miou"][name][unit] for seed in result["seeds"]], dtype=float))}
@@ -142,7 +145,7 @@ def card(result, where, data, world):
     sections = ("clip", *method.split("+"), "train", "segment")
     shown = [key for key in values if key.split(".")[0] in sections and not key.endswith("templates")]
     text = CARD.format(
-        licence="mit" if world else "other",  # a CLIP and data of others have terms of their own
+        licence="mit" if cartoon and prepared.get("rendered") else "other",  # a CLIP and data of others have terms of their own
         name=where.rstrip("/").split("/")[-1],
         weights=result["weights"],
         method=method_name(method),
@@ -150,8 +153,8 @@ def card(result, where, data, world):
         where=where,
         threshold=f"Threshold of the background (softmax score): {used}." if used else "No benchmark has a background.",
         table=pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
-        data=data,
-        limits=(WORLD if world else "It knows what its CLIP knows, and errs as that does; captions of the web are biased.\n"),
+        data=trained_on(prepared),
+        limits=(WORLD if cartoon else "It knows what its CLIP knows, and errs as that does; captions of the web are biased.\n"),
         parameters="\n".join(f"- `{key}`: {values[key]}" for key in shown),
         versions=", ".join(f"{package} {version}" for package, version in result["versions"]),
         classes=", ".join(f"{name} `{digest[:16]}…`" for name, digest in result["classes"]),

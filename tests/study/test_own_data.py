@@ -45,7 +45,7 @@ def test_own_shards_and_a_folder_benchmark_go_through_without_a_cache_of_images(
     change(project, edit)
     run(project, "dvc", "repro", "evaluate", "evaluate-inferred")
     prepared = json.loads((project / "results/prepare.json").read_text())
-    assert prepared["pairs"] == 64 and prepared["skipped"] == {"broken image": 1}
+    assert prepared["pairs"] == 64 and not prepared["rendered"] and prepared["skipped"] == {"broken image": 1}
     assert not (project / "data/features/train/pairs.npy").exists()
     result = json.loads((project / "results/runs/mgca.json").read_text())
     assert set(result["miou"]) == {"street"} and len(result["seeds"][0]["iou"]["street"]["pixel"]) == len(scenes.CLASSES)

@@ -52,7 +52,7 @@ def project(clip, decoder, tmp_path, monkeypatch):
     Decoder(clip.width).save("models/mgca/seeds/1")
     Path("models/mgca/seeds/0/history.csv").write_text("step\n")
     said(RESULT)
-    Path("results/prepare.json").write_text(json.dumps({"pairs": 5120, "captions": 3543}))
+    Path("results/prepare.json").write_text(json.dumps({"pairs": 5120, "captions": 3543, "rendered": True}))
     return tmp_path
 
 
@@ -187,7 +187,17 @@ def test_a_card_says_data_metrics_and_limits(project):
 def test_a_card_of_photographs_speaks_of_no_cartoons(project):
     photographs = [["clip.model", "ViT-B-16-quickgelu"], ["clip.pretrained", "openai"], *RESULT["parameters"][2:]]
     said(RESULT | {"parameters": photographs})
+    Path("results/prepare.json").write_text(json.dumps({"pairs": 5120, "captions": 3543, "rendered": False}))
     assert "cartoon" not in card() and "`ViT-B-16-quickgelu (openai)`" in Path("out/README.md").read_text()
+
+
+@pytest.mark.parametrize("named, rendered", [("local-dir:models/clip", False), ("ViT-B-16", True)])
+def test_a_card_tells_the_clip_and_the_pairs_apart(project, named, rendered):
+    said(RESULT | {"parameters": [["clip.model", named], *RESULT["parameters"][1:]]})
+    Path("results/prepare.json").write_text(json.dumps({"pairs": 7, "captions": 3, "rendered": rendered}))
+    text = card()
+    assert ("of no use on photographs" in text) != rendered and ("different captions: rendered scenes" in text) == rendered
+    assert "license: other" in text
 
 
 def test_a_card_of_a_supervised_model_says_that_label_maps_were_seen(project):
