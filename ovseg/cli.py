@@ -79,7 +79,7 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
     if threshold is not None and not background:
         raise WrongUsage("--threshold goes with --background")
     try:
-        jobs = batch.plan(batch.gather(pictures), out, force)
+        jobs = batch.plan_files(batch.gather(pictures), out, force)
         call = _call(names, background, threshold, others)
         segmenter = _load(model, device, seed)
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -96,11 +96,11 @@ def _call(names, background, threshold, others):
     import matplotlib
 
     matplotlib.use("agg")  # no window
-    from .segmentation.names import besides, check
+    from .segmentation.names import besides, check_names
     from .study.pictures import check_count
 
     others = besides(names) if others == [COMMON] else others
-    check(names, background, others)
+    check_names(names, background, others)
     check_count(len(names) + (background or others is not None))
     return {"names": names, "background": background, "threshold": threshold, "others": others}
 
@@ -114,8 +114,8 @@ def _segment_all(jobs, segmenter, call, made_with):
     failed = 0
     for job in tqdm(jobs, "segment", disable=None):  # no bar where stderr is a file
         try:
-            image = pictures.read(job.picture)
-            pictures.write(job, image, segmenter.segment(image, **call), made_with)
+            image = pictures.read_picture(job.picture)
+            pictures.write_segmentation(job, image, segmenter.segment(image, **call), made_with)
         except (OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: memory of a GPU
             failed += 1
             tqdm.write(f"{job.picture}: {_line(error)}", file=sys.stderr)
@@ -199,7 +199,7 @@ def check_data(folders, limit, model, seed, device):
     except (OSError, ValueError) as error:
         raise WrongUsage(_line(error)) from None
     warned = False
-    for text, warnings, notes in data_check.check(found, limit, segmenter):
+    for text, warnings, notes in data_check.check_data(found, limit, segmenter):
         lines = [text, *(f"warning: {warning}" for warning in warnings), *(f"note: {note}" for note in notes)]
         click.echo("\n  ".join(lines) + "\n")
         warned |= bool(warnings)
@@ -244,7 +244,7 @@ def publish(model, out, repository, private):
         raise WrongUsage("--private goes with --push")
     try:
         if not (repository and (Path(out) / "README.md").is_file()):  # written before: it is uploaded as it is
-            publish.write(model, out, repository)
+            publish.write_model(model, out, repository)
     except (OSError, ValueError) as error:
         raise WrongUsage(_line(error)) from None
     click.echo(out)

@@ -69,7 +69,7 @@ def check_files(runs):
         from .benchmarks import datasets  # imports torch
 
         try:
-            datasets.open_all(given)
+            datasets.open_benchmarks(given)
         except (OSError, ValueError) as error:
             if not (isinstance(error, datasets.NotHere) and all(b.optional for b in given.values())):
                 raise ParamsError(f"{error}") from None

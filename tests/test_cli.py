@@ -25,7 +25,7 @@ CLASSES = ["--classes", "cat, sofa,tall tree"]
 def model(clip, decoder, tmp_path_factory):
     """A trained model's folder, models/mgca, with its CLIP in models/clip."""
     folder = tmp_path_factory.mktemp("project") / "models"
-    pretraining.save(clip.clip, TINY, folder / "clip")
+    pretraining.save_clip(clip.clip, TINY, folder / "clip")
     settings = P.clip.model_copy(update={"model": f"local-dir:{folder / 'clip'}"})
     Segmenter(clip, decoder, changed()).save_settings(folder / "mgca", settings)
     decoder.save(folder / "mgca/seeds/0")
@@ -144,7 +144,7 @@ def test_the_drawing_names_regions_and_has_a_legend_with_areas(model):
     labels = np.zeros((60, 60), np.int64)
     labels[:, 40:], labels[0, 0] = 1, 2
     segmenter = Segmenter.load(model, "cpu").segment(image, ["cat", "a $5 note", "sofa $"])
-    figure = pictures.draw(image, type(segmenter)(labels, segmenter.names, segmenter.grid))
+    figure = pictures.draw_overlay(image, type(segmenter)(labels, segmenter.names, segmenter.grid))
     assert {text.get_text() for text in figure.axes[0].texts} == {"cat", r"a \$5 note"}
     assert [text.get_text() for text in figure.legends[0].texts] == ["cat 66.6%", r"a \$5 note 33.3%", r"sofa \$ 0.0%"]
     figure.canvas.draw()

@@ -64,7 +64,7 @@ def blocked():
 def project(clip, decoder, tmp_path_factory):
     """A folder with a model, models/mgca, its CLIP in models/clip, and a picture."""
     folder = tmp_path_factory.mktemp("project")
-    pretraining.save(clip.clip, TINY, folder / "models/clip")
+    pretraining.save_clip(clip.clip, TINY, folder / "models/clip")
     settings = P.clip.model_copy(update={"model": f"local-dir:{folder / 'models/clip'}"})
     Segmenter(clip, decoder, changed()).save_settings(folder / "models/mgca", settings)
     decoder.save(folder / "models/mgca/seeds/0")

@@ -57,9 +57,9 @@ def open_calibration(evaluated, settings):
     return other
 
 
-def open_all(settings):
+def open_calibrations(settings):
     """Calibration images of params' benchmarks with background; one without is skipped with a line. Raises ValueError if none is left."""
-    with_background = [benchmark for benchmark in datasets.open_all(settings) if benchmark.background]
+    with_background = [benchmark for benchmark in datasets.open_benchmarks(settings) if benchmark.background]
     if not with_background:
         raise ValueError("no benchmark has a background: there is no threshold to choose")
     opened = []
@@ -73,7 +73,7 @@ def open_all(settings):
     return opened
 
 
-def load(run, p):
+def load_segmenter(run, p):
     """The Segmenter of a run's first training, CLIP included. p: the run's Params. Raises FileNotFoundError."""
     folder = Path("models") / run / "seeds/0"
     if not (folder / "decoder.safetensors").is_file():
@@ -87,7 +87,7 @@ def load(run, p):
 def calibrate(run, pictures):
     """Print mIoU at each threshold for each benchmark with background, and last the best ones as lines of params.yaml."""
     p = params.load(params.parse_change(run.removeprefix("trained/")) if run.startswith("trained/") else None)
-    opened, segmenter = open_all(p.benchmarks), load(run, p)
+    opened, segmenter = open_calibrations(p.benchmarks), load_segmenter(run, p)
     best = {}
     for benchmark in opened:
         classes = segmenter.clip.embed_classes(benchmark.named, p.segment.templates)

@@ -210,7 +210,7 @@ def check_thresholds(benchmarks, thresholds):
             raise ValueError(f"evaluate.thresholds.{benchmark.name}: {benchmark.name} has no background; {first}")
 
 
-def open_all(settings_by_name):
+def open_benchmarks(settings_by_name):
     """Open params' benchmarks, in order; an optional one that is not on this machine is skipped with a printed line.
 
     Raises NotHere if another one is missing or none is left, FileNotFoundError if one is incomplete.

@@ -46,13 +46,13 @@ def fingerprint(settings, seed, sections, images, bank, texts, labels=None):
     return digest.hexdigest()
 
 
-def save(path, mark, step, learner, optimizer, history, seconds):
+def save_checkpoint(path, mark, step, learner, optimizer, history, seconds):
     """Write a checkpoint: the state of a training of fingerprint `mark` after `step` steps."""
     state = {"fingerprint": mark, "step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-    write(path, state | {"history": history, "seconds": seconds})
+    write_state(path, state | {"history": history, "seconds": seconds})
 
 
-def write(path, state):
+def write_state(path, state):
     """Write a state, whole or not at all: as torch.save does, and behind it the CRC-32 of that, which torch.load does not look at."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -60,8 +60,8 @@ def write(path, state):
     write_whole(path, lambda part: part.write_bytes(data + zlib.crc32(data).to_bytes(4)))
 
 
-def read(path):
-    """The state that `write` wrote; None, with a printed line, if the file is damaged."""
+def read_state(path):
+    """The state that `write_state` wrote; None, with a printed line, if the file is damaged."""
     data = Path(path).read_bytes()
     if len(data) < 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:]):
         print(f"{path} is damaged: it is not used, training begins anew")
@@ -69,11 +69,11 @@ def read(path):
     return torch.load(io.BytesIO(data[:-4]), map_location="cpu", weights_only=True)
 
 
-def restore(path, mark, learner, optimizer):
+def restore_checkpoint(path, mark, learner, optimizer):
     """Load a checkpoint into learner and optimizer. Returns (step, history, seconds); without one of that mark, (0, [], 0.0)."""
     world, state = distributed.joined(), None
     if world.rank == 0 and Path(path).is_file():  # the other processes may be on machines without it
-        state = read(path)
+        state = read_state(path)
     state = world.from_first(state if state and state["fingerprint"] == mark else None)
     if state is None:
         return 0, [], 0.0

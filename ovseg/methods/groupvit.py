@@ -25,7 +25,7 @@ from .contrast import info_nce
 from .objectives import WEIGHTS
 
 
-def load(folder):
+def load_grouping(folder):
     """The trained Objective in the folder of a training, on the CPU, for inference; None if its method was another."""
     file = Path(folder) / WEIGHTS
     state = {name.removeprefix("groupvit."): value for name, value in load_file(file).items()} if file.is_file() else {}

@@ -71,7 +71,7 @@ def open_objective(method, settings, width):
     return importlib.import_module(f".{method}", __package__).Objective(settings, width)
 
 
-def save(objectives, folder):
+def save_objectives(objectives, folder):
     """Write the parameters of the objectives beside the decoder's, if they have any, in place of an earlier training's."""
     state = {name: value.contiguous().cpu() for name, value in objectives.state_dict().items()}
     Path(folder, WEIGHTS).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from ..clip import features
 from ..data import preparation
 from . import contrast, distributed, mgca, objectives, preemption, supervised
 from .batches import open_pairs
-from .checkpoint import fingerprint, restore, save, write_whole
+from .checkpoint import fingerprint, restore_checkpoint, save_checkpoint, write_whole
 from .decoder import Decoder
 
 
@@ -65,7 +65,7 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
     learner = objectives.Learner(Decoder(texts.shape[1]), sections).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(learner, settings)
     mark = fingerprint(settings, seed, sections, images, bank, texts, labels)
-    start, history, before = restore(checkpoint, mark, learner, optimizer)
+    start, history, before = restore_checkpoint(checkpoint, mark, learner, optimizer)
     started = time.perf_counter() - before
     forward = torch.nn.parallel.DistributedDataParallel(learner) if world.size > 1 else learner
     batches = _batches(images, seed, start, per_epoch, settings.batch, device)
@@ -100,7 +100,7 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
                 drawn.clear()
                 progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
                 if world.rank == 0:
-                    save(checkpoint, mark, step + 1, learner, optimizer, history, time.perf_counter() - started)
+                    save_checkpoint(checkpoint, mark, step + 1, learner, optimizer, history, time.perf_counter() - started)
                 if preempted:
                     print(f"SIGTERM: ended after step {step + 1} of {steps}, which {checkpoint} holds; run again to go on")
                     raise SystemExit(preemption.EXIT_CODE)
@@ -147,7 +147,7 @@ def _batches(images, seed, step, per_epoch, batch, device):
         skip = 0
 
 
-def run(folder, seed, clip, sections, settings, source, device):
+def train_into(folder, seed, clip, sections, settings, source, device):
     """Train a decoder into a folder, unless it is there already. Returns whether anything was trained.
 
     folder: e.g. models/mgca/seeds/0; it gets decoder.safetensors, objective.safetensors if the method has parameters, history.csv (a
@@ -160,7 +160,7 @@ def run(folder, seed, clip, sections, settings, source, device):
     folder, world = Path(folder), distributed.joined()
     if settings.processes > world.size:
         params.processes(settings.processes, device)
-        return distributed.launch(settings.processes, run, folder, seed, clip, sections, settings, source, device)
+        return distributed.launch(settings.processes, train_into, folder, seed, clip, sections, settings, source, device)
     if world.size == 1 and device.type == "cpu":
         torch.set_num_threads(settings.threads)
     pairs = open_pairs(clip, settings.workers, device)
@@ -177,7 +177,7 @@ def run(folder, seed, clip, sections, settings, source, device):
     if not kept and world.rank == 0:
         file.unlink(missing_ok=True)
         learner.decoder.save(folder)
-        objectives.save(learner.objectives, folder)
+        objectives.save_objectives(learner.objectives, folder)
         write_whole(folder / "history.csv", lambda part: pd.DataFrame(history).round(6).to_csv(part, index=False))
         parameters = params.flatten({name: section for name, section in sections.items() if section} | {"train": settings})
         weights = sum(parameter.numel() for parameter in learner.parameters())

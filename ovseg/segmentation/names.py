@@ -10,7 +10,7 @@ OTHERS = (
 )
 
 
-def check(names, background=False, others=None):
+def check_names(names, background=False, others=None):
     """The names of a call, stripped and checked: (names, others), two lists.
 
     names, others: a str or several. others of None: for one class with a background those of `besides`, none for all other calls. Raises

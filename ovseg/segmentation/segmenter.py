@@ -24,7 +24,7 @@ from ..methods import groupvit
 from ..methods.decoder import Decoder
 from ..schema import LOCAL, Clip, Segment
 from . import hub, units
-from .names import check
+from .names import check_names
 from .windows import BACKGROUND, Scores, cut_windows, probabilities, stitch
 
 
@@ -99,16 +99,16 @@ class Segmenter:
         return cls.load(hub.fetch(name, revision), device, seed)
 
     def save_pretrained(self, out, where=None):
-        """Write the model that this was loaded from, all its seeds, to a new folder that `from_pretrained` opens (study.publish.write).
+        """Write the model that this was loaded from, all its seeds, to a new folder for `from_pretrained` (study.publish.write_model).
 
         where: the name that its model card uses, "owner/name"; None: `out`. Raises ValueError if this was not loaded from a folder, and
-        what publish.write raises.
+        what publish.write_model raises.
         """
         from ..study import publish  # against the order of packages: a model card is made of the study's result
 
         if self.folder is None:
             raise ValueError("only a segmenter that Segmenter.load opened can be saved: its files are copied")
-        publish.write(self.folder, out, where)
+        publish.write_model(self.folder, out, where)
 
     def push_to_hub(self, repository, private=False):
         """`save_pretrained` into a repository "owner/name" of the Hugging Face Hub, made if it is not there. Returns its address.
@@ -123,8 +123,8 @@ class Segmenter:
 
     @classmethod
     def of_training(cls, folder, clip, settings, device):
-        """The segmenter of the training in a folder (training.run). Other arguments as of the class; device: torch.device."""
-        grouping = groupvit.load(folder)
+        """The segmenter of the training in a folder (training.train_into). Other arguments as of the class; device: torch.device."""
+        grouping = groupvit.load_grouping(folder)
         return cls(clip, Decoder.load(folder).to(device), settings, grouping and grouping.to(device))
 
     def save_settings(self, folder, clip_settings):
@@ -147,7 +147,7 @@ class Segmenter:
         Returns Segmentation at the image's own size. Raises ValueError on an empty image or bad names, TypeError on anything that is
         no image.
         """
-        names, others = check(names, background, others)
+        names, others = check_names(names, background, others)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
             raise ValueError(f"threshold = {threshold!r}: allowed are 0 to 1")
         image = as_image(image)

@@ -46,7 +46,7 @@ def gather(inputs):
     return list(found.values())
 
 
-def plan(pictures, folder, force=False):
+def plan_files(pictures, folder, force=False):
     """What is written of each picture into a folder: a list of Job.
 
     Raises ValueError if two pictures have one name or a file to be written is a picture to be read, FileExistsError if one is there

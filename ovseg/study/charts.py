@@ -11,8 +11,8 @@ from .results import GROUPS
 sns.set_theme(style="whitegrid", context="notebook", palette=SERIES)
 
 
-def methods(table):
-    """mIoU per benchmark, a bar per method and unit. table: of report.methods."""
+def methods_chart(table):
+    """mIoU per benchmark, a bar per method and unit. table: of report.methods_table."""
     means = table[[name for name in table.columns if ":" not in name]]
     long = means.reset_index().melt(["method", "unit"], var_name="benchmark", value_name="mIoU")
     height = 1 + 0.4 * long["method"].nunique()
@@ -67,7 +67,7 @@ def _long(paper, key):
     return pd.DataFrame(paper).melt(key, list(GROUPS), var_name="group", value_name="miou")
 
 
-def granularity(results, paper):
+def granularity_chart(results, paper):
     """mIoU of each granularity by pixels, ours (standard deviation over seeds) beside the paper's Table 3."""
     averages = results.averages("pixel")
     runs = {"none": results.baseline} | results.series("mgca.granularity")
@@ -82,7 +82,7 @@ def granularity(results, paper):
     return chart.figure
 
 
-def meta_points(results, paper):
+def meta_points_chart(results, paper):
     """mIoU over the number of meta-points, ours beside the paper's Table 4; the dashed line is every pixel by itself."""
     averages, pixels = results.averages("meta-point"), results.averages("pixel")
     runs = results.series("segment.meta_points")

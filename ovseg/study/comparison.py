@@ -21,10 +21,10 @@ def name(method):
     return " + ".join(NAMES.get(part, part) for part in method.split("+"))
 
 
-def table(results, paper, spread, baseline, speeds):
+def comparison_table(results, paper, mean_std, baseline, speeds):
     """A row for the baseline, under that name, and for each method.
 
-    results: results.Results. paper: paper/tables.yaml. spread: report.spread. speeds: {run: images a second}, of none or some runs.
+    results: results.Results. paper: paper/tables.yaml. mean_std: report.mean_std. speeds: {run: images a second} of some runs.
     """
     own, pixels, gaps = results.averages(), results.averages("pixel"), results.gap_closed() if results.supervised else None
     theirs = dict(zip(GROUPS, (paper["with_background"]["rows"], paper["without_background"]["rows"]), strict=True))
@@ -38,7 +38,7 @@ def table(results, paper, spread, baseline, speeds):
                 continue
             for title, averages in ((group, own), (f"{group}, by pixels", pixels), (f"{group}, gap closed", gaps)):
                 if averages is not None:
-                    row[title] = spread(averages.loc[(averages["run"] == run) & (averages["group"] == group), "miou"])
+                    row[title] = mean_std(averages.loc[(averages["run"] == run) & (averages["group"] == group), "miou"])
             numbers = [r["average"] for r in theirs[group] if r["method"] == row["method"] and r["average"] is not None]
             row[f"{group}, paper"] = f"{max(numbers):.1f}" if numbers else ""
         weights, seconds = results.costs.get(run, (0, 0.0))

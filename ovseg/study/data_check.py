@@ -70,7 +70,7 @@ def open_study():
     return found
 
 
-def check(data, limit, segmenter=None):
+def check_data(data, limit, segmenter=None):
     """Yields a Finding for the pairs and for each benchmark.
 
     data: Data. limit: how many pairs, and pictures of each benchmark, are looked at; 0: all. segmenter: as of `agreement`, or None.

@@ -190,7 +190,7 @@ def cross(axis, x, y):
         axis.plot(x, y, "+", color=colour, markersize=14, markeredgewidth=width)
 
 
-def table(pictures, captions, columns):
+def picture_grid(pictures, captions, columns):
     """Pictures of one size or several in rows of `columns`, each with its caption. The last row may be shorter."""
     pictures, captions = list(pictures), list(captions)
     missing = -len(pictures) % min(columns, len(pictures))

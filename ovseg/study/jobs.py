@@ -21,7 +21,7 @@ from .. import params
 LOGS = Path("runs/logs")
 
 
-def plan(graph, changed, targets=(), part=None):
+def plan_stages(graph, changed, targets=(), part=None):
     """Stages to run, {name: names of those to run before it}, in an order that holds to it.
 
     graph: edges from each stage to those that it depends on. changed: names of stages that DVC finds changed; those downstream of
@@ -55,7 +55,7 @@ def visible_gpus(device):
     return [str(index) for index in range(torch.cuda.device_count())] if given is None else [name for name in given.split(",") if name]
 
 
-def run(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item"), gpus=()):
+def run_stages(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item"), gpus=()):
     """Run the stages of a plan, `jobs` at a time. Returns names of those that failed. gpus: of visible_gpus, given out in turn.
 
     Once one has failed no other is started; those that run go on to their end, so that no work is lost.
@@ -124,11 +124,11 @@ def main(arguments=None):
         p = params.load()
         repo = Repo(_wait_for_lock=True)
         graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
-        stages = plan(graph, set(repo.status()), options.stages, options.part)
+        stages = plan_stages(graph, set(repo.status()), options.stages, options.part)
         if "sources" in stages:  # it often leaves what all depend on as it was
-            if run({"sources": set()}, 1):
+            if run_stages({"sources": set()}, 1):
                 sys.exit("failed: sources")
-            stages = plan(graph, set(repo.status()), options.stages, options.part)
+            stages = plan_stages(graph, set(repo.status()), options.stages, options.part)
     except ValueError as error:
         sys.exit(f"{error}")
     gpus = visible_gpus(p.device)
@@ -136,7 +136,7 @@ def main(arguments=None):
     if gpus and jobs > 1 and p.train.processes > 1:
         sys.exit(f"train.processes = {p.train.processes}: stages side by side have one GPU each; use `dvc repro`, or --jobs 1")
     say(f"{len(stages)} stages to run, {jobs} at a time" if stages else "nothing to do: all is up to date")
-    failed = run(stages, jobs, gpus=gpus if jobs > 1 else ())
+    failed = run_stages(stages, jobs, gpus=gpus if jobs > 1 else ())
     if failed:
         sys.exit(f"failed: {', '.join(failed)}. Run again to go on: finished stages are not repeated.")
 

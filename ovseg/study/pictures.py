@@ -17,7 +17,7 @@ INCHES = 10  # the longer side of a drawn picture
 MAX_NAMES = 256  # classes that a label map of one byte a pixel can hold
 
 
-def read(path):
+def read_picture(path):
     """The picture in a file as a PIL RGB image, upright; of an animated one the first frame.
 
     Raises ValueError or OSError, one line, on what is no picture, broken, or of more than MAX_PIXELS pixels.
@@ -51,7 +51,7 @@ def percentages(found):
     return {name: 100 * count / found.labels.size for name, count in zip(found.names, counts.tolist(), strict=True)}
 
 
-def draw(image, found):
+def draw_overlay(image, found):
     """A figure of what was found in a picture: classes as colours over it, names on large regions, a legend with areas.
 
     image: PIL RGB image. found: its Segmentation. The legend has each class that is there, the largest first, of which figures.NAMED.
@@ -83,11 +83,11 @@ def label_image(found):
     return image
 
 
-def write(job, image, found, made_with):
+def write_segmentation(job, image, found, made_with):
     """Write the files of a job (batch.Job), each whole or not at all. made_with: what else the JSON is to hold, a dict."""
     label_map = label_image(found)
     write_whole(job.labels, lambda part: label_map.save(part, "PNG"))
-    figure = draw(image, found)
+    figure = draw_overlay(image, found)
     try:
         write_whole(job.overlay, lambda part: figure.savefig(part, format="png"))
     finally:

@@ -13,7 +13,7 @@ from ..data.files import write_whole
 from ..schema import LOCAL
 from ..segmentation.hub import FILES, PICKLED, check_clip
 from .comparison import name as method_name
-from .report import spread
+from .report import mean_std
 
 CLIP = "clip"  # the folder of the CLIP, inside
 WORLD = """Its CLIP is a small one that was pretrained on rendered scenes of a cartoon world. It knows the 22 classes of that world
@@ -86,7 +86,7 @@ def _prepared(result):
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def write(model, out, where=None):
+def write_model(model, out, where=None):
     """Write a model's folder, e.g. "models/mgca", as one that can be published. out: a folder that does not exist yet.
 
     where: the name that its card uses, "owner/name"; None: `out`. Raises FileNotFoundError if the model, its result or its CLIP is not
@@ -137,7 +137,7 @@ def card(result, where, prepared):
     cartoon = values["clip.model"] == preflight.PRETRAINED  # its CLIP
     method, clip = values["train.method"], values["clip.model"] + (f" ({tag})" if (tag := values["clip.pretrained"]) else "")
     rows = [
-        {"benchmark": name, "unit": unit, "mIoU": spread(pd.Series([seed["miou"][name][unit] for seed in result["seeds"]], dtype=float))}
+        {"benchmark": name, "unit": unit, "mIoU": mean_std(pd.Series([seed["miou"][name][unit] for seed in result["seeds"]], dtype=float))}
         for name, by_unit in result["miou"].items()
         for unit in by_unit
     ]
@@ -166,7 +166,7 @@ def card(result, where, prepared):
 
 
 def push(out, repository, private=False):
-    """Upload a folder that `write` made to a repository "owner/name" of the Hub, made if it is not there. Returns its address."""
+    """Upload a folder that `write_model` made to a repository "owner/name" of the Hub, made if it is not there. Returns its address."""
     from huggingface_hub import HfApi
 
     api = HfApi()

@@ -30,7 +30,7 @@ reads a label map. The baseline is scored with the default run's threshold of th
 """
 
 
-def write(findings, results, paper, images, speeds):
+def write_report(findings, results, paper, images, speeds):
     """The report as Markdown.
 
     findings: of findings.judge. results: results.Results. paper: paper/tables.yaml as a dict. images: {title: path from results/}.
@@ -46,18 +46,18 @@ def write(findings, results, paper, images, speeds):
     parts += [
         "## Methods\n",
         comparison.NOTE,
-        markdown(comparison.table(results, paper, spread, METHODS[results.parameters["clip.dense"]], speeds)),
+        markdown(comparison.comparison_table(results, paper, mean_std, METHODS[results.parameters["clip.dense"]], speeds)),
     ]
     if pairs := comparison.against(results):
         parts += [comparison.AGAINST, markdown(pd.DataFrame([_comparison(pair) for pair in pairs]))]
-    parts += ["## All runs\n", *([GAP] if results.supervised else []), markdown(all_runs(results))]
+    parts += ["## All runs\n", *([GAP] if results.supervised else []), markdown(runs_table(results))]
     suites = {GROUPS[0]: paper["with_background"]["benchmarks"], GROUPS[1]: paper["without_background"]["benchmarks"]}
     for number, (group, table) in enumerate(zip(GROUPS, (paper["with_background"], paper["without_background"]), strict=True), 1):
         parts += [f"## Benchmarks {group}, beside the paper's Table {number}\n", markdown(beside_methods(results, table))]
     averaged = [f"{averages_of(results, group, names)}\n" for group, names in suites.items()]
     for number, title, table in (
-        (3, "Granularity, by pixels", granularity(results, paper["granularity"])),
-        (4, "Meta-points", meta_points(results, paper["meta_points"])),
+        (3, "Granularity, by pixels", granularity_table(results, paper["granularity"])),
+        (4, "Meta-points", meta_points_table(results, paper["meta_points"])),
     ):
         parts += [f"## {title}, beside the paper's Table {number}\n", *averaged, markdown(table)]
     for title, path in images.items():
@@ -80,7 +80,7 @@ def label(results, run):
     return ", ".join(f"{key} = {value}" for key, value in changes.items())
 
 
-def spread(values):
+def mean_std(values):
     """mIoU over seeds as mean ± standard deviation (n); a single one as it is."""
     values = values.dropna()
     if values.empty:
@@ -89,12 +89,12 @@ def spread(values):
 
 
 def by_group(averages, run):
-    """{group: spread} of a run. averages: of Results.averages."""
+    """{group: mean_std} of a run. averages: of Results.averages."""
     rows = averages[averages["run"] == run]
-    return {group: spread(rows.loc[rows["group"] == group, "miou"]) for group in GROUPS if group in set(averages["group"])}
+    return {group: mean_std(rows.loc[rows["group"] == group, "miou"]) for group in GROUPS if group in set(averages["group"])}
 
 
-def all_runs(results):
+def runs_table(results):
     """A row for each run: by its own unit, the gap that it closes, and by pixels where it was evaluated so. The supervised run has a
     row in any case."""
     own, tables = results.averages(), {"by pixels": results.averages("pixel")}
@@ -111,7 +111,7 @@ def all_runs(results):
     return pd.DataFrame(rows).fillna("")
 
 
-def methods(results):
+def methods_table(results):
     """mIoU of the untrained runs and of the methods, mean over seeds: rows (method, unit), a column for each benchmark.
 
     Benchmarks of the rendered world get a column for its things and its stuff besides.
@@ -144,7 +144,7 @@ def beside_methods(results, paper):
         found = results.rows[(results.rows["run"] == run) & (results.rows["unit"] == by)]
         miou = found.pivot(index="seed", columns="benchmark", values="miou").reindex(columns=paper["benchmarks"])
         miou["average"] = miou.mean(axis=1, skipna=False)
-        rows.append({"method": f"**{name}, ours, by {by}s**", "pairs": pairs} | {column: spread(miou[column]) for column in columns})
+        rows.append({"method": f"**{name}, ours, by {by}s**", "pairs": pairs} | {column: mean_std(miou[column]) for column in columns})
     return pd.DataFrame(rows)
 
 
@@ -164,13 +164,13 @@ def _listed(names):
     return ", ".join(f"`{name}`" for name in names) or "no benchmark"
 
 
-def granularity(results, paper):
+def granularity_table(results, paper):
     """Our granularities beside the paper's, by pixels. paper: its rows in paper/tables.yaml."""
     runs = {"none": results.baseline} | results.series("mgca.granularity")
     return _beside("granularity", paper, {name: by_group(results.averages("pixel"), run) for name, run in runs.items()})
 
 
-def meta_points(results, paper):
+def meta_points_table(results, paper):
     """Our numbers of meta-points beside the paper's, `pixel` for every pixel by itself. paper: its rows in paper/tables.yaml."""
     theirs = [row | {"points": "pixel" if row["points"] == PAPER_PIXELS else row["points"]} for row in paper]
     averages, runs = results.averages("meta-point"), results.series("segment.meta_points")

@@ -72,7 +72,7 @@ def all_runs(ablations):
     return [Run(), *(Run(kind, change) for kind, changes in lists.items() for change in changes)]
 
 
-def train(run, device):
+def train_run(run, device):
     """Train a run's decoder at each of its seeds; finished trainings are not repeated. device: torch.device."""
     p, group = run.params(), distributed.joined()
     settings = p.train.model_copy(update={"processes": group.size}) if group.size > 1 else p.train
@@ -82,7 +82,7 @@ def train(run, device):
         benchmark = datasets.open_benchmark(name, p.benchmarks[name])
         source = supervised.Source(benchmark.label, benchmark.background, f"data/features/benchmarks/{name}/classes.npy")
     for seed in range(settings.seeds):
-        trained = training.run(run.model / "seeds" / str(seed), seed, p.clip, p.sections, settings, source, device)
+        trained = training.train_into(run.model / "seeds" / str(seed), seed, p.clip, p.sections, settings, source, device)
         if group.rank == 0:
             print(f"seed {seed}: {'trained' if trained else 'was trained before, and nothing that it depends on has changed'}")
 
@@ -103,7 +103,7 @@ def units_of(run, p):
     return list(dict.fromkeys([p.segment.unit, *others]))
 
 
-def evaluate(run, suite, segmenters):
+def evaluate_run(run, suite, segmenters):
     """Evaluate a run's segmenters with each of its units, and write its result and segmenter.json. Returns the result.
 
     suite, segmenters: of `open_segmenters`.
@@ -185,7 +185,7 @@ def main(arguments=None):
     run = Run("trained", change) if (change := parser.parse_args(arguments).change) else Run()
     try:
         params.enter_project()
-        distributed.in_group(train, run, params.device(run.params().device))
+        distributed.in_group(train_run, run, params.device(run.params().device))
     except params.ParamsError as error:
         sys.exit(f"{error}")
 

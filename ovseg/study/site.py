@@ -88,7 +88,7 @@ def notebook_of(result, known):
     return next((name for name in wanted if name in known), None)
 
 
-def write(runs="runs", results="results", out="report"):
+def write_site(runs="runs", results="results", out="report"):
     """Write the site. Returns how many notebooks it shows. Raises FileNotFoundError where there is none."""
     runs, results, out = Path(runs), Path(results), Path(out)
     notebooks = {
@@ -158,7 +158,7 @@ def main(arguments=None):
     out = parser.parse_args(arguments).out
     try:
         params.enter_project()
-        print(f"{write(out=out)} notebooks: open {out}/index.html")
+        print(f"{write_site(out=out)} notebooks: open {out}/index.html")
     except (params.ParamsError, FileNotFoundError) as error:
         sys.exit(f"{error}")
 

@@ -11,7 +11,7 @@ import pandas as pd
 from .. import params
 from ..benchmarks.miou import mean
 from . import comparison, runs
-from .report import METHODS, spread
+from .report import METHODS, mean_std
 
 ABSENT = "–"
 
@@ -122,7 +122,7 @@ def by_class(result):
 
 
 def _spread(result, benchmark, unit):
-    return spread(pd.Series([seed["miou"][benchmark][unit] for seed in result["seeds"]], dtype=float))
+    return mean_std(pd.Series([seed["miou"][benchmark][unit] for seed in result["seeds"]], dtype=float))
 
 
 def _listed(changed):

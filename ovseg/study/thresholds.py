@@ -14,11 +14,11 @@ def curve(run, p, pictures):
     """
     rows = []
     try:
-        opened = calibration.open_all(p.benchmarks)
+        opened = calibration.open_calibrations(p.benchmarks)
     except ValueError as none:
         print(none)
         opened = []
-    segmenter = calibration.load(run.name, p) if opened else None
+    segmenter = calibration.load_segmenter(run.name, p) if opened else None
     for benchmark in opened:
         classes = segmenter.clip.embed_classes(benchmark.named, p.segment.templates)
         found = calibration.sweep(segmenter, Encoded(benchmark, classes, None), pictures)

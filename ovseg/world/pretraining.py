@@ -144,7 +144,7 @@ def pretrain(settings, device="cpu", checkpoint=None):
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
     plan = list(schedule(settings))
-    first, history = restore(checkpoint, settings, model, optimiser)
+    first, history = restore_checkpoint(checkpoint, settings, model, optimiser)
     pairs = RenderedPairs(settings, (len(plan) - first) * settings.batch, first * settings.batch)
     # with a generator of its own, the loader draws nothing from the one that draws the glimpses
     loader = DataLoader(pairs, settings.batch, num_workers=settings.workers, collate_fn=_collate, generator=torch.Generator())
@@ -187,7 +187,7 @@ def keep(path, settings, model, optimiser, step, history):
     write_whole(path, lambda part: torch.save(state, part))
 
 
-def restore(path, settings, model, optimiser):
+def restore_checkpoint(path, settings, model, optimiser):
     """Load a checkpoint of the same settings into model and optimiser. Returns (step, history); without one, (0, [])."""
     state = torch.load(path, map_location="cpu", weights_only=True) if path and Path(path).is_file() else None
     if state is None or state["settings"] != settings.model_dump_json(exclude={"workers"}):
@@ -256,7 +256,7 @@ def fold_norms(clip, settings):
         clip.clip.text_projection *= settings.embedding_norm / texts.norm(dim=-1).mean()
 
 
-def save(model, settings, folder):
+def save_clip(model, settings, folder):
     """Write an open_clip folder: open_clip_config.json and float16 weights, for "local-dir:FOLDER"."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

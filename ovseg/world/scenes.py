@@ -250,7 +250,7 @@ def _render_shard(part, s, split, first, last):
             )
 
 
-def write(settings, folder, kept=KEPT):
+def render_shards(settings, folder, kept=KEPT):
     """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar, and the class lists things.txt and scenes.txt.
 
     settings: params.Scenes. The same settings give the same bytes. Calibration pictures are as many as the benchmark's and made

@@ -61,7 +61,7 @@ def suite_of(clip, tmp_path):
 
     def of(p, modes=("maskclip",)):
         made_with = features.made_with(p.clip, p.segment)
-        encode_benchmarks(clip, datasets.open_all(p.benchmarks), p.segment, tmp_path / "cache", modes, made_with)
+        encode_benchmarks(clip, datasets.open_benchmarks(p.benchmarks), p.segment, tmp_path / "cache", modes, made_with)
         return evaluation.open_suite(p, tmp_path / "cache")
 
     return of

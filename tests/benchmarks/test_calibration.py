@@ -104,16 +104,16 @@ def test_a_benchmark_without_calibration_pictures_is_named_and_skipped(tmp_path,
     here = {name: str(write(tmp_path / name, [ZEROS])) for name in ("mine", "yours", "others")}
     settings = {"mine": Benchmark(folder=here["mine"])}
     with pytest.raises(ValueError, match="no benchmark has calibration pictures"):
-        calibration.open_all(settings)
+        calibration.open_calibrations(settings)
     assert "benchmarks.mine.calibration names no pictures" in capsys.readouterr().out
     settings["yours"] = Benchmark(folder=here["yours"], calibration=here["others"])
-    assert [benchmark.source for benchmark in calibration.open_all(settings)] == [here["others"]]
+    assert [benchmark.source for benchmark in calibration.open_calibrations(settings)] == [here["others"]]
 
 
 def test_no_benchmark_with_a_background_is_an_error(tmp_path):
     settings = {"mine": Benchmark(folder=str(write(tmp_path, [ZEROS], CLASSES[1:])))}
     with pytest.raises(ValueError, match="no benchmark has a background"):
-        calibration.open_all(settings)
+        calibration.open_calibrations(settings)
 
 
 def test_the_worlds_own_benchmark_with_background_has_calibration_pictures():
@@ -146,7 +146,7 @@ def test_the_command_prints_what_goes_into_params_and_opens_no_evaluated_picture
     }
     changed = P.model_copy(update={"benchmarks": settings, "segment": SETTINGS})
     monkeypatch.setattr(params, "load", lambda changes: changed)
-    monkeypatch.setattr(calibration, "load", lambda run, p: Segmenter(Colour(), Decoder(2), p.segment))
+    monkeypatch.setattr(calibration, "load_segmenter", lambda run, p: Segmenter(Colour(), Decoder(2), p.segment))
     before = sorted(tmp_path.rglob("*"))
     calibration.calibrate("mgca", 200)
     out = capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_the_command_prints_what_goes_into_params_and_opens_no_evaluated_picture
 def test_a_run_that_is_not_trained_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="models/trained/none/seeds/0 holds no decoder.safetensors: train it first"):
-        calibration.load("trained/none", P)
+        calibration.load_segmenter("trained/none", P)
 
 
 @pytest.mark.parametrize("arguments, said", [(["--pictures", "0"], "--pictures = 0: at least 1"), ([], "no params.yaml")])

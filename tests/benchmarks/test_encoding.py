@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import SETTINGS, TINY, changed, picture
 
 from ovseg.benchmarks import encoding
-from ovseg.benchmarks.datasets import FolderBenchmark, open_all
+from ovseg.benchmarks.datasets import FolderBenchmark, open_benchmarks
 from ovseg.benchmarks.encoding import encode_benchmarks
 from ovseg.clip.dense import DENSE_MODES
 from ovseg.clip.frozen import FrozenCLIP
@@ -25,7 +25,7 @@ ARRAYS = {"classes.npy", *(f"{mode}.npy" for mode in DENSE_MODES)}
 
 
 def encode(clip, benchmarks, folder, modes=DENSE_MODES):
-    encode_benchmarks(clip, open_all(benchmarks), SETTINGS, folder, modes, {})
+    encode_benchmarks(clip, open_benchmarks(benchmarks), SETTINGS, folder, modes, {})
 
 
 def kept(folder):
@@ -47,7 +47,7 @@ def check_encoded_as_alone(clip, benchmarks, together, alone):
 
 def test_windows_are_encoded_in_the_order_of_pictures_and_classes_without_the_background(clip, mine, tmp_path):
     encode(clip, mine, tmp_path / "cache")
-    windows = np.concatenate([cut_windows(image, SETTINGS)[0] for _, image, _ in open_all(mine)[0]])
+    windows = np.concatenate([cut_windows(image, SETTINGS)[0] for _, image, _ in open_benchmarks(mine)[0]])
     for mode in DENSE_MODES:
         found = np.load(tmp_path / "cache/mine" / f"{mode}.npy")
         assert found.dtype == np.float16
@@ -80,7 +80,7 @@ def test_benchmarks_are_encoded_anew_over_an_earlier_run(clip, sharing, tmp_path
 
 
 def test_pictures_are_told_apart_by_where_they_are(sharing, mine):
-    things, apart, all_, folder = open_all(sharing | mine)
+    things, apart, all_, folder = open_benchmarks(sharing | mine)
     assert things.source == all_.source and len({things.source, apart.source, folder.source}) == 3
     assert FolderBenchmark("again", f"{folder.folder}/").source == folder.source
 
@@ -125,7 +125,7 @@ def contents(folder):
 def encoded(clip, benchmarks, folder, segment=SETTINGS, modes=DENSE_MODES):
     """(windows, names) that were encoded."""
     counting = Counting(clip)
-    encode_benchmarks(counting, open_all(benchmarks), segment, folder, modes, {})
+    encode_benchmarks(counting, open_benchmarks(benchmarks), segment, folder, modes, {})
     return counting.windows, counting.names
 
 
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_and_leaves_the_bytes_of_an_uninterrupted_one(clip,
     total, _ = encoded(clip, mine, tmp_path / "whole")
     killed = Counting(clip, at)
     with pytest.raises(Killed):
-        encode_benchmarks(killed, open_all(mine), SETTINGS, tmp_path / "killed", DENSE_MODES, {})
+        encode_benchmarks(killed, open_benchmarks(mine), SETTINGS, tmp_path / "killed", DENSE_MODES, {})
     assert killed.windows == at * SETTINGS.batch < total and not (tmp_path / "killed/suite.json").exists()
     assert not list((tmp_path / "killed").rglob("maskclip.npy"))
     assert encoded(clip, mine, tmp_path / "killed") == (total - killed.windows, [])
@@ -220,7 +220,7 @@ def test_a_damaged_array_is_repaired_in_the_mode_that_needs_it(clip, mine, tmp_p
     asked, real = [], clip.encode_modes
     counting = Counting(clip)
     counting.encode_modes = lambda images, modes: asked.append(modes) or real(images, modes)
-    encode_benchmarks(counting, open_all(mine), SETTINGS, tmp_path / "cache", DENSE_MODES, {})
+    encode_benchmarks(counting, open_benchmarks(mine), SETTINGS, tmp_path / "cache", DENSE_MODES, {})
     assert asked and all(modes == ["sclip"] for modes in asked) and (len(asked) == 1) == (damage == "a byte")
     assert contents(tmp_path / "cache") == before
 

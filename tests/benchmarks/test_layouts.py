@@ -8,7 +8,7 @@ from PIL import Image
 
 from ovseg import schema
 from ovseg.benchmarks.calibration import open_calibration
-from ovseg.benchmarks.datasets import NotHere, open_all, open_benchmark
+from ovseg.benchmarks.datasets import NotHere, open_benchmark, open_benchmarks
 from ovseg.benchmarks.layouts import CLASSES, LAYOUTS
 
 # name: listing, then (key, image, label map) of two evaluated pictures in the order expected, then of one for calibration
@@ -208,7 +208,7 @@ def test_a_missing_folder_is_one_line_with_what_to_do(name, tmp_path):
 def half(name, folder):
     """The one line on a benchmark that is half there: an error even of an optional one."""
     with pytest.raises(FileNotFoundError) as error:
-        open_all({name: settings(name, folder, optional=True)})
+        open_benchmarks({name: settings(name, folder, optional=True)})
     text = line(error)
     assert not isinstance(error.value, NotHere) and text.startswith(f"benchmark {name}: ") and LAYOUTS[name].source in text
     return text
@@ -254,7 +254,7 @@ def test_an_optional_benchmark_that_is_missing_is_skipped_with_a_line(tmp_path, 
         "tars": schema.Benchmark(shards=str(tmp_path / "*.tar"), label="a.png", classes="none.txt", optional=True),
         "voc20": settings("voc20", tmp_path / "voc", optional=True),
     }
-    assert [benchmark.name for benchmark in open_all(wanted)] == ["voc", "voc20"]
+    assert [benchmark.name for benchmark in open_benchmarks(wanted)] == ["voc", "voc20"]
     printed = capsys.readouterr().out.splitlines()
     assert [text.split(": ")[1] for text in printed] == [f"benchmark {name}" for name in ("ade20k", "coco_object", "plain", "tars")]
 
@@ -262,7 +262,7 @@ def test_an_optional_benchmark_that_is_missing_is_skipped_with_a_line(tmp_path, 
 def test_a_missing_benchmark_that_is_not_optional_stops_as_does_none_at_all(tmp_path):
     write(tmp_path / "voc", "voc")
     with pytest.raises(NotHere, match="benchmark ade20k: "):
-        open_all({"voc": settings("voc", tmp_path / "voc"), "ade20k": settings("ade20k", tmp_path / "ade")})
+        open_benchmarks({"voc": settings("voc", tmp_path / "voc"), "ade20k": settings("ade20k", tmp_path / "ade")})
     with pytest.raises(NotHere, match="none of the benchmarks is there: voc, ade20k") as error:
-        open_all({name: settings(name, tmp_path / "no", optional=True) for name in ("voc", "ade20k")})
+        open_benchmarks({name: settings(name, tmp_path / "no", optional=True) for name in ("voc", "ade20k")})
     line(error)

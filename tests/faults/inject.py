@@ -98,7 +98,7 @@ def train(settings=SETTINGS):
             yield batch
 
     CachedImages.epoch = epoch
-    training.run("models/mgca/seeds/0", 0, P.clip, {"mgca": P.mgca}, settings, None, CPU)
+    training.train_into("models/mgca/seeds/0", 0, P.clip, {"mgca": P.mgca}, settings, None, CPU)
 
 
 def drawn_steps():
@@ -187,7 +187,7 @@ def test_training_terminated(project, expected, table):
 
     for at in ((4, 1), (11, 2)):  # of an epoch of three steps
         assert ended(forked(lambda place=at: terminated(place))) == 143
-        assert checkpoint.read(SAVED)["step"] == 3 * at[0] + at[1] + 1
+        assert checkpoint.read_state(SAVED)["step"] == 3 * at[0] + at[1] + 1
     assert ended(forked(train)) == 0 and weights() == expected[0]
     lost = drawn_steps() - STEPS
     assert lost == 0
@@ -266,7 +266,7 @@ def test_a_shard_deleted_in_mid_epoch(tmp_path, monkeypatch, table):
         Path(path).unlink()
     line = failed(lambda: run(delete=True))
     assert "epoch" in line and "the shards have changed since `prepare`" in line and not Path("weights").exists()
-    assert checkpoint.read("run.pt")["step"] == 6  # both epochs whose shards were all read
+    assert checkpoint.read_state("run.pt")["step"] == 6  # both epochs whose shards were all read
     for path in images.paths:
         os.rename(f"{path}.away", path)
     assert ended(forked(run)) == 0 and Path("weights").read_bytes() == whole
@@ -299,7 +299,7 @@ def test_a_dead_rank(tmp_path, table):
     distributed.launch(2, dying, whole, CPU)
     with pytest.raises(Exception, match=r"rank +: 1 (.|\n)*SIGKILL"):
         distributed.launch(2, dying, broken, CPU)
-    lost = 7 - checkpoint.read(broken / "run.pt")["step"]
+    lost = 7 - checkpoint.read_state(broken / "run.pt")["step"]
     assert lost == 1 and not (broken / "weights").exists()
     distributed.launch(2, dying, broken, CPU)
     assert (broken / "weights").read_bytes() == (whole / "weights").read_bytes()
@@ -404,5 +404,5 @@ def test_encode_on_a_full_disk(pictures, tmp_path, monkeypatch, table):
 
 def test_checkpoints_are_read_as_they_were_written(tmp_path):
     state = {"fingerprint": "a", "step": 3, "decoder": {}, "optimizer": {}, "history": [], "seconds": 1.0}
-    checkpoint.write(tmp_path / "run.pt", state)
-    assert checkpoint.read(tmp_path / "run.pt") == state
+    checkpoint.write_state(tmp_path / "run.pt", state)
+    assert checkpoint.read_state(tmp_path / "run.pt") == state

@@ -80,7 +80,7 @@ def test_two_processes_have_the_weights_of_one_and_resume_where_the_first_stood(
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], rel=1e-5)
     state = torch.load(tmp_path / "of 0/run.pt", weights_only=True)
     state["learner"]["decoder.blocks.0.gate"] += 1  # finished, but with other weights: so these are what all must end with
-    checkpoint.write(tmp_path / "of 0/run.pt", state)
+    checkpoint.write_state(tmp_path / "of 0/run.pt", state)
     distributed.launch(2, train_and_save, tmp_path, CPU)
     for rank, (before, _) in enumerate(found):
         weights, rows = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
@@ -119,7 +119,7 @@ def test_sigterm_to_several_processes_keeps_the_running_step(tmp_path):
     wait_until(lambda: all((tmp_path / f"{rank}.ready").exists() for rank in range(2)) or parent.poll() is not None)
     parent.terminate()
     assert parent.wait(120) == 143
-    state = checkpoint.read(tmp_path / "run.pt")
+    state = checkpoint.read_state(tmp_path / "run.pt")
     assert state["step"] == 4 and len(state["history"]) == 4  # the batch that the signal came in, and no other
     learner, history, _ = training.train(SETTINGS, 0, SECTIONS, *data(), tmp_path / "alone.pt")
     assert [row["loss"] for row in state["history"]] == pytest.approx([row["loss"] for row in history[:4]], rel=1e-5)
@@ -129,10 +129,10 @@ def test_a_training_into_a_folder_in_two_processes_is_not_repeated(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     write_project()
     run = ("models/mgca/seeds/0", 0, P.clip, {"mgca": P.mgca}, SETTINGS, None, CPU)
-    assert training.run(*run)
+    assert training.train_into(*run)
     before = contents(run[0])
     assert json.loads(before["training.json"])["parameters"]["train.processes"] == 2 and not list(Path("runs").rglob("*.pt"))
-    assert not training.run(*run) and contents(run[0]) == before
+    assert not training.train_into(*run) and contents(run[0]) == before
 
 
 def stream_and_save(folder, images, device):

@@ -39,9 +39,9 @@ def test_hard_groups_pass_a_gradient_to_all_parameters():
 
 def test_saved_groups_assign_as_trained_ones_and_are_units(tmp_path):
     objective = groupvit.Objective(P.groupvit, 6)
-    assert groupvit.load(tmp_path) is None
-    objectives.save(torch.nn.ModuleDict({"groupvit": objective}), tmp_path)
-    loaded = groupvit.load(tmp_path)
+    assert groupvit.load_grouping(tmp_path) is None
+    objectives.save_objectives(torch.nn.ModuleDict({"groupvit": objective}), tmp_path)
+    loaded = groupvit.load_grouping(tmp_path)
     embeddings = torch.randn(2, 6, 4, 5, generator=torch.Generator().manual_seed(0))
     pixels = embeddings.flatten(2).transpose(1, 2)
     assert torch.equal(loaded.assign(pixels), objective.scores(pixels).argmax(-1))
@@ -54,7 +54,7 @@ def test_saved_groups_assign_as_trained_ones_and_are_units(tmp_path):
 
 
 def test_another_method_has_no_groups(tmp_path):
-    objectives.save(torch.nn.ModuleDict({"tcl": objectives.open_objective("tcl", P.tcl, 6)}), tmp_path)
-    assert (tmp_path / objectives.WEIGHTS).is_file() and groupvit.load(tmp_path) is None
-    objectives.save(torch.nn.ModuleDict({"pacl": objectives.open_objective("pacl", P.pacl, 6)}), tmp_path / "none")
+    objectives.save_objectives(torch.nn.ModuleDict({"tcl": objectives.open_objective("tcl", P.tcl, 6)}), tmp_path)
+    assert (tmp_path / objectives.WEIGHTS).is_file() and groupvit.load_grouping(tmp_path) is None
+    objectives.save_objectives(torch.nn.ModuleDict({"pacl": objectives.open_objective("pacl", P.pacl, 6)}), tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -173,7 +173,7 @@ def test_sigterm_keeps_the_running_step_and_ends_with_its_code(tmp_path, monkeyp
         patch.setattr(mgca, "losses", losses)
         train(tmp_path / "run.pt", changed(checkpoint_steps=50))
     assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
-    assert checkpoint.read(tmp_path / "run.pt")["step"] == at + 1 and f"step {at + 1} of {STEPS}" in capsys.readouterr().out
+    assert checkpoint.read_state(tmp_path / "run.pt")["step"] == at + 1 and f"step {at + 1} of {STEPS}" in capsys.readouterr().out
     killed_at(STEPS - at - 1, monkeypatch)  # a step more than are left
     assert same(train(tmp_path / "run.pt")[0], expected)
 
@@ -300,7 +300,7 @@ def project(tmp_path, monkeypatch):
     """A project's folder. Returns a function that trains into models/mgca/seeds/SEED."""
     monkeypatch.chdir(tmp_path)
     write_project()
-    return lambda seed=0, **values: training.run(f"models/mgca/seeds/{seed}", seed, P.clip, SECTIONS, changed(**values), None, CPU)
+    return lambda seed=0, **values: training.train_into(f"models/mgca/seeds/{seed}", seed, P.clip, SECTIONS, changed(**values), None, CPU)
 
 
 FOLDER = Path("models/mgca/seeds/0")
@@ -332,7 +332,7 @@ def test_a_killed_training_goes_on_and_counts_its_seconds(project, monkeypatch):
         project()
     assert not FOLDER.exists()
     path = Path("runs/checkpoints/models/mgca/seeds/0.pt")
-    checkpoint.write(path, checkpoint.read(path) | {"seconds": 1000.0})
+    checkpoint.write_state(path, checkpoint.read_state(path) | {"seconds": 1000.0})
     killed_at(STEPS - 4, monkeypatch)  # steps 4 to 8 are left: one more would raise
     assert project()
     assert json.loads(contents(FOLDER)["training.json"])["seconds"] >= 1000
@@ -367,10 +367,10 @@ def test_weights_of_an_objective_belong_to_the_training(project):
     """A lost file trains again, and none is left of an earlier method."""
     sections = [{"tcl": P.tcl}, {"mgca": P.mgca}]
     arguments = [("models/mgca/seeds/0", 0, P.clip, of_method, changed(), None, CPU) for of_method in sections]
-    assert training.run(*arguments[0]) and not training.run(*arguments[0])
+    assert training.train_into(*arguments[0]) and not training.train_into(*arguments[0])
     (FOLDER / "objective.safetensors").unlink()
-    assert training.run(*arguments[0]) and (FOLDER / "objective.safetensors").is_file()
-    assert training.run(*arguments[1]) and not (FOLDER / "objective.safetensors").exists()
+    assert training.train_into(*arguments[0]) and (FOLDER / "objective.safetensors").is_file()
+    assert training.train_into(*arguments[1]) and not (FOLDER / "objective.safetensors").exists()
 
 
 def test_losses_of_one_name_are_refused(tmp_path, monkeypatch):

@@ -274,7 +274,7 @@ def saved(clip, decoder, tmp_path, monkeypatch):
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.chdir(project)
-    pretraining.save(clip.clip, TINY, "models/clip")
+    pretraining.save_clip(clip.clip, TINY, "models/clip")
     own = {"model": "local-dir:models/clip", "pretrained": None, "precision": "float32", "dense": "clip"}
     Segmenter(reading(clip, "clip"), decoder, changed(unit="meta-point")).save_settings("models/mgca", P.clip.model_copy(update=own))
     decoder.save("models/mgca/seeds/0")

@@ -263,7 +263,7 @@ def test_a_model_that_fails_costs_its_own_warning_alone(tmp_path):
             raise RuntimeError("CUDA out of\nmemory")
 
     data = data_check.Data(benchmarks=[folder(tmp_path, FIVE, "abcde")])
-    (found,) = data_check.check(data, 0, Broken())
+    (found,) = data_check.check_data(data, 0, Broken())
     assert "5 of 5 pictures" in found.text and found.warnings == ["the model cannot segment its pictures: CUDA out of memory"]
 
 

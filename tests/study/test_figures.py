@@ -93,5 +93,5 @@ def test_the_threshold_that_is_used_and_the_best_one_are_named():
 
 
 def test_a_table_of_pictures_fills_its_last_row():
-    figure = figures.table([PICTURE] * 5, list("abcde"), 3)
+    figure = figures.picture_grid([PICTURE] * 5, list("abcde"), 3)
     assert len(figure.axes) == 6 and figure.axes[5].images[0].get_array().min() == 255 and set("abcde") <= set(texts(figure))

@@ -17,7 +17,7 @@ def test_own_shards_and_a_folder_benchmark_go_through_without_a_cache_of_images(
     project.mkdir()
     copy_project(project)
     change(project, tiny)
-    scenes.write(params.load(path=project / "params.yaml").scenes, world)
+    scenes.render_shards(params.load(path=project / "params.yaml").scenes, world)
     for part in ("images", "labels"):
         (street / part).mkdir(parents=True)
     with tarfile.open(world / "benchmark-00000.tar") as tar:

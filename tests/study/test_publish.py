@@ -45,7 +45,7 @@ RESULT = {
 def project(clip, decoder, tmp_path, monkeypatch):
     """A project with models/mgca at two seeds, models/clip and the result; it is the working directory."""
     monkeypatch.chdir(tmp_path)
-    pretraining.save(clip.clip, TINY, "models/clip")
+    pretraining.save_clip(clip.clip, TINY, "models/clip")
     own = {"model": "local-dir:models/clip", "pretrained": None}
     Segmenter(clip, decoder, changed()).save_settings("models/mgca", P.clip.model_copy(update=own))
     decoder.save("models/mgca/seeds/0")
@@ -161,7 +161,7 @@ def test_the_command_segments_by_a_model_of_the_hub(project, remote):
 
 
 def card():
-    publish.write("models/mgca", "out", "me/mgca")
+    publish.write_model("models/mgca", "out", "me/mgca")
     return Path("out/README.md").read_text()
 
 
@@ -211,7 +211,7 @@ def test_a_card_of_a_supervised_model_says_that_label_maps_were_seen(project):
 def test_what_cannot_be_written_is_named_and_nothing_is_left(project):
     def refused(kind, message):
         with pytest.raises(kind, match=message):
-            publish.write("models/mgca", "out")
+            publish.write_model("models/mgca", "out")
         assert not list(project.glob("out*"))
 
     said({key: value for key, value in RESULT.items() if key != "versions"})
@@ -225,7 +225,7 @@ def test_what_cannot_be_written_is_named_and_nothing_is_left(project):
     refused(FileNotFoundError, "clip, the CLIP of models/mgca, does not exist")
     Path("out").mkdir()
     with pytest.raises(FileExistsError, match="out exists already"):
-        publish.write("models/mgca", "out")
+        publish.write_model("models/mgca", "out")
 
 
 def test_a_segmenter_that_was_made_in_memory_has_no_files_to_save(clip, decoder):
@@ -257,7 +257,7 @@ def test_a_folder_without_a_model_is_a_clear_error(tmp_path):
 
 @pytest.mark.parametrize("gone", ["seeds/0/decoder.safetensors", "clip"])
 def test_a_model_that_lost_a_part_is_a_clear_error(project, gone):
-    publish.write("models/mgca", "out")
+    publish.write_model("models/mgca", "out")
     shutil.move(f"out/{gone}", "gone")
     with pytest.raises(FileNotFoundError, match=gone):
         Segmenter.from_pretrained("out", device="cpu")
@@ -275,7 +275,7 @@ def test_a_model_that_lost_a_part_is_a_clear_error(project, gone):
     ],
 )
 def test_a_model_may_not_name_files_outside_or_pickles(project, model, pretrained, message):
-    publish.write("models/mgca", "out")
+    publish.write_model("models/mgca", "out")
     file = Path("out/segmenter.json")
     config = json.loads(file.read_text())
     config["clip"] |= {"model": model, "pretrained": pretrained}
@@ -285,7 +285,7 @@ def test_a_model_may_not_name_files_outside_or_pickles(project, model, pretraine
 
 
 def test_a_pickle_beside_the_clip_is_not_opened(project):
-    publish.write("models/mgca", "out")
+    publish.write_model("models/mgca", "out")
     Path("out/clip/open_clip_pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match="open_clip_pytorch_model.bin would be unpickled"):
         Segmenter.from_pretrained("out", device="cpu")
@@ -300,7 +300,7 @@ def test_a_pickle_beside_the_clip_is_not_opened(project):
     ],
 )
 def test_a_clip_that_would_fetch_code_is_refused(project, file, content, message):
-    publish.write("models/mgca", "out")
+    publish.write_model("models/mgca", "out")
     Path("out/clip", file).write_text(content)
     with pytest.raises(ValueError, match=message):
         hub.fetch("out")

@@ -88,7 +88,7 @@ def test_each_key_that_is_changed_alone_makes_a_chart():
 
 
 def test_each_run_is_a_row_of_the_report_of_its_own():
-    table = report.all_runs(STUDY).set_index("run")
+    table = report.runs_table(STUDY).set_index("run")
     assert table.loc["default", WITH] == "41.0 ± 1.4 (2)" and table.loc["default", f"{WITH}, by pixels"] == "39.0 ± 1.4 (2)"
     assert table.loc["mgca.tau = 0.1", WITH] == "41.2 ± 0.4 (2)"
     assert table.loc["mgca.k = 0.4", WITH] == "30.0" and table.loc["MaskCLIP, untrained", f"{WITH}, by pixels"] == "10.0"
@@ -101,7 +101,7 @@ def test_the_gap_closed_is_the_way_from_the_baseline_to_the_supervised_run_seed_
     found = study.gap_closed().set_index(["run", "seed"])["miou"]
     assert found["mgca", 0] == pytest.approx(100 * 30 / 60) and found["mgca", 1] == pytest.approx(100 * 32 / 40)
     assert found["trained/mgca.k=0", 0] == pytest.approx(25) and found[study.supervised, 0] == found[study.supervised, 1] == 100
-    table = report.all_runs(study).set_index("run")[f"{WITH}, gap closed"]
+    table = report.runs_table(study).set_index("run")[f"{WITH}, gap closed"]
     assert table["default"] == "65.0 ± 21.2 (2)" and table["mgca.k = 0"] == "25.0" and table["train.method = supervised"][:5] == "100.0"
 
 
@@ -122,12 +122,12 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
     paper = {"with_background": {"rows": [{"method": "TCL", "average": 35.1}, {"method": "TCL", "average": 35.3}]}}
     paper |= {"without_background": {"rows": []}}
     speeds = {run: 3.14 for run, method in study.methods.items() if method == "tcl"}
-    table = comparison.table(study, paper, report.spread, "MaskCLIP", speeds).set_index("method")
+    table = comparison.comparison_table(study, paper, report.mean_std, "MaskCLIP", speeds).set_index("method")
     assert list(table.index) == ["MaskCLIP", "MGCA", "MGCA + MixReorg", "TCL", "supervised"]
     assert table.loc["TCL", ["its own", WITH, f"{WITH}, by pixels", f"{WITH}, paper"]].tolist() == [
         "lr 0.004", "32.0 ± 2.8 (2)", "21.0 ± 1.4 (2)", "35.3",
     ]  # fmt: skip
-    assert table.loc["TCL", f"{WITH}, gap closed"] == report.spread(pd.Series([100 * 20 / 60, 100 * 24 / 40]))
+    assert table.loc["TCL", f"{WITH}, gap closed"] == report.mean_std(pd.Series([100 * 20 / 60, 100 * 24 / 40]))
     assert table["images a second"].tolist() == ["", "", "", "3.1", ""]
     pairs = {pair.second: (pair.means, pair.n) for pair in comparison.against(study)}
     assert pairs == {"TCL": ((41, 32), 2), "MGCA + MixReorg": ((41, 50), 2)}
@@ -135,7 +135,7 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
 
 
 def test_without_a_supervised_run_its_row_says_so():
-    table = report.all_runs(STUDY).set_index("run")
+    table = report.runs_table(STUDY).set_index("run")
     assert STUDY.supervised is None and table.loc["train.method = supervised", WITH] == "not run"
     assert f"{WITH}, gap closed" not in table
 
@@ -168,10 +168,10 @@ PAPER = {
 
 
 def test_ours_stand_beside_the_papers_and_what_was_not_run_says_so():
-    table = report.granularity(STUDY, PAPER["granularity"]).set_index("granularity")
+    table = report.granularity_table(STUDY, PAPER["granularity"]).set_index("granularity")
     assert list(table.loc["none"]) == ["10.0", "21.0", "not run", "18.8"]
     assert list(table.loc[ALL]) == ["39.0 ± 1.4 (2)", "37.1", "not run", "33.7"]
-    table = report.meta_points(STUDY, PAPER["meta_points"]).set_index("points")
+    table = report.meta_points_table(STUDY, PAPER["meta_points"]).set_index("points")
     assert list(table.loc["pixel"])[:2] == ["39.0 ± 1.4 (2)", "30.0"]
     assert list(table.loc[36])[:2] == ["41.0 ± 1.4 (2)", "37.5"] and list(table.loc[9])[:2] == ["20.5 ± 0.7 (2)", ""]
     table = report.beside_methods(STUDY, PAPER["with_background"])
@@ -188,5 +188,5 @@ def test_the_report_is_whole_without_a_single_ablation():
     from ovseg.study.findings import judge
 
     only = results(run({}, (40, 42), (38, 40)), baseline(10))
-    text = report.write(judge(only), only, PAPER, {"a chart": "figures/a.png"}, {})
+    text = report.write_report(judge(only), only, PAPER, {"a chart": "figures/a.png"}, {})
     assert "**undecided**" in text and "![a chart](figures/a.png)" in text and "| default" in text

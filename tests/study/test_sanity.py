@@ -90,7 +90,8 @@ def test_the_small_clip_reads_its_world_and_the_command_says_so(tmp_path, monkey
 
     root = Path(__file__).resolve().parents[2]
     shards = tmp_path / "data/prepared"
-    scenes.write(params.load(path=root / "params.yaml").scenes.model_copy(update={"pairs": 60, "pictures": 1}), shards, tmp_path / "kept")
+    settings = params.load(path=root / "params.yaml").scenes.model_copy(update={"pairs": 60, "pictures": 1})
+    scenes.render_shards(settings, shards, tmp_path / "kept")
     (shards / "shards.txt").write_text("data/prepared/train-00000.tar\n")
     (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
     (tmp_path / "models").symlink_to(root / "models")

@@ -53,7 +53,7 @@ def report(tmp_path_factory):
     (folder / "results/figures").mkdir()
     (folder / "results/figures/a.png").write_bytes(png(9, 9))
     (folder / "results/REPORT.md").write_text("# Findings\n\n| a | b |\n|:--|:--|\n| **holds** | 1 |\n\n![a](figures/a.png)\n")
-    assert site.write(folder / "runs", folder / "results", folder / "report") == 4
+    assert site.write_site(folder / "runs", folder / "results", folder / "report") == 4
     return folder / "report"
 
 
@@ -101,4 +101,4 @@ def test_a_picture_is_kept_at_its_size_and_a_thumbnail_shows_the_largest(report)
 
 def test_without_notebooks_it_says_what_makes_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="dvc repro"):
-        site.write(tmp_path, tmp_path, tmp_path / "report")
+        site.write_site(tmp_path, tmp_path, tmp_path / "report")

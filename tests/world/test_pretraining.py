@@ -163,7 +163,7 @@ def test_folding_sets_both_mean_norms_and_keeps_every_cosine(trained):
 
 
 def test_saved_folder_opens_with_open_clip_and_holds_float16(trained, tmp_path):
-    pretraining.save(trained[0], TINY, tmp_path)
+    pretraining.save_clip(trained[0], TINY, tmp_path)
     with safe_open(tmp_path / "open_clip_model.safetensors", "pt") as weights:
         assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.float16}
     settings = PARAMS.clip.model_copy(update={"model": f"local-dir:{tmp_path}", "precision": "float32"})

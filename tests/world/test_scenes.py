@@ -141,7 +141,7 @@ def written(settings, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scenes, "PER_SHARD", 2)
         patch.setattr(scenes, "parallel", one_process)
-        scenes.write(settings, folder, tmp_path_factory.mktemp("kept"))
+        scenes.render_shards(settings, folder, tmp_path_factory.mktemp("kept"))
     return folder
 
 
@@ -155,7 +155,7 @@ def png(data):
 
 def test_the_same_settings_write_the_same_bytes_in_any_process(settings, written, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(scenes, "PER_SHARD", 2)
-    scenes.write(settings, tmp_path, tmp_path_factory.mktemp("kept"))  # in spawned processes, unlike `written`
+    scenes.render_shards(settings, tmp_path, tmp_path_factory.mktemp("kept"))  # in spawned processes, unlike `written`
     assert [path.name for path in sorted(tmp_path.iterdir())] == [path.name for path in sorted(written.iterdir())]
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (written / path.name).read_bytes(), path.name
@@ -192,7 +192,7 @@ def test_calibration_pictures_are_none_of_the_others_and_change_none(settings, w
     monkeypatch.setattr(scenes, "PER_SHARD", 2)
     monkeypatch.setattr(scenes, "parallel", one_process)
     monkeypatch.setattr(scenes, "CALIBRATION", 9)
-    scenes.write(settings, tmp_path, tmp_path_factory.mktemp("kept"))
+    scenes.render_shards(settings, tmp_path, tmp_path_factory.mktemp("kept"))
     for path in written.iterdir():
         assert (path.read_bytes() == (tmp_path / path.name).read_bytes()) != path.name.startswith("calibration"), path.name
     images = {name: {sample["jpg"] for sample in samples(written, name)} for name in ("train", "benchmark", "calibration")}
@@ -220,7 +220,7 @@ def rendered(settings, tmp_path, monkeypatch):
 
     def write(**values):
         names.clear()
-        scenes.write(settings.model_copy(update=values), tmp_path / "world", tmp_path / "kept")
+        scenes.render_shards(settings.model_copy(update=values), tmp_path / "world", tmp_path / "kept")
         return sorted(names)
 
     monkeypatch.setattr(scenes, "_render_shard", render_shard)
