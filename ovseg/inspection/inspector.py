@@ -18,7 +18,7 @@ from . import markup, panels, pictures, view
 from .controls import FILE, PAIRS, Controls
 from .runs import find, open_run
 
-TRAINING, LABELLING = "What training takes hold of", "How each pixel gets its label"
+TRAINING, LABELLING = "What training selects", "How each pixel gets its label"
 
 
 class Panel(VBox):

@@ -65,8 +65,8 @@ def legend(names, colours, shares):
         for index in order
         if shares[index]
     ]
-    nowhere = ", ".join(escape(names[index]) for index in order if not shares[index])
-    rest = f'<span class="none">nowhere: {nowhere}</span>' if nowhere else ""
+    absent = ", ".join(escape(names[index]) for index in order if not shares[index])
+    rest = f'<span class="none">in no pixel: {absent}</span>' if absent else ""
     return f'<div class="ovseg-legend">{"".join(chips)}{rest}</div>'
 
 
