@@ -1,5 +1,5 @@
 # Two commands: `make repro` runs the study, `make test` the tests. Both set up .venv first if it is missing.
-# `make repro JOBS=4` runs four stages at a time; by default as many as there are GPUs or, without one, cores.
+# `make repro JOBS=4` runs four stages in parallel. The default is one stage per GPU or, without a GPU, per core.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -12,25 +12,25 @@ test: $(VENV)/ready
 	pytest
 	ruff check
 
-test-faults: $(VENV)/ready # kills, full disks, damaged files: minutes; writes docs/reliability.md
+test-faults: $(VENV)/ready # kills, full disks, damaged files; takes minutes and writes docs/reliability.md
 	pytest -n 0 tests/faults/inject.py
 
 lab: $(VENV)/ready
 	jupyter lab notebooks
 
-inspect: $(VENV)/inspect # a page on this machine alone: panels, sliders, clicks
+inspect: $(VENV)/inspect # the inspector, a page served on this machine only
 	JUPYTER_PATH=$(CURDIR)/scripts voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 --VoilaExecutor.startup_timeout=300
 
-report: $(VENV)/ready # report/index.html
+report: $(VENV)/ready # writes report/index.html
 	python -m ovseg.study.site
 
-test-browser: $(VENV)/inspect $(VENV)/browser # the inspector in Chromium
+test-browser: $(VENV)/inspect $(VENV)/browser # tests the inspector in Chromium
 	pytest -o addopts= -q -rs tests/browser
 
 bench: $(VENV)/ready
 	python scripts/bench.py --json results/bench.json --figure results/bench.png
 
-lock: # pin what pyproject.toml asks for anew
+lock: # update requirements.lock from pyproject.toml
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile --universal --upgrade --no-header --no-annotate --no-emit-index-url --extra study --extra test pyproject.toml -o requirements.lock

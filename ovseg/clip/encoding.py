@@ -33,7 +33,7 @@ def encode_texts(clip, texts, folder):
 
 
 def encode_pairs(clip, paths, keys, settings, folder):
-    """Encode the training images into pairs.npy, row n that of keys[n]. settings: params.Clip. Raises ValueError at other pairs.
+    """Encode the training images into pairs.npy, row n that of keys[n]. settings: schema.Clip. Raises ValueError at other pairs.
 
     Shards all of whose pairs were encoded before are not decoded again.
     """

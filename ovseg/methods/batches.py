@@ -1,4 +1,4 @@
-"""Where batches come from: dense features encoded once, or images read from shards and encoded at each step."""
+"""Sources of batches: dense features encoded once, or images read from shards and encoded at each step."""
 
 import collections
 import itertools
@@ -17,26 +17,26 @@ from ..data import captions, preparation, shards
 from ..data.images import center_crop
 from . import distributed
 
-SHUFFLE = 2048  # raw samples among which a worker draws when images are streamed; it waits for as many, or for all that it has
+SHUFFLE = 2048  # shuffle buffer of each worker when streaming, in raw samples; filled (or the worker's data exhausted) before any is drawn
 
 
 @dataclass
 class CachedImages:
-    """Batches of dense features that were encoded once. array: (N, d, h, w) float16, row n of pair n."""
+    """Batches of dense features that were encoded once. array: (N, d, h, w) float16; row n belongs to pair n."""
 
     array: np.ndarray
 
     def first(self, count, device):
-        """Dense features of the first pairs, (count, d, h, w)."""
+        """Dense features of the first `count` pairs, (count, d, h, w)."""
         return features.as_tensor(self.array[:count], device)
 
     def batches(self, batch):
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return len(self.array) // batch
 
     def epoch(self, seed, epoch, batch, skip, device):
-        """Yields (rows (B,), this process' features (b, d, h, w) float32 on device, its images (b, H, W, 3) uint8 or None where they were
-        encoded before), each pair at most once; skips `skip` batches."""
+        """Yield (rows (B,), features (b, d, h, w) float32 on device, images (b, H, W, 3) uint8, or None if features are cached).
+        Features and images are this process' share. Each pair occurs at most once. The first `skip` batches are skipped."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self.array))
         own = distributed.joined().share(batch)
         for index in range(skip, self.batches(batch)):
@@ -49,24 +49,24 @@ class StreamedImages:
     """Batches of images read from shards and encoded at each step, for data too large to cache."""
 
     clip: object  # FrozenCLIP
-    paths: list  # of shards
-    keys: list  # of the N pairs, as `prepare` found them
-    size: int  # of the images, in pixels
-    workers: int  # processes that decode
+    paths: list  # shard paths
+    keys: list  # keys of the N pairs found by `prepare`
+    size: int  # image side in pixels
+    workers: int  # number of decoding processes
 
     def first(self, count, device):
-        """As CachedImages.first."""
+        """See CachedImages.first."""
         return self.clip.encode_dense(np.stack(shards.first(self.paths, count, self.size)))
 
     def batches(self, batch):
-        """Batches an epoch: as many as the process with the fewest pairs in its shards has."""
+        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs."""
         size = distributed.joined().size
         of_shard = collections.Counter(key.split("/")[0] for key in self.keys)
         shares = [sum(of_shard[Path(path).stem] for path in self.paths[rank::size]) for rank in range(size)]
         return min(shares) // (batch // size)
 
     def epoch(self, seed, epoch, batch, skip, device):
-        """As CachedImages.epoch; skipped batches are read but not encoded. Processes read shards of their own."""
+        """See CachedImages.epoch. Skipped batches are read but not encoded. Each process reads its own shards."""
         world = distributed.joined()
         own = self.paths[world.rank :: world.size]
         stream = wds.DataPipeline(
@@ -77,7 +77,7 @@ class StreamedImages:
             partial(_decoded, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size),
         )
         loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=min(self.workers, len(own))))
-        chunks = zip(*[loader] * (batch // world.size), strict=False)  # as many pairs at a time; what is left over is dropped
+        chunks = zip(*[loader] * (batch // world.size), strict=False)  # an incomplete last batch is dropped
         for index, chunk in enumerate(itertools.islice(chunks, self.batches(batch))):
             if index >= skip:
                 rows, images = zip(*chunk, strict=True)
@@ -98,18 +98,18 @@ def _decoded(samples, rows_of, size):
 
 
 class Pairs(NamedTuple):
-    """What training reads."""
+    """The training data."""
 
-    images: CachedImages | StreamedImages  # of N pairs
-    bank: captions.TextBank  # of the same pairs
+    images: CachedImages | StreamedImages  # images of N pairs
+    bank: captions.TextBank  # texts of the same pairs
     texts: np.ndarray  # (T, d), embeddings of bank.texts
-    paths: list  # of the shards
+    paths: list  # shard paths
 
 
 def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
-    """What `prepare` and `encode` left, as Pairs. Images are cached features if `encode` kept them, the shards themselves if not.
+    """Open the output of `prepare` and `encode` as Pairs. Images are cached features if `encode` kept them, else they are streamed.
 
-    clip: params.Clip. workers: processes that decode images.
+    clip: schema.Clip. workers: number of processes that decode images.
     """
     prepared, cache = Path(prepared), Path(cache)
     bank = captions.TextBank.load(prepared)
@@ -118,7 +118,7 @@ def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/feat
     if array is not None:
         images = CachedImages(array)
     else:
-        from ..clip.frozen import FrozenCLIP  # open_clip takes seconds to import, and a run on cached features needs none
+        from ..clip.frozen import FrozenCLIP  # slow import, not needed with cached features
 
         images = StreamedImages(FrozenCLIP.open(clip, device), paths, preparation.load_keys(prepared), clip.image_size, workers)
     return Pairs(images, bank, features.open_cached(cache / "texts.npy"), paths)

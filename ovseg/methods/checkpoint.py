@@ -1,4 +1,4 @@
-"""Checkpoints of a training, files written whole, and what a training depends on."""
+"""Training checkpoints, their atomic writing, and the fingerprint of all that a training run depends on."""
 
 import hashlib
 import io
@@ -17,11 +17,11 @@ from .batches import CachedImages
 
 
 def fingerprint(settings, seed, sections, images, bank, texts, labels=None):
-    """What a training depends on: parameters, seed, texts, image features and code. Arguments as of training.train. A hex digest.
+    """Hex digest of all that a training run depends on: parameters, seed, texts, image features and code. Arguments: see training.train.
 
-    A checkpoint is resumed, and a finished training kept, only at an equal one. Workers and processes do not count. They change the
-    order of streamed images (not of cached features): resumed with others, a training ends with other weights than uninterrupted. Of the
-    methods, only those count that it is trained by.
+    A checkpoint is resumed, and a finished run kept, only if the fingerprints are equal. The numbers of workers and processes are
+    excluded. They change the order of streamed images (not of cached features), so resuming a streamed run with other numbers gives
+    different weights than an uninterrupted run. Only the methods being trained are included.
     """
     values = settings.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
     cached = isinstance(images, CachedImages)
@@ -47,13 +47,13 @@ def fingerprint(settings, seed, sections, images, bank, texts, labels=None):
 
 
 def save_checkpoint(path, mark, step, learner, optimizer, history, seconds):
-    """Write a checkpoint: the state of a training of fingerprint `mark` after `step` steps."""
+    """Write a checkpoint after `step` steps of the training run with fingerprint `mark`."""
     state = {"fingerprint": mark, "step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
     write_state(path, state | {"history": history, "seconds": seconds})
 
 
 def write_state(path, state):
-    """Write a state, whole or not at all: as torch.save does, and behind it the CRC-32 of that, which torch.load does not look at."""
+    """Atomically write a state in torch.save's format, followed by its CRC-32, which torch.load ignores."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -61,7 +61,7 @@ def write_state(path, state):
 
 
 def read_state(path):
-    """The state that `write_state` wrote; None, with a printed line, if the file is damaged."""
+    """Read a state written by `write_state`. Prints a line and returns None if the file is damaged."""
     data = Path(path).read_bytes()
     if len(data) < 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:]):
         print(f"{path} is damaged: it is not used, training begins anew")
@@ -70,9 +70,9 @@ def read_state(path):
 
 
 def restore_checkpoint(path, mark, learner, optimizer):
-    """Load a checkpoint into learner and optimizer. Returns (step, history, seconds); without one of that mark, (0, [], 0.0)."""
+    """Load a checkpoint into learner and optimizer. Returns (step, history, seconds), or (0, [], 0.0) if none matches `mark`."""
     world, state = distributed.joined(), None
-    if world.rank == 0 and Path(path).is_file():  # the other processes may be on machines without it
+    if world.rank == 0 and Path(path).is_file():  # other machines may not have the file
         state = read_state(path)
     state = world.from_first(state if state and state["fingerprint"] == mark else None)
     if state is None:

@@ -1,14 +1,14 @@
-"""InfoNCE over a batch of image-text pairs, and which pairs are negatives of each other: what all methods on texts share."""
+"""InfoNCE over a batch of image-text pairs and the mask of negatives, shared by all text-supervised methods."""
 
 import torch
 import torch.nn.functional as F
 
 
 def info_nce(logits, negative, direction="both"):
-    """InfoNCE of a (B, B) matrix of logits, rows images, columns texts, positives on the diagonal.
+    """InfoNCE of (B, B) logits. Rows are images, columns are texts, positives lie on the diagonal.
 
-    negative: bool (B, B), which entries are negatives; the diagonal counts in any case. direction:
-    "image-to-text" contrasts each image's text with the other texts, "text-to-image" the reverse, "both" averages.
+    negative: (B, B) bool, True for negatives; the diagonal is always included. direction:
+    "image-to-text" contrasts each image's text with the other texts, "text-to-image" the reverse, "both" averages the two.
     """
     positive = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(~(negative | positive), -torch.inf)
@@ -18,9 +18,9 @@ def info_nce(logits, negative, direction="both"):
 
 
 def negatives(subjects, mask_equal_texts):
-    """Which image-text pairs of a batch are negatives: subjects (B,) -> bool (B, B), i != j, equal subjects masked if asked.
+    """Mask of negative image-text pairs: subjects (B,) -> (B, B) bool, True where i != j.
 
-    subjects are equal where images drew texts of the same subject, see TextBank.subjects.
+    With mask_equal_texts, pairs with equal subjects are not negatives; see TextBank.subjects.
     """
     negative = ~torch.eye(len(subjects), dtype=torch.bool, device=subjects.device)
     return negative & (subjects[:, None] != subjects[None, :]) if mask_equal_texts else negative

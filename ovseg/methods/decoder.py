@@ -1,7 +1,7 @@
 """The decoder, the only thing trained: upsampling and two gated convolutions (MGCA §4.1, after TCL).
 
-At d = 512 it has the paper's 4.72M parameters. Every gate starts at 0, so that the untrained decoder hands CLIP's dense
-features on (MaskCLIP's, by default), each twice as high and wide, and training starts from there.
+At d = 512 it has the paper's 4.72M parameters. Every gate starts at 0, so the untrained decoder only upsamples CLIP's dense
+features (MaskCLIP's, by default) by a factor of 2, and training starts from there.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ WEIGHTS = "decoder.safetensors"
 
 
 class GatedConv(nn.Module):
-    """x + tanh(g) * conv3x3(gelu(layernorm(x))), g a scalar that starts at 0. (B, d, h, w) -> (B, d, h, w)."""
+    """x + tanh(g) * conv3x3(gelu(layernorm(x))), where g is a scalar initialised to 0. (B, d, h, w) -> (B, d, h, w)."""
 
     def __init__(self, width):
         super().__init__()
@@ -31,7 +31,7 @@ class GatedConv(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Dense CLIP features to pixel embeddings, both unnormalised: (B, d, h, w) -> (B, d, 2h, 2w)."""
+    """Maps dense CLIP features to pixel embeddings, both unnormalised: (B, d, h, w) -> (B, d, 2h, 2w)."""
 
     def __init__(self, width):
         super().__init__()
@@ -42,7 +42,7 @@ class Decoder(nn.Module):
         return self.stages(features)[-1]
 
     def stages(self, features):
-        """The maps after upsampling and after each block, the last of them the pixel embeddings: a list of (B, d, 2h, 2w)."""
+        """Feature maps after upsampling and after each block: a list of (B, d, 2h, 2w). The last one holds the pixel embeddings."""
         found = [self.upsample(features)]
         for block in self.blocks:
             found.append(block(found[-1]))
@@ -50,18 +50,18 @@ class Decoder(nn.Module):
 
     @staticmethod
     def upsample(features):
-        """(B, d, h, w) -> (B, d, 2h, 2w), each patch four times."""
-        features = features.contiguous(memory_format=torch.channels_last)  # what layer norm over channels and fast convolutions want
+        """Nearest-neighbour upsampling: (B, d, h, w) -> (B, d, 2h, 2w)."""
+        features = features.contiguous(memory_format=torch.channels_last)  # faster layer norm over channels and convolutions
         return F.interpolate(features, scale_factor=2, mode="nearest")
 
     def save(self, folder):
-        """Write the weights into folder, which is made if it does not exist."""
+        """Write the weights into folder, creating it if needed."""
         state = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
         write_whole(Path(folder) / WEIGHTS, lambda part: save_file(state, part))
 
     @classmethod
     def load(cls, folder):
-        """The decoder that `save` wrote, on the CPU, for evaluation."""
+        """Load a decoder written by `save`, on the CPU and in eval mode."""
         state = load_file(Path(folder) / WEIGHTS)
         decoder = cls(state["blocks.0.norm.weight"].shape[0])
         decoder.load_state_dict(state)

@@ -1,8 +1,8 @@
-"""More than one process: each takes an equal part of every batch (torch.distributed over gloo or NCCL).
+"""Data-parallel training: each process takes an equal share of every batch (torch.distributed over gloo or NCCL).
 
-Images and their pixel embeddings stay where they are. Every process knows the texts of the whole batch, so its rows of the (B, B)
-logits are complete; rows are then gathered, and each process computes the loss of the whole batch. A gradient flows through a
-process' own rows only: summed over processes it is the gradient of one process on the same batch.
+Images and their pixel embeddings stay local. Every process has the texts of the whole batch, so its rows of the (B, B) logits
+are complete. The rows are then gathered, and each process computes the loss of the whole batch. Gradients flow only through a
+process' own rows; their sum over processes equals the gradient of a single process on the same batch.
 """
 
 import os
@@ -18,18 +18,18 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 @dataclass(frozen=True)
 class World:
-    """This process' rank among `size` processes. Alone by default."""
+    """The rank of this process among `size` processes. The default is a single process."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, batch):
-        """This process' part of a batch of `batch` images, a slice."""
+        """Slice of a batch of `batch` images that belongs to this process."""
         part = batch // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def gather(self, rows):
-        """The rows of all processes, (b, ...) -> (B, ...), in order; only one's own carry gradients."""
+        """Gather the rows of all processes in rank order: (b, ...) -> (B, ...). Only this process' own rows carry gradients."""
         if self.size == 1:
             return rows
         parts = [torch.empty_like(rows) for _ in range(self.size)]
@@ -38,7 +38,7 @@ class World:
         return torch.cat(parts)
 
     def from_first(self, value):
-        """The first process' value of a Python object, for all."""
+        """Broadcast a Python object from the first process to all."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box, src=0)
@@ -46,14 +46,14 @@ class World:
 
 
 def joined():
-    """The World of the process group that this process has joined, or of one process alone."""
+    """The World of the current process group, or of a single process if there is none."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
 def in_group(function, *arguments):
-    """Join the processes that `launch` or torchrun started, return function(*arguments), leave.
+    """Join the process group started by `launch` or torchrun, return function(*arguments), and leave the group.
 
-    The last argument is a torch.device: for a GPU, the function gets one of its own. The processes of a machine share its cores.
+    The last argument is a torch.device; for CUDA, each process gets its own GPU. Processes on one machine share its cores.
     """
     *arguments, device = arguments
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
@@ -67,10 +67,10 @@ def in_group(function, *arguments):
 
 
 def launch(processes, function, *arguments):
-    """`in_group` in so many new processes of this machine. Returns what the function returns in the first one.
+    """Run `in_group` in `processes` new processes on this machine. Returns the result of the first one.
 
-    If one raises or is killed, the others are ended and ChildFailedError names its rank and its error. None outlives this process. A
-    SIGTERM is passed on to all of them; once they have ended, or 30 s later, this process exits with 128 + its number.
+    If one process raises or is killed, the others are terminated and ChildFailedError gives its rank and error. No process outlives
+    this one. SIGTERM is forwarded to all; once they have ended, or after 30 s, this process exits with 128 + the signal number.
     """
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}  # at a free port
     with tempfile.TemporaryDirectory() as logs:

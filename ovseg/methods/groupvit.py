@@ -1,15 +1,15 @@
 """Learned groups in the manner of GroupViT (Xu et al. 2022, Eq. 2-5), over the decoder's pixel embeddings.
 
-Group tokens look at an image by cross-attention, each pixel joins one of them, and images are described by their groups:
+Group tokens cross-attend to an image, each pixel is assigned to one of them, and the image is represented by its groups:
 
-    x          = LN(V),  g = LN(tokens + attention(tokens, x))            (L, d) and (G, d), of each image
+    x          = LN(V),  g = LN(tokens + attention(tokens, x))            (L, d) and (G, d), per image
     A[p, k]    = one-hot of argmax over k of softmax(((Wq g_k . Wk x_p) / sqrt(d) + Gumbel noise) / gumbel_tau), gradient of the softmax
     z_k        = sum_p A[p, k] V_p / (1 + sum_p A[p, k])
     loss       = InfoNCE of cos(mean over k of z_k, t_j) / tau, both directions
 
-GroupViT trains its encoder from scratch. Here it is frozen, and so groups stay means of pixels, in the joint space: no value
-projection, no residual token, one stage of grouping. At inference a pixel is recognised by the mean of its group
-(segment.unit: learned-group), without noise.
+GroupViT trains its encoder from scratch. Here the encoder is frozen, so groups remain means of pixels in the joint space: there is
+no value projection, no residual token and only one grouping stage. At inference a pixel is classified by the mean of its group,
+without noise (segment.unit: learned-group).
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ from .objectives import WEIGHTS
 
 
 def load_grouping(folder):
-    """The trained Objective in the folder of a training, on the CPU, for inference; None if its method was another."""
+    """Load the trained Objective of a training folder, on the CPU and in eval mode; None if another method was trained."""
     file = Path(folder) / WEIGHTS
     state = {name.removeprefix("groupvit."): value for name, value in load_file(file).items()} if file.is_file() else {}
     if "tokens" not in state:
@@ -38,19 +38,19 @@ def load_grouping(folder):
 
 
 class Objective(nn.Module):
-    """settings: params.Groupvit. Parameters: tokens (G, d), cross-attention, Wq and Wk."""
+    """settings: schema.Groupvit. Parameters: tokens (G, d), cross-attention, Wq and Wk."""
 
     def __init__(self, settings, width):
         super().__init__()
         self.settings = settings
         self.tokens = nn.Parameter(0.02 * torch.randn(settings.groups, width))
-        # what would add the same to all tokens would change no assignment: those have no bias
+        # a bias shared by all tokens would not change any assignment, so these layers have none
         self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width, bias=False)
         self.attention = nn.MultiheadAttention(width, 1, bias=False, batch_first=True)
         self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width)
 
     def scores(self, pixels):
-        """How much each pixel belongs to each group: pixels (n, L, d) -> (n, L, G)."""
+        """Affinity of each pixel to each group: pixels (n, L, d) -> (n, L, G)."""
         x = self.norm(pixels)
         tokens = self.tokens.expand(len(x), -1, -1)
         tokens = self.norm_tokens(tokens + self.attention(tokens, x, x, need_weights=False)[0])  # n, G, d
@@ -67,7 +67,7 @@ class Objective(nn.Module):
         noise = batch.random.gumbel(size=(len(batch.texts), *scores.shape[1:])).astype(np.float32)[batch.world.share(len(batch.texts))]
         soft = ((scores + torch.from_numpy(noise).to(scores.device)) / self.settings.gumbel_tau).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-        member = hard - soft.detach() + soft  # the value of hard, the gradient of soft
+        member = hard - soft.detach() + soft  # straight-through: the value of hard, the gradient of soft
         groups = member.transpose(1, 2) @ pixels / (1 + member.sum(1))[..., None]  # b, G, d
         images, texts = F.normalize(groups.mean(1), dim=-1), F.normalize(batch.texts, dim=-1)
         return {"group": info_nce(batch.world.gather(images @ texts.T / self.settings.tau), batch.negative)}

@@ -1,13 +1,13 @@
 """Multi-grained cross-modal alignment: pseudo-correspondences and the three contrastive losses (MGCA §3.2).
 
-Symbols: B images and the B texts drawn for them, L pixel embeddings an image, d the embedding width.
-    V (B, L, d)   pixel embeddings out of the decoder, not normalised
+Symbols: B images and the B texts drawn for them, L pixel embeddings per image, d the embedding width.
+    V (B, L, d)   pixel embeddings from the decoder, not normalised
     t (B, d)      text embeddings, not normalised
     S (B, B, L)   S[i, j, p] = V[i, p] . t[j], pixel-to-text similarity (Eq. 2)
-Each level fills one (B, B) matrix of logits, positives on its diagonal, for one InfoNCE:
-    object  (Eq. 3-5)  cos(o_i, t_j) / tau, o_i the embedding of the object that t_i finds in image i
-    region  (Eq. 6)    cos(r_ij, t_j) / tau, r_ij the region of image i most like the unpaired t_j; o_i on the diagonal
-    pixel   (Eq. 7)    max_p S[i, j, p] / sqrt(d); on the diagonal the pixel of rank k*L, the semi-hard positive
+Each level computes one (B, B) matrix of logits, with positives on the diagonal, for one InfoNCE loss:
+    object  (Eq. 3-5)  cos(o_i, t_j) / tau; o_i is the embedding of the object that t_i describes in image i
+    region  (Eq. 6)    cos(r_ij, t_j) / tau; r_ij is the region of image i most similar to the unpaired t_j; the diagonal uses o_i
+    pixel   (Eq. 7)    max_p S[i, j, p] / sqrt(d); the diagonal uses the pixel of rank k*L, the semi-hard positive
 """
 
 import math
@@ -21,12 +21,12 @@ from .contrast import info_nce
 
 
 def top_count(share, length):
-    """How many of `length` pixels a share is: alpha*L rounded half up, at least 1 and at most length."""
+    """Number of pixels in a share of `length` (e.g. alpha*L), rounded half up and clamped to 1..length."""
     return min(length, max(1, math.floor(share * length + 0.5)))
 
 
 class Objective(nn.Module):
-    """The three losses as a method that a decoder is trained by (objectives.py). settings: params.Mgca. It has no parameters."""
+    """The three losses as a training objective (see objectives.py). settings: schema.Mgca. It has no parameters."""
 
     def __init__(self, settings, width):
         super().__init__()
@@ -37,11 +37,10 @@ class Objective(nn.Module):
 
 
 def losses(pixels, texts, negative, settings, world=distributed.World()):  # noqa: B008 (frozen)
-    """The losses of the levels in settings.levels: {"object" | "region" | "pixel": scalar}. Eq. 5-7.
+    """Losses of the levels in settings.levels: {"object" | "region" | "pixel": scalar}. Eq. 5-7. Their sum is the objective (Eq. 8).
 
-    pixels (b, L, d), those of this process' images, its share of the batch; texts (B, d), of the whole batch, frozen: neither is
-    normalised. negative (B, B) bool, of contrast.negatives. settings: params.Mgca. world: this process among others; alone, b = B.
-    The sum of the losses is the objective (Eq. 8).
+    pixels: (b, L, d), embeddings of this process' share of the images. texts: (B, d), frozen embeddings of the whole batch. Neither is
+    normalised. negative: (B, B) bool, see contrast.negatives. settings: schema.Mgca. world: the processes; b = B if there is only one.
     """
     length, width = pixels.shape[1:]
     levels, texts = settings.levels, texts.detach()
@@ -65,10 +64,10 @@ def losses(pixels, texts, negative, settings, world=distributed.World()):  # noq
 
 @torch.no_grad()
 def correspondences(pixels, texts, negative, settings):
-    """What the losses pick in a batch, to look at. Arguments as of `losses`, of one process.
+    """Pixels and regions that the losses select in a batch, for visualisation. Arguments: see `losses`, for a single process.
 
     Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, its top alpha*L pixels; positive (B,), the index of the
-    semi-hard pixel; negative (B,), the text j != i whose region in image i is most like it; region (B, L) bool, that region.
+    semi-hard pixel; negative (B,), the text j != i whose region in image i is most similar to it; region (B, L) bool, that region.
     """
 
     def top(scores, share):

@@ -1,17 +1,17 @@
-"""Mining a batch: what each text finds in each image, without ever holding all of S (MGCA §3.2, Eq. 2-7).
+"""Memory-efficient mining: the pixels and regions that each text selects in each image, without storing S (MGCA §3.2, Eq. 2-7).
 
-S has B*T*L entries of d multiply-adds each, and the pooled regions are B*T vectors of width d: the bulk of the method's cost. Neither
-is kept. Images are taken a few at a time, of S only the selected pixels survive (alpha*L of an image's own row, beta*L of the others),
-and gradients flow through these alone, into one buffer; texts are frozen and get none. Values and gradients are those of the
-equations. Only a lower precision for selection approximates: which pixels a text finds in the images of others is decided on S in
-bfloat16 then, and what was selected is computed again in full. For an image and a text t that it is contrasted with:
+S has B*T*L entries of d multiply-adds each, and the pooled regions are B*T vectors of width d. Both dominate the method's cost, and
+neither is stored. Images are processed a few at a time. Only the selected pixels of S are kept (alpha*L for an image's own text, beta*L
+for the others). Gradients flow only through these, into one buffer; texts are frozen and get none. Values and gradients are exact.
+The only approximation is optional: with selection in bfloat16, the pixels of negatives are chosen on a bfloat16 S, and their
+similarities are then recomputed in full precision. For an image and a text t that it is contrasted with:
 
     m = max_p S_p                             the hardest pixel
-    r = sum_p w_p V_p,  h = cos(r, t)         the hardest region; w the softmax of S over its pixels
+    r = sum_p w_p V_p,  h = cos(r, t)         the hardest region; w is the softmax of S over its pixels
     dh/dV_p = w_p u + (dh/dS_p) t             with u = dh/dr = (t/|t| - h r/|r|) / |r|
-    dh/dS_p = w_p u.V_p                       the softmax's mean drops out, for u.r = 0
+    dh/dS_p = w_p u.V_p                       the mean term of the softmax vanishes because u.r = 0
 
-and for its own text, with g the gradient by the object o = sum_p w_p V_p:
+and for its own text, where g is the gradient with respect to the object o = sum_p w_p V_p:
 
     dV_p = w_p g + w_p (g.V_p - g.o) t
 """
@@ -21,44 +21,44 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-ENTRIES = 1 << 22  # of S or V at once: 16 MiB of float32
-COLUMN = 4  # entries that `largest` looks at as one
-EPSILON = 1e-12  # in place of the norm of a zero vector
+ENTRIES = 1 << 22  # entries of S or V processed at once: 16 MiB of float32
+COLUMN = 4  # entries per column in `largest`
+EPSILON = 1e-12  # lower bound of norms, for zero vectors
 
 
 class Mined(NamedTuple):
-    """What `mine` finds in B images for T texts."""
+    """Result of `mine` for B images and T texts."""
 
-    objects: torch.Tensor  # (B, d): o_i, pooled over the top pixels of an image's own text
-    positive: torch.Tensor  # (B,): the similarity of the pixel of a rank among them
+    objects: torch.Tensor  # (B, d): o_i, pooled over the top pixels for an image's own text
+    positive: torch.Tensor  # (B,): similarity of the pixel of the given rank among them
     peak: torch.Tensor  # (B, T): max_p S[i, j, p]
     region: torch.Tensor  # (B, T): cos(r_ij, t_j)
 
 
 def mine(pixels, texts, own, object_top, rank, region_top, selection="float32"):
-    """Objects, semi-hard positives and hard negatives of a batch.
+    """Mine objects, semi-hard positives and hard negatives of a batch.
 
-    pixels (B, L, d), texts (T, d): not normalised. own (B,): which text is an image's own. object_top: pixels of an object; rank: of
-    its positive pixel, 1..object_top, 1 the most similar. region_top: pixels of a region, or 0 to look for no negatives (peak and
-    region are zeros then). selection: float32, or bfloat16 to select negatives approximately. Returns Mined, differentiable once, in
-    pixels. Ties go to whichever `topk` keeps.
+    pixels (B, L, d), texts (T, d): not normalised. own (B,): index of each image's own text. object_top: pixels per object. rank: rank
+    of the positive pixel, 1..object_top, where 1 is the most similar. region_top: pixels per region; 0 skips negatives, and peak and
+    region are then zeros. selection: float32, or bfloat16 to select negatives approximately. Returns Mined, once differentiable with
+    respect to pixels. Ties are broken as by `topk`.
     """
-    with torch.autocast(pixels.device.type, enabled=False):  # which would lower the precision of what is selected
+    with torch.autocast(pixels.device.type, enabled=False):  # autocast would lower the precision of the selection
         return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top, selection))
 
 
 def pool(pixels, index, weights):
-    """Regions: sum_p w_p V_p over the selected pixels. pixels (b, L, d); index, weights (b, T, top) -> (b, T, d)."""
+    """Pool regions: sum_p w_p V_p over the selected pixels. pixels (b, L, d); index, weights (b, T, top) -> (b, T, d)."""
     table, rows, weights = pixels.flatten(0, 1), _rows(index, pixels.shape[1]), weights.flatten(0, 1)
     return F.embedding_bag(rows.flatten(0, 1), table, per_sample_weights=weights, mode="sum").unflatten(0, index.shape[:2])
 
 
 def dots(pixels, index, weights, vectors=None):
-    """Regions as of `pool`, and the dot product of each selected pixel with its vector: (b, T, d), (b, T, top).
+    """Regions as in `pool`, and the dot product of each selected pixel with its vector: (b, T, d), (b, T, top).
 
-    vectors (b, T, d); None: the regions themselves.
+    vectors: (b, T, d); None uses the regions themselves.
     """
-    with torch.enable_grad():  # the gradient of `pool` by its weights is just that, without a copy of what was selected
+    with torch.enable_grad():  # these dot products are the gradient of `pool` w.r.t. its weights; no copy of the pixels is needed
         variable = weights.detach().requires_grad_()
         regions = pool(pixels.detach(), index, variable)
     (found,) = torch.autograd.grad(regions, variable, regions.detach() if vectors is None else vectors)
@@ -68,8 +68,8 @@ def dots(pixels, index, weights, vectors=None):
 def spread(vectors, which, weights, index, length):
     """The transpose of `pool`: for each pixel, the sum of w v over the vectors v that selected it. Returns (b, length, d).
 
-    vectors (N, d). which (b, T, n): rows of vectors, n of them for each image and text; weights (b, T, n, top): theirs.
-    index (b, T, top): the selected pixels.
+    vectors: (N, d). which: (b, T, n), n rows of vectors for each image and text. weights: (b, T, n, top), the weights of these rows.
+    index: (b, T, top), the selected pixels.
     """
     n, top = weights.shape[-2:]
     rows, order = _rows(index, length).flatten().int().sort()  # by pixel
@@ -81,7 +81,7 @@ def spread(vectors, which, weights, index, length):
 
 
 def largest(scores, count):
-    """As scores.topk(count), faster for few of many: the `count` largest lie in the `count` columns with the largest maxima.
+    """Faster scores.topk(count) for count << L: the `count` largest entries lie in the `count` columns with the largest maxima.
 
     scores (..., L). Returns (values, indices), each (..., count), in descending order.
     """
@@ -96,24 +96,24 @@ def largest(scores, count):
 
 
 def _rows(index, length):
-    """Indices into the pixels of an image, (b, ...), as indices into those of all b images."""
+    """Convert pixel indices within each image, (b, ...), to indices into the flattened pixels of all b images."""
     first = torch.arange(len(index), device=index.device) * length
     return index + first.view(-1, *[1] * (index.ndim - 1))
 
 
 def _chunks(images, entries):
-    """Slices of so many images that about ENTRIES numbers are alive at once, an image having `entries` in S or in V."""
+    """Slices of images that keep about ENTRIES numbers in memory at once. entries: numbers per image in S or V."""
     size = max(1, ENTRIES // entries)
     return [slice(start, start + size) for start in range(0, images, size)]
 
 
 def paired_similarity(pixels, texts):
-    """S of each image and its own text: pixels (b, L, d), texts (b, d) -> (b, L). Eq. 2."""
+    """Similarity S of each image to its own text: pixels (b, L, d), texts (b, d) -> (b, L). Eq. 2."""
     return (pixels @ texts[..., None])[..., 0]
 
 
 def _select(pixels, texts, own, top, precision):
-    """The top pixels of images for each text: similarities in descending order and indices, (b, T, top); and their paired similarity."""
+    """Top pixels of each image for each text: similarities (descending) and indices, (b, T, top), and paired similarity (b, L)."""
     if precision == "float32":
         scores = texts @ pixels.transpose(1, 2)  # b, T, L
         return *largest(scores, top), scores[torch.arange(len(scores), device=scores.device), own]
@@ -167,7 +167,7 @@ class _Mine(torch.autograd.Function):
                 h, g = region[i][..., None], region_gradient[i][..., None]  # b, T, 1
                 size = region_norm[i][..., None]
                 pull = g * weights / size
-                by_score = pull * (kept[i] / text_norm - h * along / size)  # of the loss by S
+                by_score = pull * (kept[i] / text_norm - h * along / size)  # gradient with respect to S
                 by_score[..., 0] += peak_gradient[i]
                 by_text, by_region = by_score + pull / text_norm, -pull * h / size  # dV_p = sum_j by_text t_j + by_region r_j
                 vectors = torch.cat([texts, regions.flatten(0, 1)])  # T + b*T, d

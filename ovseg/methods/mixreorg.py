@@ -1,22 +1,22 @@
 """MixReorg: cross-modal mixed patch reorganization (Cai et al. 2023), on the decoder.
 
-Patches of several images are mixed, and it is known whose text each of them belongs to: patch-text pairs for nothing. Of each set of m
-images, every patch position is dealt out anew, so that m mixed images hold each patch of the m images once, at its own place:
+Patches of several images are mixed, and the source image of each patch is known, which gives patch-text pairs without annotation. In
+each set of m images, patches are permuted across images at each position, so each patch occurs once and keeps its position:
 
-    mix[i, p]   = F[source[i, p], p]            F the dense features of the images, source[:, p] a permutation of the m images
-    mixed       = -log of the softmax over the m texts of cos(D(mix)[i, p], t_j) / tau, at j = source[i, p]; the mean over pixels
-    restored    = InfoNCE of cos(r_i, t_j) / tau, r_i the mean of the pixels of D(mix) that image i gave, all put back (mixing restoration)
-    original    = InfoNCE of cos(v_i, t_j) / tau, v_i the mean of the pixels of D(F)
+    mix[i, p]   = F[source[i, p], p]            F: dense features of the images; source[:, p]: a permutation of the m images
+    mixed       = -log of the softmax over the m texts of cos(D(mix)[i, p], t_j) / tau, at j = source[i, p], averaged over pixels
+    restored    = InfoNCE of cos(r_i, t_j) / tau; r_i: the mean of the pixels of D(mix) that come from image i (mixing restoration)
+    original    = InfoNCE of cos(v_i, t_j) / tau; v_i: the mean of the pixels of D(F)
 
-Where patches are mixed (`block`) is how much of their own image they have seen before (contextual mixing). null: after CLIP's last
-block, mix[i] as above. n: before block n of CLIP, counted from 0; the mixed images run through the rest of it, and what comes out takes
-the place of mix[i]. At 0 patches have seen nothing of their image. CLIP then runs twice in each step, and features cannot be cached.
-The class token stays with image i. Progressive mixing: after each block of the decoder the mixed maps become the mean of themselves
-and of the original images' maps of that block, mixed in the same way.
+`block` sets where patches are mixed, and thus how much context of their own image they have (contextual mixing). null: after CLIP's
+last block, as above. n: before block n of CLIP, counted from 0; the mixed images pass through the remaining blocks, and the output
+replaces mix[i]. With n = 0, patches have no context. With any n, CLIP runs twice per step, and features cannot be cached.
+The class token stays with image i. Progressive mixing: after each decoder block, the mixed maps are averaged with the original
+images' maps of that block, mixed in the same way.
 
-Our source is an account of the paper, which is silent on how many images are mixed, how the original features strengthen the mixed ones,
-and how patches are pooled: m and each part are parameters, the rest is as above. The paper mixes patches once a layer of a ViT has given
-them context, and trains all of that ViT; here it is frozen.
+Our source is a summary of the paper. It does not say how many images are mixed, how the original features enhance the mixed ones, or
+how patches are pooled. Here m and each part are parameters; the rest is as above. The paper mixes patches after a ViT layer has given
+them context, and trains the whole ViT; here it is frozen.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ from .contrast import info_nce
 
 
 class Objective(nn.Module):
-    """settings: params.Mixreorg. It has no parameters. The batch of each process is a multiple of settings.images."""
+    """settings: schema.Mixreorg. It has no parameters. The batch size per process must be a multiple of settings.images."""
 
     def __init__(self, settings, width):
         super().__init__()
@@ -41,7 +41,7 @@ class Objective(nn.Module):
         size, (height, width) = len(batch.texts), batch.dense.shape[2:]
         share = world.share(size)
         source = deal(batch.random, size, s.images, height, width, s.patch)[share] - share.start
-        source = torch.from_numpy(source).to(batch.dense.device)  # b, h, w: which of this process' images gave the patch
+        source = torch.from_numpy(source).to(batch.dense.device)  # b, h, w: index of the patch's source among this process' images
         fine = source.repeat_interleave(2, 1).repeat_interleave(2, 2)  # b, 2h, 2w: the decoder doubles the grid
         if s.block is None:
             mixed = mix(batch.dense, source)
@@ -60,9 +60,9 @@ class Objective(nn.Module):
 
 
 def deal(random, batch, images, height, width, patch):
-    """Which image gives each patch: (batch, h, w) int64, for each set of `images` images in a row a permutation of them at each place.
+    """Draw the source image of each patch: (batch, h, w) int64. Each set of `images` consecutive images is permuted at each position.
 
-    patch: cells of so many patches a side are dealt out whole. random: numpy.random.Generator.
+    patch: side, in patches, of the square cells that are permuted as a whole. random: numpy.random.Generator.
     """
     rows, columns = -(-height // patch), -(-width // patch)
     order = np.broadcast_to(np.arange(images)[:, None, None], (batch // images, images, rows, columns))
@@ -71,19 +71,19 @@ def deal(random, batch, images, height, width, patch):
 
 
 def restore(source, images):
-    """The source that puts mixed patches back: mix(mix(x, source), restore(source, images)) is x."""
+    """Inverse of a source: mix(mix(x, source), restore(source, images)) equals x."""
     sets = source.unflatten(0, (-1, images))  # sets, images, h, w
     first = torch.arange(0, len(source), images, device=source.device).view(-1, 1, 1, 1)
     return ((sets - first).argsort(1) + first).flatten(0, 1)
 
 
 def mix(maps, source):
-    """maps (b, d, h, w), source (b, h, w) -> (b, d, h, w): at each place the vector of the image that `source` names."""
+    """Mix maps (b, d, h, w) by source (b, h, w) -> (b, d, h, w): each position takes the vector of the image given by `source`."""
     return maps.gather(0, source[:, None].expand(-1, maps.shape[1], -1, -1))
 
 
 def decode_mixed(decoder, dense, guides):
-    """Pixel embeddings of mixed features (b, d, h, w). guides: the original images' maps after each block, mixed, or None."""
+    """Decode mixed features (b, d, h, w) to pixel embeddings. guides: mixed maps of the original images after each block, or None."""
     maps = decoder.upsample(dense)
     for index, block in enumerate(decoder.blocks):
         maps = block(maps)
@@ -93,15 +93,15 @@ def decode_mixed(decoder, dense, guides):
 
 
 def mixed_loss(pixels, source, texts, negative, images, tau):
-    """Cross-entropy of whose patch it is, its mean over the pixels of each mixed image: (b,).
+    """Cross-entropy of each pixel's source image, averaged over the pixels of each mixed image: (b,).
 
-    pixels (b, d, H, W) and texts (b, d), unit length; source (b, H, W); negative (b, b) bool: a text of the same subject as the right
-    one's is no wrong answer.
+    pixels (b, d, H, W) and texts (b, d): unit length. source: (b, H, W). negative: (b, b) bool; texts of the same subject as the
+    correct one are excluded from the softmax.
     """
     own = source % images  # within its set
     logits = torch.einsum("smdhw,scd->smchw", pixels.unflatten(0, (-1, images)), texts.unflatten(0, (-1, images))).flatten(0, 1) / tau
     sets = torch.arange(len(texts), device=texts.device).view(-1, images)
-    wrong = torch.stack([negative[index][:, index] for index in sets])  # sets, m, m: of the right text, of the others
+    wrong = torch.stack([negative[index][:, index] for index in sets])  # sets, m, m: correct text, other texts
     allowed = wrong | torch.eye(images, dtype=torch.bool, device=texts.device)
     allowed = allowed.repeat_interleave(images, 0)[torch.arange(len(own), device=own.device)[:, None, None], own]  # b, H, W, m
     logits = logits.masked_fill(~allowed.movedim(-1, 1), -torch.inf)

@@ -1,11 +1,11 @@
-"""What a decoder is trained by: the objectives of one or several methods on the same batch.
+"""Training objectives of one or several methods on the same batch.
 
-A method is a file of this package, of the name that train.method has for it, with a class Objective(nn.Module):
+A method is a module of this package, named as in train.method, with a class Objective(nn.Module):
 
-    __init__(settings, width)         settings: the section of params.yaml of the method's name, None if it has none; width: d
-    forward(batch, stages, decoder)   a Batch, the decoder's maps of its images (Decoder.stages), the decoder -> {name: scalar loss}
+    __init__(settings, width)         settings: the method's section of params.yaml, or None if it has none; width: d
+    forward(batch, stages, decoder)   a Batch, its maps from Decoder.stages, and the decoder -> {name: scalar loss}
 
-Its parameters, if it has any, are trained and saved with the decoder's. Names in values.METHODS; docs/methods.md has an example.
+Its parameters, if any, are trained and saved with the decoder's. values.METHODS lists the names; docs/methods.md has an example.
 """
 
 import importlib
@@ -25,26 +25,26 @@ RESERVED = {"step", "epoch", "lr", "loss", "gate0", "gate1", "seed"}  # columns 
 
 
 class Batch(NamedTuple):
-    """A step's images and what is known of them. B of the whole batch, b of this process' share of it."""
+    """The inputs of one training step. B: size of the whole batch; b: size of this process' share."""
 
     dense: torch.Tensor  # (b, d, h, w), CLIP's dense features, not normalised
     texts: torch.Tensor  # (B, d), embeddings of the texts drawn for the images, frozen, not normalised; None for labels
     negative: torch.Tensor  # (B, B) bool, which pairs are negatives of each other; None for labels
-    labels: torch.Tensor  # (b, 2h, 2w) int64, of supervised alone, else None
-    classes: torch.Tensor  # (C, d), unit length, of supervised alone, else None
-    precision: str  # float32 or bfloat16, of the decoder
-    random: np.random.Generator  # of this step, the same in every process: draw for the whole batch
+    labels: torch.Tensor  # (b, 2h, 2w) int64, only for supervised, else None
+    classes: torch.Tensor  # (C, d), unit length, only for supervised, else None
+    precision: str  # precision of the decoder, float32 or bfloat16
+    random: np.random.Generator  # this step's generator, identical in every process: draw for the whole batch
     world: distributed.World
-    images: np.ndarray = None  # (b, H, W, 3) uint8, the images themselves, and the FrozenCLIP that encoded them in this step;
-    clip: object = None  # None where features were encoded before
+    images: np.ndarray = None  # (b, H, W, 3) uint8, the input images; None with cached features
+    clip: object = None  # the FrozenCLIP that encoded them in this step; None with cached features
 
     def autocast(self):
-        """The context that the decoder runs in."""
+        """Autocast context for the decoder."""
         return torch.autocast(self.dense.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
 class Learner(nn.Module):
-    """A decoder and the objectives of its methods: what the optimizer and DistributedDataParallel see."""
+    """A decoder and its training objectives in one module, for the optimizer and DistributedDataParallel."""
 
     def __init__(self, decoder, sections):
         """sections: {method: its section of params.yaml, or None}."""
@@ -53,7 +53,7 @@ class Learner(nn.Module):
         self.objectives = nn.ModuleDict({name: open_objective(name, section, decoder.width) for name, section in sections.items()})
 
     def forward(self, batch):
-        """{name: scalar}, all losses of all methods. Raises ValueError if two have one name."""
+        """All losses of all methods, {name: scalar}. Raises ValueError if two share a name or a name is in RESERVED."""
         with batch.autocast():
             stages = self.decoder.stages(batch.dense)
         stages = [stage.float() for stage in stages]
@@ -67,12 +67,12 @@ class Learner(nn.Module):
 
 
 def open_objective(method, settings, width):
-    """The untrained Objective of a method, by its name."""
+    """Create the untrained Objective of a method by name."""
     return importlib.import_module(f".{method}", __package__).Objective(settings, width)
 
 
 def save_objectives(objectives, folder):
-    """Write the parameters of the objectives beside the decoder's, if they have any, in place of an earlier training's."""
+    """Write the objectives' parameters, if any, next to the decoder's. Parameters of an earlier run are deleted."""
     state = {name: value.contiguous().cpu() for name, value in objectives.state_dict().items()}
     Path(folder, WEIGHTS).unlink(missing_ok=True)
     if state:

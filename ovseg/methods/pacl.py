@@ -1,13 +1,13 @@
 """PACL: patch-aligned contrastive learning (Mukhoti et al. 2023, Eq. 2-4), on the decoder's pixel embeddings.
 
-A text weighs the pixels of an image by its compatibility with each, and what is contrasted is the embedding that it pools so:
+A text weights the pixels of an image by their compatibility, and the embedding pooled with these weights is contrasted with the text:
 
     s[i, j, p] = cos(V[i, p], t[j])
     a[i, j]    = softmax over p of s[i, j] / patch_tau        (the paper: patch_tau = 1)
-    phi[i, j]  = sum_p a[i, j, p] s[i, j, p]                  the pooled unit pixels' dot product with the unit text
+    phi[i, j]  = sum_p a[i, j, p] s[i, j, p]                  dot product of the pooled unit-length pixels and the unit-length text
     loss       = InfoNCE of phi / tau, both directions
 
-The paper trains a residual projection of the patches in place of a decoder.
+The paper trains a residual projection of the patches instead of a decoder.
 """
 
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from .contrast import info_nce
 
 
 class Objective(nn.Module):
-    """settings: params.Pacl. It has no parameters."""
+    """settings: schema.Pacl. It has no parameters."""
 
     def __init__(self, settings, width):
         super().__init__()

@@ -1,17 +1,17 @@
-"""SIGTERM, as clusters send it before they take a machine back: noted, so that the running step ends and is kept."""
+"""Records SIGTERM, which clusters send before preempting a job, so that training can finish the current step and save it."""
 
 import contextlib
 import signal
 import threading
 
-EXIT_CODE = 128 + signal.SIGTERM  # 143: what a shell says of a process that SIGTERM has ended
+EXIT_CODE = 128 + signal.SIGTERM  # 143, a shell's exit status for a process ended by SIGTERM
 
 
 @contextlib.contextmanager
 def noted():
-    """Gives a list, into which a SIGTERM is put in place of ending this process.
+    """Yield a list to which each SIGTERM is appended instead of ending this process.
 
-    Not in another thread than the main one, which alone can: the list stays empty then.
+    Signal handlers can be set only in the main thread; in any other thread the list stays empty.
     """
     signals = []
     if threading.current_thread() is not threading.main_thread():

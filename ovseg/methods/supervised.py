@@ -1,7 +1,7 @@
-"""The supervised reference: the same decoder, trained on label maps of the training pairs, which no other method reads.
+"""The supervised reference: the same decoder, trained on label maps of the training pairs. No other method reads these.
 
-It says how much the frozen features and a decoder of this size can give; what a training on texts reaches of it is the report's
-"gap closed". supervised.labels names a benchmark in shards: the label maps have the same extension as the benchmark's, and its classes.
+It measures what these frozen features and a decoder of this size can achieve; the report's "gap closed" is the share of it that
+training on texts reaches. supervised.labels names a benchmark in shards; label maps use its file extension and classes.
 """
 
 import io
@@ -23,8 +23,8 @@ IGNORED = 255
 
 
 class Source(NamedTuple):
-    """Where label maps are: the extension that they have in the training shards, whether their label 0 is the background, and the
-    file of class embeddings (C, d), unit length, that `encode` made for the benchmark."""
+    """Location of label maps: their file extension in the training shards, whether label 0 is the background, and the
+    file of the benchmark's class embeddings (C, d), unit length, written by `encode`."""
 
     extension: str
     background: bool
@@ -32,18 +32,18 @@ class Source(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What N training pairs show, pixel embedding by pixel embedding."""
+    """Labels of N training pairs, one per pixel embedding."""
 
     maps: np.ndarray  # (N, h, w) uint8, indices into classes, IGNORED where no class has a text
     classes: torch.Tensor  # (C, d), unit length
 
 
 def open_labels(source, paths, keys, size):
-    """The Labels of pairs, from their shards. paths: of the shards; keys: of the pairs; size: pixel embeddings a side.
+    """Read the Labels of pairs from shards. paths: shard paths; keys: keys of the pairs; size: pixel embeddings per side.
 
-    A label map is cropped as its image is, and each embedding gets the label at the middle of its square. Raises ValueError when a
-    sample has no label map, or one that holds a label of no class, or when there is no sample of a key. A label map is taken as it is
-    stored: it has to lie as its image does once that is upright.
+    A label map is cropped like its image, and each embedding gets the label at the centre of its cell. EXIF rotation is not applied
+    to label maps: they must match the upright image. Raises ValueError if a sample has no label map, if a label has no class, or
+    if a key has no sample.
     """
     classes = torch.from_numpy(np.array(open_checked(source.class_file)))
     rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
@@ -65,21 +65,21 @@ def open_labels(source, paths, keys, size):
 
 
 def _read(sample, key, extension, size):
-    """The label map of a raw sample, cropped and resized: (size, size)."""
+    """Read the label map of a raw sample, cropped and resized: (size, size)."""
     if extension not in sample:
         raise ValueError(f"{key} has no {extension}: supervised.labels has to name label maps that all training pairs have")
     try:
         with Image.open(io.BytesIO(sample[extension])) as labels:
-            label_map(labels)  # refuses what holds no indices
+            label_map(labels)  # raises if the image holds no indices
             side = min(labels.size)
             left, top = ((extent - side) / 2 for extent in labels.size)
             return np.array(labels.resize((size, size), Image.Resampling.NEAREST, (left, top, left + side, top + side)))
-    except Exception as error:  # decoders raise whatever they like on broken bytes
+    except Exception as error:  # decoders raise many kinds of error on corrupt bytes
         raise ValueError(f"{key}: {extension}: {error}") from None
 
 
 class Objective(nn.Module):
-    """The loss as a method that a decoder is trained by (objectives.py). settings: params.Supervised. It has no parameters."""
+    """The loss as a training objective (see objectives.py). settings: schema.Supervised. It has no parameters."""
 
     def __init__(self, settings, width):
         super().__init__()
@@ -91,9 +91,9 @@ class Objective(nn.Module):
 
 
 def losses(pixels, labels, classes, tau, world=distributed.World()):  # noqa: B008 (frozen)
-    """{"label": scalar}: cross-entropy of cos(V[p], class) / tau, its mean over the labelled pixels of an image, then over images.
+    """Cross-entropy of cos(V[p], class) / tau, averaged over the labelled pixels of each image, then over images: {"label": scalar}.
 
-    pixels (b, L, d), labels (b, L) int64: those of this process' images, its share of the batch. classes (C, d), unit length.
+    pixels (b, L, d), labels (b, L) int64: this process' share of the batch. classes: (C, d), unit length.
     """
     logits = F.normalize(pixels, dim=-1) @ classes.T / tau  # b, L, C
     by_pixel = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")  # b, L

@@ -1,20 +1,20 @@
 """TCL: text-grounded contrastive learning (Cha et al. 2023), on the decoder's pixel embeddings.
 
-A text grounds a mask in each image, and what is contrasted is the mean of the pixels in it (their Eq. 3-9):
+Each text grounds a mask in each image, and the mean of the masked pixels is contrasted with the text (their Eq. 3-9):
 
     m[i, j, p] = sigmoid(w cos(V[i, p], t[j]) + b)            w, b learned (sim2mask)
     g[i, j]    = sum_p m[i, j, p] V[i, p] / sum_p m[i, j, p]
     contrast   = InfoNCE of cos(g[i, j], t[j]) / T, both directions, T learned
-    area       = |mean of m[i, i] - 0.4| + |mean of m[i, j] - 0|, j a negative of i
+    area       = |mean of m[i, i] - area| + |mean of m[i, j] - 0|, j a negative of i      (the paper: area = 0.4)
     variation  = total variation of V and of m, over neighbouring pixels
 
-weighted and added. With `image_level` CLIP itself looks at what the mask leaves of the image:
+The loss is their weighted sum. With `image_level`, CLIP also encodes the masked image:
 
-    z[i, p]    = 1 where w cos(V[i, p], t[i]) + b + noise > 0, else 0; its gradient is that of the sigmoid (Gumbel-sigmoid)
+    z[i, p]    = 1 where w cos(V[i, p], t[i]) + b + noise > 0, else 0, with the gradient of the sigmoid (Gumbel-sigmoid)
     image      = InfoNCE of cos(CLIP(x[i] z[i]), t[j]) / T
 
-x the image, the mask of each pixel embedding as large as its part of it. That takes CLIP's gradient by its input in each step, so
-features cannot be cached. The paper's second phase of training is not here, nor the mixing with CLIP's own similarities at inference.
+where x is the image and the mask is upsampled to its size. This needs the gradient of CLIP with respect to its input in each step, so
+features cannot be cached. The paper's second training phase and its mixing with CLIP's similarities at inference are not implemented.
 """
 
 import math
@@ -26,11 +26,11 @@ from torch import nn
 
 from .contrast import info_nce
 
-LARGEST_SCALE = 100  # of 1 / T, as CLIP's
+LARGEST_SCALE = 100  # upper bound of 1 / T, as in CLIP
 
 
 class Objective(nn.Module):
-    """settings: params.Tcl. Parameters: w, b, and the logarithm of 1 / T."""
+    """settings: schema.Tcl. Parameters: w, b, and the logarithm of 1 / T."""
 
     def __init__(self, settings, width):
         super().__init__()
@@ -48,11 +48,11 @@ class Objective(nn.Module):
         grounded = torch.einsum("ndhw,nthw->ntd", pixels, masks / masks.sum((2, 3), keepdim=True))  # b, B, d
         logits = (F.normalize(grounded, dim=-1) * texts).sum(-1) * scale
         of_others = areas[batch.negative]
-        area = (areas.diagonal().mean() - s.area).abs() + (of_others.mean() if len(of_others) else 0.0)  # of others, the prior is 0
+        area = (areas.diagonal().mean() - s.area).abs() + (of_others.mean() if len(of_others) else 0.0)  # the prior of negatives is 0
         image = {}
         if s.image_level:
             of_image = torch.arange(len(cosines), device=cosines.device)
-            own = self.weight * cosines[of_image, of_image + batch.world.share(len(texts)).start] + self.bias  # b, H, W: by its own text
+            own = self.weight * cosines[of_image, of_image + batch.world.share(len(texts)).start] + self.bias  # b, H, W: own text's logits
             binary = gumbel_sigmoid(own, batch.random, len(texts), batch.world)[:, None]
             cut = F.interpolate(binary, batch.images.shape[1:3], mode="nearest")[:, 0]
             seen = F.normalize(batch.clip.encode_image(batch.images, cut), dim=-1)  # b, d
@@ -66,12 +66,12 @@ class Objective(nn.Module):
 
 
 def gumbel_sigmoid(logits, random, size, world):
-    """A mask drawn pixel by pixel, 1 with the probability of sigmoid(logit): (b, H, W) of 0 and 1, with the sigmoid's gradient.
+    """Sample a binary mask, each pixel 1 with probability sigmoid(logit): (b, H, W) of 0 and 1, with the gradient of the sigmoid.
 
-    random draws for the whole batch, of `size` images, so that each process of `world` draws the same for its share.
+    random draws for the whole batch of `size` images, so results do not depend on the number of processes in `world`.
     """
     uniform = random.uniform(1e-6, 1 - 1e-6, (size, *logits.shape[1:]))[world.share(size)]
-    noise = torch.from_numpy(np.log(uniform) - np.log1p(-uniform)).to(logits)  # logistic: the difference of two Gumbel variables
+    noise = torch.from_numpy(np.log(uniform) - np.log1p(-uniform)).to(logits)  # logistic noise: the difference of two Gumbel variables
     soft = torch.sigmoid(logits + noise)
     return (soft > 0.5).to(soft) + (soft - soft.detach())
 

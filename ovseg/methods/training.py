@@ -1,8 +1,8 @@
-"""Training the decoder: the learning rate, the loop, and a training into a folder.
+"""Training the decoder: the learning rate schedule, the training loop, and training into a folder.
 
-Every random choice is drawn from (seed, epoch) or (seed, step), not from a running generator. So a checkpoint is the step, the weights
-and the optimizer's state, and a resumed training ends with the weights of an uninterrupted one. Several processes draw the same
-numbers: each knows the whole batch and encodes its part.
+Every random choice is seeded by (seed, epoch) or (seed, step), not drawn from a running generator. A checkpoint therefore needs only the
+step, the weights and the optimizer state, and a resumed run ends with the weights of an uninterrupted one. All processes draw the same
+numbers: each knows the whole batch and encodes its share.
 """
 
 import itertools
@@ -26,14 +26,14 @@ from .decoder import Decoder
 
 
 def learning_rate(step, steps, warmup, peak):
-    """Learning rate of a step: linear warm-up over `warmup` steps, then a cosine down to 0 at `steps`."""
+    """Learning rate at a step: linear warm-up over `warmup` steps, then cosine decay to 0 at `steps`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def make_optimizer(module, settings):
-    """Adam with a weight decay as the paper says, or AdamW. settings: params.Train."""
+    """Adam with weight decay, as in the paper, or AdamW. settings: schema.Train."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     return kind(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
@@ -41,16 +41,16 @@ def make_optimizer(module, settings):
 def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu", labels=None):
     """Train a decoder. Returns (objectives.Learner on the CPU, history, seconds).
 
-    settings: params' Train. sections: {method: its section}, of Params.sections: what it is trained by. seed: of weights,
-    batches and texts. images, bank, texts: as in Pairs. checkpoint: path; if a killed training of the same fingerprint left it, training
-    goes on from there. It stays: remove it once the weights are saved.
-    labels: supervised.Labels for that method, which learns from these in place of texts. history: a dict per step with step, epoch, lr,
-    loss, its parts (the losses of the methods), and both gates. seconds: of training, those of killed parts included. In a process group
-    every process calls this, and gets the same decoder; the first one writes checkpoints.
-    Raises ValueError when there are too few pairs for a batch, when the batch does not divide among the processes, or when images are
-    fewer than `prepare` found; FloatingPointError when the loss is not finite. A SIGTERM ends the training with
-    preemption.EXIT_CODE after the running step, of which a checkpoint is written. In a group the first process must get
-    it, as it does where a cluster sends it to all: the others leave it to the first.
+    settings: schema.Train. sections: {method: its section}, from Params.sections; the methods to train with. seed: seed of weights,
+    batches and texts. images, bank, texts: as in Pairs. checkpoint: path. Training resumes from it if its fingerprint matches. It is
+    not deleted at the end: remove it once the weights are saved.
+    labels: supervised.Labels for that method, which uses them instead of texts. history: a dict per step with step, epoch, lr, loss,
+    the losses of the methods, and both gates. seconds: total training time, including runs that were killed. In a process group,
+    every process calls this function and gets the same decoder; the first one writes checkpoints.
+    Raises ValueError if there are too few pairs for a batch, if the batch does not divide among the processes, or if there are fewer
+    images than `prepare` found; FloatingPointError if the loss or a gradient is not finite. SIGTERM ends training with
+    preemption.EXIT_CODE after the current step, for which a checkpoint is written. In a process group only the first process
+    acts on SIGTERM, so it must receive the signal, as it does if a cluster signals all processes.
     """
     world = distributed.joined()
     if settings.batch % world.size:
@@ -84,15 +84,15 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
             parts = forward(batch)
             loss = sum(parts.values())
             optimizer.zero_grad(set_to_none=True)
-            (loss * world.size).backward()  # DDP takes the mean over processes of what is to be summed
+            (loss * world.size).backward()  # DDP averages gradients over processes; the sum is needed
             optimizer.step()
             gates = {f"gate{i}": block.gate for i, block in enumerate(learner.decoder.blocks)}
             values = {name: value.detach().clone() for name, value in {"loss": loss, **parts, **gates}.items()}
             history.append({"step": step, "epoch": step / per_epoch, "lr": lr, **values})
-            preempted = signals and world.rank == 0  # the others go on, as the first one's step needs them, until it is gone
-            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps or preempted:  # only here is a GPU waited for
+            preempted = signals and world.rank == 0  # the others go on: the first needs them to finish its step
+            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps or preempted:  # the only GPU sync
                 history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
-                if bad := next((row for row in history if not all(map(math.isfinite, row.values()))), None):  # gates: those after the step
+                if bad := next((row for row in history if not all(map(math.isfinite, row.values()))), None):  # gates are after the step
                     where = f"at step {bad['step'] + 1}, epoch {bad['epoch']:.2f}"
                     what = f"the loss is {bad['loss']}" if not math.isfinite(bad["loss"]) else "the gradient is not finite"
                     pairs = _written(images, drawn[bad["step"]], checkpoint)
@@ -108,8 +108,8 @@ def train(settings, seed, sections, images, bank, texts, checkpoint, device="cpu
 
 
 def make_batch(dense, rows, bank, texts, labels, settings, place, world):
-    """What a step learns from: objectives.Batch. rows: the B pairs. place: (seed, step), which decides all that is drawn. labels:
-    supervised.Labels, whose maps and classes are given in place of texts, or None."""
+    """Build the objectives.Batch of a step. rows: indices of the B pairs. place: (seed, step), the seed of all random draws. labels:
+    supervised.Labels, whose maps and classes replace the texts, or None."""
     (seed, step), device = place, dense.device
     given = {"texts": None, "negative": None, "labels": None, "classes": None}
     if labels is None:
@@ -124,7 +124,7 @@ def make_batch(dense, rows, bank, texts, labels, settings, place, world):
 
 
 def _written(images, rows, checkpoint):
-    """Where the keys of the pairs in rows are written: a sentence. Those of cached features are in data/prepared; without it, numbers."""
+    """Write the keys of the pairs in rows to a file and return a sentence that names it. Without known keys, row numbers are written."""
     keys = getattr(images, "keys", None)
     if keys is None:
         keys = preparation.load_keys("data/prepared") if Path("data/prepared/pairs.txt").is_file() else range(len(images.array))
@@ -135,7 +135,7 @@ def _written(images, rows, checkpoint):
 
 
 def _batches(images, seed, step, per_epoch, batch, device):
-    """The batches of one epoch after another, from those of `step` on."""
+    """Yield the batches of consecutive epochs, starting at `step`."""
     first, skip = divmod(step, per_epoch)
     for epoch in itertools.count(first):
         count = skip
@@ -148,14 +148,14 @@ def _batches(images, seed, step, per_epoch, batch, device):
 
 
 def train_into(folder, seed, clip, sections, settings, source, device):
-    """Train a decoder into a folder, unless it is there already. Returns whether anything was trained.
+    """Train a decoder into a folder, unless it is already there. Returns whether anything was trained.
 
-    folder: e.g. models/mgca/seeds/0; it gets decoder.safetensors, objective.safetensors if the method has parameters, history.csv (a
-    row a step, see `train`) and, last, training.json (seed, seconds, fingerprint, the names of its weights' files, how many numbers were
-    trained, parameters). It is kept as it is where training.json holds the fingerprint of what would be trained, and its files are there.
-    clip, settings: params' Clip, Train. sections: as of `train`. source: supervised.Source, where that is the method; else None. Trains in
-    settings.processes processes: in this process group where there is one, whose processes all call this; in new processes of this
-    machine otherwise.
+    folder: e.g. models/mgca/seeds/0. Files written: decoder.safetensors, objective.safetensors if the method has parameters, history.csv
+    (one row per step, see `train`) and, last, training.json (seed, seconds, fingerprint, names of the weight files, number of trained
+    weights, parameters). The folder is left unchanged if training.json has the current fingerprint and all its weight files exist.
+    clip, settings: schema.Clip, schema.Train. sections: see `train`. source: supervised.Source for that method, else None. Uses
+    settings.processes processes: those of the current process group, all of which must call this function, or else new processes on
+    this machine.
     """
     folder, world = Path(folder), distributed.joined()
     if settings.processes > world.size:
@@ -166,7 +166,7 @@ def train_into(folder, seed, clip, sections, settings, source, device):
     pairs = open_pairs(clip, settings.workers, device)
     of_pairs, labels = (pairs.images, pairs.bank, pairs.texts), None
     if settings.method == "supervised":
-        side = 2 * pairs.images.first(1, device).shape[-1]  # of the decoder's output
+        side = 2 * pairs.images.first(1, device).shape[-1]  # side of the decoder's output
         labels = supervised.open_labels(source, pairs.paths, preparation.load_keys("data/prepared"), side)
     mark, file = fingerprint(settings, seed, sections, *of_pairs, labels), folder / "training.json"
     checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
@@ -192,10 +192,10 @@ def train_into(folder, seed, clip, sections, settings, source, device):
 
 @torch.no_grad()
 def explain(decoder, pairs, p, count=16):
-    """What MGCA's losses pick in the first pairs, each with a prompt drawn for it, to look at.
+    """Pixels and regions that MGCA's losses select in the first pairs, each with a randomly drawn prompt, for visualisation.
 
-    decoder: Decoder on the CPU. pairs: Pairs. p: Params. Returns (texts drawn: count str, of mgca.correspondences with maps as
-    (count, h, w)).
+    decoder: Decoder on the CPU. pairs: Pairs. p: Params. Returns (list of `count` texts drawn, the dict of mgca.correspondences with
+    maps as (count, h, w)).
     """
     bank = pairs.bank
     drawn = bank.draw(np.arange(min(count, len(bank))), np.random.default_rng(0), caption_probability=0.0)

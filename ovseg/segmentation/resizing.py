@@ -12,7 +12,7 @@ BITS = 11  # of OpenCV's fixed-point weights
 
 
 def resized_size(height, width, settings):
-    """The size (height, width) that a picture is resized to. settings: params.Segment.
+    """The size (height, width) that a picture is resized to. settings: schema.Segment.
 
     The shorter side becomes short_side, but the longer one no more than max_ratio times that.
     """

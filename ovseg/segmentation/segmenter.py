@@ -55,7 +55,7 @@ class Segmenter:
     """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the way from embeddings to labels.
 
     clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's
-    dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: params.Segment. grouping: the trained
+    dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: schema.Segment. grouping: the trained
     groupvit.Objective that the unit learned-group needs, else None. folder: that of the model it was loaded from, None where it was not.
     """
 

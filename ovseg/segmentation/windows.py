@@ -36,7 +36,7 @@ def window_starts(length, window, stride):
 
 
 def window_grid(height, width, settings):
-    """The windows of an image of that size, once it is resized (resizing.resized_size). settings: params.Segment."""
+    """The windows of an image of that size, once it is resized (resizing.resized_size). settings: schema.Segment."""
     height, width = resized_size(height, width, settings)
     starts = (window_starts(side, settings.window, settings.stride) for side in (height, width))
     return WindowGrid(height, width, *starts)
