@@ -119,4 +119,4 @@ def test_the_papers_preset_holds_its_recipe():
 @pytest.mark.parametrize("path", OF_THE_PAPER, ids=lambda path: path.stem)
 def test_a_preset_says_how_much_is_trained(path):
     p = params.load(path=path)
-    assert p.train.seeds == 1 and f"{1 + len(p.ablations.trained)} trainings" in path.read_text()
+    assert p.train.seeds == 1 and f"{1 + len(p.ablations.trained)} training runs" in path.read_text()
