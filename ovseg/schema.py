@@ -1,4 +1,4 @@
-"""The sections of params.yaml as types: every key, its type and its range. No value has a default here."""
+"""The sections of params.yaml as types: every key, its type and its range. Only keys of a benchmark have defaults."""
 
 from typing import Annotated, Literal, get_args
 
