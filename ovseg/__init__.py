@@ -4,7 +4,7 @@ Users import one thing: `from ovseg import Segmenter`.
 """
 
 
-def __getattr__(name):  # so that `python -m ovseg.params` answers without importing torch
+def __getattr__(name):  # lazy, so that `python -m ovseg.params` does not import torch
     if name == "Segmenter":
         from .segmentation.segmenter import Segmenter
 

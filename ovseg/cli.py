@@ -1,7 +1,7 @@
 """The command `ovseg`: segment pictures, evaluate a folder, check data, list models, publish one.
 
-Exit codes: 0 all done, 1 some pictures failed, the evaluation did, or data look wrong, 2 wrong usage, found before any work. Errors are
-one line on stderr. What takes seconds to import is imported in the commands.
+Exit codes: 0 success; 1 some pictures failed, the evaluation failed, or data look wrong; 2 wrong usage, found before any work. Errors are
+one line on stderr. Slow imports happen inside the commands.
 """
 
 import json
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import click
 
-HUB = "hf-hub:"  # of --model: a published model, as open_clip and timm write it
+HUB = "hf-hub:"  # prefix of --model for a published model, as in open_clip and timm
 MODEL = click.option("--model", default="models/mgca", show_default=True, metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which of its trainings.")
 DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 FORCE = click.option("--force", is_flag=True, help="Replace files that are there already.")
-COMMON = "default"  # of --others: the common list
+COMMON = "default"  # value of --others for the common list
 
 
 class WrongUsage(click.ClickException):
-    """What is wrong before work starts."""
+    """An error found before any work starts."""
 
     exit_code = 2
 
@@ -106,7 +106,7 @@ def _call(names, background, threshold, others):
 
 
 def _segment_all(jobs, segmenter, call, made_with):
-    """Segment and write pictures; one line on stderr for each that fails. Returns how many did."""
+    """Segment pictures and write the results; one line on stderr for each failure. Returns the number of failures."""
     from tqdm import tqdm
 
     from .study import pictures
@@ -116,14 +116,14 @@ def _segment_all(jobs, segmenter, call, made_with):
         try:
             image = pictures.read_picture(job.picture)
             pictures.write_segmentation(job, image, segmenter.segment(image, **call), made_with)
-        except (OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: memory of a GPU
+        except (OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: GPU out of memory
             failed += 1
             tqdm.write(f"{job.picture}: {_line(error)}", file=sys.stderr)
     return failed
 
 
 def _load(model, device, seed):
-    """The Segmenter of --model. Raises OSError or ValueError, of one line."""
+    """Load the Segmenter of --model. Raises OSError or ValueError."""
     from safetensors import SafetensorError
 
     from .segmentation.segmenter import Segmenter
@@ -243,7 +243,7 @@ def publish(model, out, repository, private):
     if private and not repository:
         raise WrongUsage("--private goes with --push")
     try:
-        if not (repository and (Path(out) / "README.md").is_file()):  # written before: it is uploaded as it is
+        if not (repository and (Path(out) / "README.md").is_file()):  # already written: uploaded as it is
             publish.write_model(model, out, repository)
     except (OSError, ValueError) as error:
         raise WrongUsage(_line(error)) from None
@@ -251,12 +251,12 @@ def publish(model, out, repository, private):
     if repository:
         try:
             click.echo(publish.push(out, repository, private))
-        except Exception as error:  # those of huggingface_hub's HTTP library too
+        except Exception as error:  # includes errors of huggingface_hub's HTTP library
             raise click.ClickException(f"{repository}: {_line(error)}; run the command again to upload {out}") from None
 
 
 def main(arguments=None):
-    """Run the command line. Exits with a code of the module's docstring, 130 if interrupted."""
+    """Run the command line. Exits with a code from the module docstring, or 130 if interrupted."""
     try:
         sys.exit(commands.main(arguments, prog_name="ovseg", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -1,7 +1,7 @@
-"""Reading params.yaml: typed, validated parameters, and changes to them.
+"""Read params.yaml: typed, validated parameters, and changes to them.
 
-`python -m ovseg.params` checks params.yaml, and what can be known of the machine and the disk (preflight.py), and says in one line what is
-wrong. Values never have a default here: params.yaml holds every one of them, so that a reader finds each in one place.
+`python -m ovseg.params` checks params.yaml, the machine and the disk (preflight.py), and reports what is wrong in one line. No value has a
+default here: params.yaml holds all of them, so that a reader finds each in one place.
 """
 
 import copy
@@ -18,14 +18,14 @@ from ruamel.yaml.error import YAMLError
 from .schema import Benchmark, Params
 from .values import METHODS
 
-# What may change from one evaluation to the next; other values of `segment` are those that windows were encoded with.
+# Keys that may change between evaluations; the other values of `segment` are fixed when windows are encoded.
 INFERENCE = [
     f"segment.{key}" for key in ("unit", "meta_points", "groups", "affinity", "batch", "precision", "averaged", "scale", "threshold")
 ]
 
 
 class ParamsError(ValueError):
-    """params.yaml, or a change to it, does not hold; the message is one line."""
+    """params.yaml, or a change to it, is invalid; the message is one line."""
 
 
 def root():
@@ -45,7 +45,7 @@ def enter_project():
 def load(changes=None, path="params.yaml"):
     """Read and validate params.yaml. Returns Params; raises ParamsError.
 
-    changes: {"mgca.k": 0.1, ...}, values that replace those of the file. Without any, the lines of `ablations` are checked too.
+    changes: {"mgca.k": 0.1, ...}, values that replace those in the file. Without changes, the lines of `ablations` are checked too.
     """
     return _validated(_values(path), changes, path) if changes else load_runs(path)[""]
 
@@ -53,7 +53,7 @@ def load(changes=None, path="params.yaml"):
 def load_runs(path="params.yaml"):
     """Params of the default run and of each line of ablations.trained and inferred: {line: Params}, "" for the default run.
 
-    Raises ParamsError unless each line is a valid run, and one of its own.
+    Raises ParamsError unless each line is a valid run that differs from all others.
     """
     values = _values(path)
     runs = {"": _validated(values, {}, path)}
@@ -126,7 +126,7 @@ def _validated(values, changes, path):
 
 
 def _check_keys(kind, changes):
-    """That a run of that kind can make these changes."""
+    """Raises ParamsError if a run of this kind cannot make these changes."""
     training = [key for section in (*METHODS, "train") if section in Params.model_fields for key in _keys(section)]
     allowed = training + INFERENCE if kind == "trained" else INFERENCE
     for key in changes:
@@ -142,7 +142,7 @@ def _keys(section):
 
 
 def _identity(params):
-    """What makes two runs the same: all values but lists of runs, methods not used, the number of seeds, and what changes no result."""
+    """The identity of a run: all values except lists of runs, unused methods, the number of seeds, and values that change no result."""
     unused = {name: True for name in METHODS if name not in params.sections}
     excluded = {"ablations": True, "train": {"seeds", "workers", "checkpoint_steps"}, "supervised": {"labels"}}
     return params.model_dump_json(exclude=excluded | unused)
@@ -172,7 +172,7 @@ def _line(error, path):
 
 
 def device(name):
-    """The torch device that params' `device` names: auto is a GPU if there is one."""
+    """The torch device named by params' `device`: auto is a GPU if available. Raises ParamsError for cuda without a GPU."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -181,7 +181,7 @@ def device(name):
 
 
 def processes(count, device):
-    """Raises ParamsError if this machine has fewer GPUs than `count` processes, should they train on GPUs. device: torch.device."""
+    """Raises ParamsError if `count` processes would train on GPUs and this machine has fewer. device: torch.device."""
     import torch
 
     if device.type == "cuda" and count > torch.cuda.device_count():
@@ -189,7 +189,7 @@ def processes(count, device):
 
 
 if __name__ == "__main__":
-    from ovseg import params, preflight  # this module by its own name: its ParamsError is another one as __main__
+    from ovseg import params, preflight  # imported by name: as __main__, this module's ParamsError is a different class
 
     try:
         params.enter_project()

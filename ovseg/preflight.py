@@ -1,6 +1,6 @@
-"""Checks before hours of work: whether params.yaml, the CLIP and this machine's GPUs fit together.
+"""Checks before hours of work: whether params.yaml, CLIP and this machine's GPUs fit together.
 
-`python -m ovseg.params` makes them after the values themselves. They load no weights, and import torch only if a value needs it.
+`python -m ovseg.params` runs these checks after validating the values. They load no weights, and import torch only if a value needs it.
 """
 
 import difflib
@@ -13,12 +13,12 @@ from pathlib import Path
 from .params import ParamsError, device, processes
 from .schema import LOCAL
 
-PRETRAINED = f"{LOCAL}models/clip"  # what `pretrain` makes
-PREPARED = "data/prepared/"  # what `prepare` makes
+PRETRAINED = f"{LOCAL}models/clip"  # output of `pretrain`
+PREPARED = "data/prepared/"  # output of `prepare`
 
 
 def check(runs):
-    """Raises ParamsError, one line, at the first thing that does not fit. runs: {name of a run: Params}, the default run's first."""
+    """Raises ParamsError, one line, for the first inconsistency. runs: {name of a run: Params}, the default run first."""
     p = next(iter(runs.values()))
     if p.device == "cuda" or p.train.processes > 1:
         processes(p.train.processes, device(p.device))
@@ -46,10 +46,10 @@ def check(runs):
 
 
 def check_files(runs):
-    """That data.shards and the benchmarks are on this machine, a benchmark's folder complete, and label maps in the shards of a supervised
-    training, as far as their first sample tells. Raises ParamsError, one line.
+    """Check that data.shards and the benchmarks exist, that benchmark folders are complete, and that the first sample has a label map if a
+    run is supervised. Raises ParamsError, one line.
 
-    What `prepare` makes is not looked for, nor a benchmark that is optional and not there. runs: as of `check`.
+    Outputs of `prepare` and missing optional benchmarks are not checked. runs: as in `check`.
     """
     p = runs[""]
     if p.data.shards is not None:
@@ -76,14 +76,14 @@ def check_files(runs):
 
 
 def check_batches(runs, pairs):
-    """That no run's batch is larger than the number of pairs. Raises ParamsError. runs: as of `check`."""
+    """Raises ParamsError if a run's batch is larger than the number of pairs. runs: as in `check`."""
     for name, run in runs.items():
         if run.train.batch > pairs:
             raise ParamsError(f"{name}: train.batch = {run.train.batch}: at most {pairs}, the number of pairs".removeprefix(": "))
 
 
 def model_config(model):
-    """open_clip's description of a model, read without importing open_clip: a dict. Raises ParamsError if there is none of that name."""
+    """The open_clip configuration of a model, a dict, read without importing open_clip. Raises ParamsError for an unknown name."""
     if model.startswith(LOCAL):
         file = Path(model.removeprefix(LOCAL)) / "open_clip_config.json"
         if not file.is_file():
@@ -97,7 +97,7 @@ def model_config(model):
 
 
 def patch_size(model):
-    """The side of a CLIP's patches in pixels. Raises ParamsError for a model that clip/dense.py cannot read."""
+    """The patch size of a CLIP in pixels. Raises ParamsError for a model that clip/dense.py does not support."""
     vision = model_config(model)["vision_cfg"]
     if name := vision.get("timm_model_name"):
         named = re.fullmatch(r"vit_.*_patch(\d+)_siglip.*", name)
@@ -110,7 +110,7 @@ def patch_size(model):
 
 
 def check_pretrained(clip):
-    """That clip.pretrained is null for a folder, and else one of open_clip's tags for the model or the path of a file."""
+    """Raises ParamsError unless clip.pretrained is null for a folder, and otherwise an open_clip tag of the model or the path of a file."""
     if clip.model.startswith(LOCAL):
         if clip.pretrained is not None:
             raise ParamsError(f"clip.pretrained = {clip.pretrained!r}: null goes with clip.model = {clip.model!r}, which holds its weights")
@@ -130,12 +130,12 @@ def check_pretrained(clip):
 
 
 def quick_gelu(clip):
-    """What is wrong with a clip.model whose weights want QuickGELU, which it has not."""
+    """The message for a clip.model without QuickGELU whose weights were trained with it."""
     named = f"{clip.model}-quickgelu"
     advice = f"; take {named}" if any(path.stem == named for path in _configs()) else ""
     return f"clip.model = {clip.model!r} computes GELU, but the weights {clip.pretrained!r} were trained with QuickGELU{advice}"
 
 
 def _configs():
-    """The files of open_clip's descriptions of models."""
+    """The model configuration files of open_clip."""
     return (Path(util.find_spec("open_clip").origin).parent / "model_configs").glob("*.json")

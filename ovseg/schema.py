@@ -10,7 +10,7 @@ LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
 
 
 class Section(BaseModel):
-    """A part of params.yaml: unknown keys are errors, values never change after loading."""
+    """A section of params.yaml. Unknown keys are errors, and values are immutable after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -42,7 +42,7 @@ class Data(Section):
 
 
 class Benchmark(Section):
-    """One benchmark: a folder, plain or in a layout, or shards with label maps (benchmarks/datasets.py, layouts.py)."""
+    """One benchmark: a folder, plain or in a known layout, or shards with label maps (benchmarks/datasets.py, layouts.py)."""
 
     folder: str | None = None
     layout: Layout | None = None
@@ -97,7 +97,7 @@ class Clip(Section):
 
 
 class Phase(Section):
-    """A part of the pretraining: how many pictures, and how many patches are seen of one, one of these numbers in each batch."""
+    """A phase of pretraining: the number of pictures, and the numbers of visible patches per picture, one drawn for each batch."""
 
     pictures: Count
     patches: Annotated[list[Count], Field(min_length=1)]
@@ -272,7 +272,7 @@ class Evaluate(Section):
 
 
 class Ablations(Section):
-    """Which runs a study holds besides the default run (study/runs.py); load() checks each line."""
+    """The runs of a study besides the default run (study/runs.py); params.load_runs() checks each line."""
 
     trained: list[str]
     inferred: list[str]

@@ -1,12 +1,12 @@
-"""Types of single values of params.yaml, with their ranges: what schema.py makes sections of."""
+"""Types and ranges of single values in params.yaml, from which schema.py builds the sections."""
 
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-LEVELS = ("object", "region", "pixel")  # of mgca
+LEVELS = ("object", "region", "pixel")  # levels of alignment in mgca
 METHODS = ("mgca", "mixreorg", "tcl", "pacl", "groupvit", "supervised")  # files of ovseg/methods
-Dense = Literal["clip", "maskclip", "sclip", "clearclip", "naclip", "pearl"]  # dense.DENSE_MODES, which takes seconds to import
+Dense = Literal["clip", "maskclip", "sclip", "clearclip", "naclip", "pearl"]  # equals dense.DENSE_MODES, which is slow to import
 Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,8 +1,8 @@
 """`python -m ovseg.benchmarks.calibration [--run mgca] [--pictures 200]`: the background's threshold, on images not evaluated.
 
-For each benchmark with background it prints mIoU at each of THRESHOLDS on its calibration images (open_calibration), and
-last the best thresholds as lines for `evaluate.thresholds` of params.yaml, which it does not change.
-mIoU is over the classes that truth or prediction hold: a few images lack some.
+For each benchmark with background, this prints mIoU at each of THRESHOLDS on the calibration images (open_calibration). It ends with
+the best thresholds as lines for `evaluate.thresholds` in params.yaml, which it does not edit. mIoU is over the classes
+present in the truth or the prediction: a small set of images may lack some.
 """
 
 import argparse
@@ -25,14 +25,14 @@ THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 
 
 def sweep(segmenter, encoded, pictures, thresholds=THRESHOLDS):
-    """mIoU in percent at each threshold of the background on the first `pictures` images, in one pass: {threshold: mIoU}.
+    """mIoU in percent at each background threshold on the first `pictures` images, computed in one pass: {threshold: mIoU}.
 
     encoded: evaluation.Encoded, of a benchmark with background.
     """
     ious = {threshold: MeanIoU(encoded.benchmark.classes) for threshold in thresholds}
     scored = islice(score_pictures([encoded], [segmenter]), pictures)
     for _, (truth,), ((scores,),) in tqdm(scored, encoded.benchmark.name, min(pictures, len(encoded.benchmark)), mininterval=2):
-        for part in scores.parts():  # some rows at once: all scores of a large image take gigabytes
+        for part in scores.parts():  # a few rows at a time: the scores of a large image take gigabytes
             best, label = (found.cpu() for found in foreground(scores.rows(part), segmenter.scale))
             for threshold, iou in ious.items():
                 iou.update(torch.where(best < threshold, 0, label), truth[part])
@@ -40,9 +40,9 @@ def sweep(segmenter, encoded, pictures, thresholds=THRESHOLDS):
 
 
 def open_calibration(evaluated, settings):
-    """The images that a threshold for the benchmark `evaluated` may be chosen on, none of which it holds. settings: schema.Benchmark.
+    """Open the calibration images for the benchmark `evaluated`; none of them is in that benchmark. settings: schema.Benchmark.
 
-    Raises ValueError if there are none, if one is evaluated or if the classes differ, FileNotFoundError if files are missing.
+    Raises ValueError if none are configured, if one of them is evaluated or if the classes differ, FileNotFoundError if files are missing.
     """
     name = evaluated.name
     if not (settings.layout or settings.calibration):
@@ -58,7 +58,7 @@ def open_calibration(evaluated, settings):
 
 
 def open_calibrations(settings):
-    """Calibration images of params' benchmarks with background; one without is skipped with a line. Raises ValueError if none is left."""
+    """Open calibration images of the benchmarks with background; prints a line for each it skips. Raises ValueError if none is left."""
     with_background = [benchmark for benchmark in datasets.open_benchmarks(settings) if benchmark.background]
     if not with_background:
         raise ValueError("no benchmark has a background: there is no threshold to choose")
@@ -74,7 +74,7 @@ def open_calibrations(settings):
 
 
 def load_segmenter(run, p):
-    """The Segmenter of a run's first training, CLIP included. p: the run's Params. Raises FileNotFoundError."""
+    """Load the Segmenter of a run's first training, with its CLIP. p: the run's Params. Raises FileNotFoundError."""
     folder = Path("models") / run / "seeds/0"
     if not (folder / "decoder.safetensors").is_file():
         raise FileNotFoundError(f"{folder} holds no decoder.safetensors: train it first, the default run by `dvc repro train`")
@@ -85,7 +85,7 @@ def load_segmenter(run, p):
 
 
 def calibrate(run, pictures):
-    """Print mIoU at each threshold for each benchmark with background, and last the best ones as lines of params.yaml."""
+    """Print mIoU at each threshold for each benchmark with background, then the best thresholds as lines for params.yaml."""
     p = params.load(params.parse_change(run.removeprefix("trained/")) if run.startswith("trained/") else None)
     opened, segmenter = open_calibrations(p.benchmarks), load_segmenter(run, p)
     best = {}

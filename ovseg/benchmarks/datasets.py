@@ -17,7 +17,7 @@ from .layouts import CLASSES, IGNORED, LAYOUTS
 
 
 class NotHere(FileNotFoundError):
-    """A benchmark that is not on this machine: its folder, its folder of label maps or its shards do not exist."""
+    """The benchmark is not on this machine: its folder, its label folder or its shards do not exist."""
 
 
 def _stop(error):
@@ -25,14 +25,14 @@ def _stop(error):
 
 
 class BenchmarkBase:
-    """Iterating yields (key, PIL RGB image, label map (H, W) of indices into the classes and 255); len() is how many.
+    """Iterating yields (key, PIL RGB image, label map (H, W) of class indices and 255); len() is the number of images.
 
-    classes: the names, in the order of label values. background: whether the first is "background", what belongs to no other
-    class: pixels whose best score is below a threshold. named: the classes that have a text, all but the background.
-    source: benchmarks that agree on it hold the same images in the same order. files, label_files: paths of images and of
-    label maps; shards hold both. label: in shards, the extension of label maps. Opening raises NotHere, FileNotFoundError if
-    only a part is missing, or ValueError on bad names; iterating raises ValueError on a label map of another size or with other
-    values, or a file that cannot be read. decoded: of a label map as it is stored, the indices, same shape.
+    classes: names in the order of label values. background: whether the first is "background": pixels of no other class,
+    predicted where the best score is below a threshold. named: the classes with a text, all but the background.
+    source: benchmarks with the same source hold the same images in the same order. files, label_files: paths of images and
+    label maps; shards hold both. label: in shards, the extension of label maps. decoded: converts a stored label map to class
+    indices of the same shape. Opening raises NotHere, FileNotFoundError if only a part is missing, or ValueError on bad names.
+    Iterating raises ValueError on a label map with the wrong size or invalid values, or on an unreadable file.
     """
 
     label = None
@@ -53,14 +53,14 @@ class BenchmarkBase:
 
     @property
     def fingerprint(self):
-        """A hash of the classes, the images' names and sizes, the label maps' contents (of shards: their contents) and which they are."""
+        """A hash of the classes, the image names and sizes, the contents of label maps (or of shards), and the label extension."""
         listing = [(path.name, path.stat().st_size) for path in map(Path, self.files)]
         contents = [checksum(path) for path in self.label_files or self.files]
         return hashlib.sha256(json.dumps([self.classes, listing, contents, self.label]).encode()).hexdigest()
 
     @property
     def contents(self):
-        """A hash of the images' contents and their order (of shards: of all that they hold)."""
+        """A hash of the contents of the images, in order (for shards: of the whole files)."""
         return hashlib.sha256(json.dumps([checksum(path) for path in self.files]).encode()).hexdigest()
 
     def __len__(self):
@@ -82,9 +82,9 @@ class BenchmarkBase:
         return labels
 
     def samples(self, step=1, failed=_stop):
-        """Yields (key, PIL RGB image, label map (H, W) as it is stored) of every `step`-th picture, unchecked.
+        """Yields (key, PIL RGB image, label map (H, W) as stored) for every `step`-th picture, unchecked.
 
-        failed: called with a ValueError for each that cannot be read, and left out.
+        failed: called with a ValueError for each unreadable picture, which is skipped.
         """
         for index in range(0, len(self), step):
             image, labels = self.files[index], self.label_files[index]
@@ -94,7 +94,7 @@ class BenchmarkBase:
                 failed(error)
 
     def _read(self, file, where, convert):
-        """What `convert` makes of the PIL image in a file. Raises ValueError that says where it is."""
+        """Open the image in a file and apply `convert` to it. Raises ValueError that names the location."""
         try:
             with Image.open(file) as image:
                 return convert(image)
@@ -103,7 +103,7 @@ class BenchmarkBase:
 
 
 class FolderBenchmark(BenchmarkBase):
-    """A folder with images/ (jpg, png, webp), labels/ (png of the same name) and classes.txt (a name a line)."""
+    """A folder with images/ (jpg, png, webp), labels/ (png of the same name) and classes.txt (one name per line)."""
 
     def __init__(self, name, folder):
         self.folder = Path(folder)
@@ -123,7 +123,7 @@ class FolderBenchmark(BenchmarkBase):
 
 
 class ShardBenchmark(BenchmarkBase):
-    """Shards as of shards.expand. label: extension of a sample's label map, e.g. "seg.png". classes: a file, a name a line."""
+    """Shards, as in shards.expand. label: extension of the label maps, e.g. "seg.png". classes: a file with one name per line."""
 
     def __init__(self, name, spec, label, classes):
         try:
@@ -140,7 +140,7 @@ class ShardBenchmark(BenchmarkBase):
         return self._length
 
     def samples(self, step=1, failed=_stop):
-        """As of BenchmarkBase."""
+        """As in BenchmarkBase."""
         index = itertools.count()
         for path in self.files:
             report = shards.Report()
@@ -150,7 +150,7 @@ class ShardBenchmark(BenchmarkBase):
                         yield self._decode(sample, f"sample {sample['__key__']} of {path}")
                     except ValueError as error:
                         failed(error)
-            if report.skipped:  # e.g. a truncated tar: a benchmark on fewer images would be another benchmark
+            if report.skipped:  # e.g. a truncated tar: fewer images would make it another benchmark
                 failed(ValueError(f"benchmark {self.name}: {path}: {', '.join(report.skipped)}"))
 
     def _decode(self, sample, where):
@@ -169,7 +169,7 @@ class LayoutBenchmark(BenchmarkBase):
     def __init__(self, name, layout, folder, split):
         self.layout, folder = LAYOUTS[layout], Path(folder)
         images, labels, *listing = (folder / part for part in self.layout.parts(split))
-        listed = (listing or [images])[0]  # the same of voc and voc20, of coco_object and coco_stuff: their images are the same
+        listed = (listing or [images])[0]  # equal for voc and voc20, and for coco_object and coco_stuff, which share images
         super().__init__(name, CLASSES / f"{self.layout.classes}.txt", listed)
         if self.layout.zero_ignored and self.background:
             self.classes, self.background = self.named, False
@@ -193,8 +193,8 @@ class LayoutBenchmark(BenchmarkBase):
 def open_benchmark(name, settings, split="evaluated"):
     """The benchmark that params' `benchmarks` describes under `name`. settings: schema.Benchmark.
 
-    split: "evaluated", or "calibration": what a background threshold may be chosen on, a layout's training split and
-    settings.calibration of other benchmarks. Raises what opening a BenchmarkBase does.
+    split: "evaluated", or "calibration" for choosing a background threshold: the training split of a layout, and
+    settings.calibration for other benchmarks. Raises what opening a BenchmarkBase raises.
     """
     if settings.layout:
         return LayoutBenchmark(name, settings.layout, settings.folder, getattr(LAYOUTS[settings.layout], split))
@@ -203,7 +203,7 @@ def open_benchmark(name, settings, split="evaluated"):
 
 
 def check_thresholds(benchmarks, thresholds):
-    """Raises ValueError if one of the opened benchmarks has a threshold (evaluate.thresholds) and no background."""
+    """Raises ValueError if an opened benchmark without background has a threshold (evaluate.thresholds)."""
     for benchmark in benchmarks:
         if benchmark.name in thresholds and not benchmark.background:
             first = f"its first class is {benchmark.classes[0]}"
@@ -213,7 +213,7 @@ def check_thresholds(benchmarks, thresholds):
 def open_benchmarks(settings_by_name):
     """Open params' benchmarks, in order; an optional one that is not on this machine is skipped with a printed line.
 
-    Raises NotHere if another one is missing or none is left, FileNotFoundError if one is incomplete.
+    Raises NotHere if a required one is missing or none is left, FileNotFoundError if one is incomplete.
     """
     opened = []
     for name, settings in settings_by_name.items():

@@ -1,7 +1,7 @@
-"""Encoding the windows and class names of benchmarks once, for all evaluations.
+"""Encode the windows and class names of benchmarks once, for all evaluations.
 
-A killed run goes on after its last block, and what is finished is kept as long as nothing that it depends on has changed
-(clip/blocks.py): a benchmark that is added is encoded alone.
+An interrupted run resumes after its last block. Finished arrays are kept as long as nothing they depend on has changed
+(clip/blocks.py), so adding a benchmark encodes only that benchmark.
 """
 
 import json
@@ -22,15 +22,15 @@ from . import datasets, layouts
 
 
 def encode_benchmarks(clip, benchmarks, segment, folder, modes, made_with):
-    """Encode of each benchmark the class names, and the windows in each of some modes to read dense features (dense.DENSE_MODES).
+    """Encode the class names of each benchmark, and its windows in each of the given dense modes (dense.DENSE_MODES).
 
-    segment: params.Segment. modes: empty if windows are not to be cached. Benchmarks over the same pictures (things and
-    scenes; VOC 21 and VOC20) are encoded once and share their files. suite.json says which there were, what they
-    were, and what all of it was made with (features.made_with). What the folder holds of other benchmarks and modes is deleted.
+    segment: params.Segment. modes: empty if windows are not cached. Benchmarks over the same pictures (things and scenes;
+    VOC 21 and VOC20) are encoded once and share their files. suite.json lists the benchmarks with their fingerprints and the
+    settings used (features.made_with). Files of other benchmarks and modes in the folder are deleted.
     """
     folder, modes = Path(folder), tuple(modes)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "suite.json").unlink(missing_ok=True)  # until all that it lists is there
+    (folder / "suite.json").unlink(missing_ok=True)  # until everything it lists exists
     for other in folder.iterdir():
         if other.is_dir() and other.name not in {benchmark.name for benchmark in benchmarks}:
             shutil.rmtree(other)
@@ -52,7 +52,7 @@ def encode_benchmarks(clip, benchmarks, segment, folder, modes, made_with):
 
 
 def encode_classes(clip, benchmark, templates, folder):
-    """Encode the class names that have a text into classes.npy."""
+    """Encode the class names, except the background, into classes.npy."""
     mark = fingerprint(clip.fingerprint, benchmark.named, templates)
     out = Blocks(folder / "classes.npy", (len(benchmark.named), clip.width), len(benchmark.named), mark, np.float32)
     for block in out.missing:
@@ -61,7 +61,7 @@ def encode_classes(clip, benchmark, templates, folder):
 
 
 def fingerprint_of_windows(clip, benchmark, segment):
-    """What the features of a benchmark's windows depend on: the CLIP, the pictures' contents, how they are read and cut."""
+    """A fingerprint of what the windows' features depend on: CLIP, the contents of the pictures, and the code that reads and cuts them."""
     values = segment.model_dump(include={"short_side", "max_ratio", "resize", "window", "stride", "batch"})
     read = files.code(__file__, *(module.__file__ for module in (datasets, layouts, images, shards, resizing, windows)))
     return fingerprint(clip.fingerprint, benchmark.contents, values, read)
@@ -70,7 +70,7 @@ def fingerprint_of_windows(clip, benchmark, segment):
 def encode_windows(clip, benchmark, segment, folder, modes, mark):
     """Encode the windows of a benchmark's pictures, in order, into an array for each of the modes: clip.npy, maskclip.npy, ...
 
-    mark: of `fingerprint_of_windows`.
+    mark: from `fingerprint_of_windows`.
     """
     known, side = kept_shape(folder / f"{modes[0]}.npy", mark), segment.window // clip.patch
     total = known[0] if known else sum(len(window_grid(i.height, i.width, segment).positions) for _, i, _ in benchmark)
@@ -94,14 +94,14 @@ def encode_windows(clip, benchmark, segment, folder, modes, mark):
 
 
 def _write(clip, out, block, batch):
-    """Encode a block of windows in the modes whose arrays lack it."""
+    """Encode a block of windows in the modes whose arrays do not have it yet."""
     modes = [mode for mode, array in out.items() if block not in array.sums]
     for mode, found in clip.encode_modes(np.stack(batch), modes).items():
         out[mode].write(block, found.cpu().numpy())
 
 
 def share(source, target):
-    """Make target a link to the array at source, beside whose list of blocks it gets another one."""
+    """Hard-link the array at source, and its list of blocks, to target."""
     for file, link in ((source, target), (log_of(source), log_of(target))):
         if link.is_file() and os.path.samefile(file, link):
             continue

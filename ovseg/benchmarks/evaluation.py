@@ -1,4 +1,4 @@
-"""Evaluating segmenters on benchmarks, from cached features or from the pictures themselves.
+"""Evaluate segmenters on benchmarks, from cached features or directly from the pictures.
 
 Benchmarks over the same pictures (VOC 21 and VOC20; things and scenes) are evaluated in one pass.
 """
@@ -22,10 +22,10 @@ from .miou import MeanIoU, mean
 
 @dataclass
 class Encoded:
-    """A benchmark with what CLIP says of it.
+    """A benchmark with its CLIP embeddings.
 
-    classes: (C, d) embeddings of its class names, unit length. windows: dense features of all windows, or None where they are
-    not cached. threshold: the softmax score below which a pixel is background, where that is not the segmenter's own.
+    classes: (C, d) embeddings of its class names, unit length. windows: dense features of all windows, or None if not cached.
+    threshold: the softmax score below which a pixel is background; None: the segmenter's own.
     """
 
     benchmark: datasets.BenchmarkBase
@@ -40,9 +40,10 @@ class Encoded:
 
 
 def open_suite(p, folder="data/features/benchmarks"):
-    """The benchmarks that `encode` found, as a list of Encoded, so that all runs are evaluated on the same.
+    """Open the benchmarks that `encode` has encoded, as a list of Encoded, so that all runs are evaluated on the same benchmarks.
 
-    p: Params. Raises ValueError if a benchmark or a value that its features depend on is not what it was then.
+    p: Params. Raises FileNotFoundError if `encode` has not run, and ValueError if a benchmark, or a value that its features depend on, has
+    changed since.
     """
     listing = Path(folder) / "suite.json"
     if not listing.is_file():
@@ -65,7 +66,7 @@ def open_suite(p, folder="data/features/benchmarks"):
 
 
 def open_clip(settings, device):
-    """The CLIP that pictures are encoded with, or None where `encode` kept their features. settings: params' Clip."""
+    """Open the CLIP that encodes pictures, or return None if `encode` cached their features. settings: params' Clip."""
     if settings.cache_images:
         return None
     from ..clip.frozen import FrozenCLIP  # takes seconds to import
@@ -74,12 +75,10 @@ def open_clip(settings, device):
 
 
 def score_pictures(suite, segmenters, wanted=None):
-    """Yields (PIL image, [label map of each benchmark], [[Scores of each benchmark] of each segmenter]) for each picture.
+    """Yields (PIL image, [label map per benchmark], [[Scores per benchmark] per segmenter]) for each picture.
 
-    wanted: indices of pictures; those not among them are passed over, None: all.
-
-    suite: list of Encoded over the same pictures. segmenters share CLIP and windows; what they share of the rest is computed
-    once. Scores have the size of the label maps.
+    suite: list of Encoded over the same pictures. segmenters: share CLIP and windows; embeddings of a shared decoder are
+    computed once. wanted: indices of the pictures to score; None: all. Scores have the size of the label maps.
     """
     first, windows, row = segmenters[0], suite[0].windows, 0
     device = next(first.decoder.parameters()).device
@@ -112,8 +111,8 @@ def score_pictures(suite, segmenters, wanted=None):
 def evaluate(segmenters, suite):
     """IoU of each class on each benchmark.
 
-    segmenters: {name: Segmenter}, which share all but decoder and unit. suite: list of Encoded. Returns {benchmark: {name: {class:
-    IoU in percent}}}, None for a class that is nowhere.
+    segmenters: {name: Segmenter}, which may differ only in decoder and unit. suite: list of Encoded. Returns {benchmark: {name: {class:
+    IoU in percent}}}, None for a class that is neither in the truth nor predicted.
     """
     by_source = {}
     for encoded in suite:
@@ -133,9 +132,9 @@ def evaluate(segmenters, suite):
 
 
 def at_quantiles(segmenter, encoded, quantiles, pictures=200):
-    """Which pictures to look at, by rule: the indices of those whose mIoU lies at some quantiles (0..1) of the first `pictures`.
+    """Choose pictures to show: the indices of those at the given quantiles (0..1) of mIoU among the first `pictures`.
 
-    mIoU of a picture is over the classes that its truth or its label map holds.
+    The mIoU of a picture is over the classes present in its truth or its label map.
     """
     values = []
     for _, (truth,), ((scores,),) in islice(score_pictures([encoded], [segmenter]), pictures):
@@ -147,9 +146,9 @@ def at_quantiles(segmenter, encoded, quantiles, pictures=200):
 
 
 def examples(segmenters, encoded, wanted):
-    """Pictures to look at: a list of [PIL image, truth, label map of each segmenter] for the picture indices in wanted, in that order.
+    """Pictures to show: a list of [PIL image, truth, label map of each segmenter] for the indices in wanted, in that order.
 
-    Those beyond the last picture are left out; the first stands in where none is left.
+    Indices beyond the last picture are left out; if none is left, the first picture is used.
     """
     rows = {}
     wanted = [index for index in wanted if index < len(encoded.benchmark)] or [0]
@@ -160,16 +159,16 @@ def examples(segmenters, encoded, wanted):
 
 
 def images_a_second(segmenter, encoded, pictures=8):
-    """How many pictures of a benchmark a segmenter, with its CLIP, takes a second from the picture in memory to the label map.
+    """Pictures per second of a segmenter with its CLIP, from the picture in memory to the label map.
 
-    By the median of the first `pictures`, one after another; the first is segmented once before, untimed.
+    Uses the median time of the benchmark's first `pictures`, one after another, after one warm-up on the first picture.
     """
     images = [image for _, image, _ in islice(encoded.benchmark, pictures)]
     names = [name for name in encoded.benchmark.classes if name != datasets.BACKGROUND]
     spent = []
     for image in images[:1] + images:
         started = time.perf_counter()
-        segmenter.segment(image, names, background=encoded.benchmark.background)  # label maps are on the CPU: a GPU has been waited for
+        segmenter.segment(image, names, background=encoded.benchmark.background)  # label maps are on the CPU, so the GPU has finished
         spent.append(time.perf_counter() - started)
     return 1 / statistics.median(spent[1:])
 

@@ -1,6 +1,6 @@
-"""The paper's eight benchmarks as MMSegmentation lays them out: where the files are below a root folder, what labels mean.
+"""The paper's eight benchmarks in MMSegmentation's layout: where files lie below a root folder, and what labels mean.
 
-classes/NAME.txt holds MMSegmentation's class names in its order (of COCO-Object GroupViT's), one a line.
+classes/NAME.txt holds MMSegmentation's class names in its order (GroupViT's for COCO-Object), one per line.
 """
 
 from dataclasses import dataclass, replace
@@ -10,17 +10,17 @@ import numpy as np
 
 CLASSES = Path(__file__).parent / "classes"
 IGNORED = 255
-THINGS, THINGS_AND_STUFF = 80, 171  # numbers of COCO-Stuff's classes; things are the first
+THINGS, THINGS_AND_STUFF = 80, 171  # number of COCO-Stuff's classes; things come first
 
 
 @dataclass(frozen=True)
 class Layout:
     """One benchmark's files. Paths are relative to the root; {split} is a part of the dataset, {key} an image of it.
 
-    images, labels: an image, its label map. classes: the list of names in classes/. source: where to get it and how to
-    convert it. listing: the file that names a split's keys; None takes all images of the split's folder. evaluated,
-    calibration: the split for mIoU, and the one for choosing a threshold. zero_ignored: 0 is ignored and 1 the first class
-    (MMSegmentation's reduce_zero_label). things_only: COCO-Stuff's things count from 1, all else is the background, 0.
+    images, labels: paths of an image and its label map. classes: name of the list in classes/. source: where to get the
+    data and how to convert it. listing: the file with a split's keys; None takes all images of the split's folder. evaluated,
+    calibration: the split for mIoU, and the split for choosing a threshold. zero_ignored: 0 is ignored and 1 is the first class
+    (MMSegmentation's reduce_zero_label). things_only: COCO-Stuff's things count from 1; everything else is background, 0.
     """
 
     images: str
@@ -34,11 +34,11 @@ class Layout:
     things_only: bool = False
 
     def parts(self, split):
-        """What a split needs below the root, e.g. ("images/val2017/*.jpg", ...): images, label maps, the listing if any."""
+        """Paths that a split needs below the root, e.g. ("images/val2017/*.jpg", ...): images, label maps, and the listing if any."""
         return tuple(part.format(split=split, key="*") for part in (self.images, self.labels, self.listing) if part)
 
     def keys(self, folder, split):
-        """Keys of a split's images: in the order of the listing, or sorted. Raises FileNotFoundError without the listing."""
+        """Keys of a split's images, in the order of the listing, or sorted if there is none. Raises FileNotFoundError if it is missing."""
         if self.listing:
             return (folder / self.listing.format(split=split)).read_text().split()
         start, suffix = self.images.format(split=split, key="*").split("*")
@@ -46,7 +46,7 @@ class Layout:
         return [path.relative_to(folder / start).as_posix().removesuffix(suffix) for path in found]
 
     def decoded(self, labels):
-        """A label map as stored, (H, W) -> indices into the classes and 255, same shape and type."""
+        """Convert a stored label map (H, W) to class indices and 255, with the same shape and type."""
         if self.things_only:
             stuff = (labels >= THINGS) & (labels < THINGS_AND_STUFF) | (labels == IGNORED)
             return np.where(stuff, 0, np.where(labels < THINGS, labels + 1, labels)).astype(labels.dtype)
@@ -86,8 +86,8 @@ LAYOUTS = {
     "voc20": replace(_VOC, zero_ignored=True),
     "context": _CONTEXT,
     "context59": replace(_CONTEXT, zero_ignored=True),
-    # As GroupViT defined it and TCL took it over: COCO-Stuff's 80 things; stuff and unlabelled pixels (255) are one
-    # background, none is ignored. Where instances overlap, COCO-Stuff's maps have decided; instances_*.json leaves it open.
+    # Defined by GroupViT and adopted by TCL: COCO-Stuff's 80 things; stuff and unlabelled pixels (255) form the background,
+    # and no pixel is ignored. COCO-Stuff's maps resolve overlapping instances; instances_*.json does not.
     "coco_object": replace(_COCO_STUFF, classes="coco_object", things_only=True),
     "coco_stuff": _COCO_STUFF,
     "cityscapes": Layout(

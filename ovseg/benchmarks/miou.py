@@ -7,14 +7,14 @@ from .layouts import IGNORED
 
 
 class MeanIoU:
-    """IoU of each class from one confusion matrix over all images; pixels that are ignored in the truth are not counted."""
+    """IoU of each class from one confusion matrix over all images. Pixels ignored in the truth are not counted."""
 
     def __init__(self, classes):
         self.classes = classes
         self.matrix = np.zeros((len(classes), len(classes)), np.int64)  # rows truth, columns prediction
 
     def update(self, predicted, truth):
-        """Count an image. predicted, truth: (H, W) integer arrays or tensors, 0 <= predicted < len(classes) where truth is not 255."""
+        """Add an image. predicted, truth: (H, W) integer arrays or tensors, 0 <= predicted < len(classes) where truth is not 255."""
         arrays = (np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels) for labels in (predicted, truth))
         predicted, truth = (labels.astype(np.int64) for labels in arrays)
         cells = (truth * len(self.classes) + predicted)[truth != IGNORED]
@@ -28,6 +28,6 @@ class MeanIoU:
 
 
 def mean(iou):
-    """Mean over the classes whose IoU is not None; None if there is none. iou: of MeanIoU.compute."""
+    """Mean over the classes whose IoU is not None; None if all are. iou: from MeanIoU.compute."""
     values = [value for value in iou.values() if value is not None]
     return sum(values) / len(values) if values else None

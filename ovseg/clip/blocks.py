@@ -1,11 +1,11 @@
-"""Arrays on disk that are filled block by block, so that a killed run goes on, and checked when they are read.
+"""Arrays on disk that are filled block by block, so that a killed run can resume, and verified when read.
 
-    NAME.npy       the array; NAME.npy.part as long as blocks are missing
-    NAME.blocks    a line of JSON: the fingerprint of all that the array depends on, its shape and type, the rows of a block; then a line
-                   for each block that has been written: its number and the CRC-32 of its bytes
+    NAME.npy       the array; NAME.npy.part while blocks are missing
+    NAME.blocks    one line of JSON: the fingerprint of all that the array depends on, its shape and dtype, and the rows per block; then
+                   one line per written block: its number and the CRC-32 of its bytes
 
-A block counts as written if its bytes have the CRC-32 that its line says: after a kill, a full disk or a damaged file, the others are
-written again.
+A block counts as written if its bytes match its CRC-32. After a kill, a full disk or file corruption, all other blocks are written
+again.
 """
 
 import json
@@ -20,10 +20,10 @@ from ..data.files import check_space, space_for, write_whole
 
 
 class Blocks:
-    """An array of `shape` to be filled in blocks of some rows.
+    """An array of `shape`, filled in blocks of `rows` rows.
 
-    What lies at path is gone on with if its fingerprint, shape, type and rows of a block are these, and deleted otherwise. missing: the
-    numbers of the blocks that have to be written, in order; once none is left, `finish`.
+    An existing array at path is resumed if its fingerprint, shape, dtype and rows per block match, and deleted otherwise. missing: the
+    numbers of the blocks still to be written, in order. Call `finish` once all are written.
     """
 
     def __init__(self, path, shape, rows, fingerprint, dtype=np.float16):
@@ -39,14 +39,14 @@ class Blocks:
                 self.part.unlink(missing_ok=True)
                 return
             os.replace(self.path, self.part)
-        self._write_log()  # without lines of damaged blocks, or half a line
+        self._write_log()  # drops damaged blocks and an incomplete last line
 
     def rows_of(self, block):
-        """The rows of a block, a slice."""
+        """Slice of the rows of a block."""
         return slice(block * self.rows, min((block + 1) * self.rows, self.shape[0]))
 
     def wanted(self):
-        """Which rows are missing: (shape[0],) bool."""
+        """Mask of missing rows: (shape[0],) bool."""
         rows = np.zeros(self.shape[0], bool)
         for block in self.missing:
             rows[self.rows_of(block)] = True
@@ -54,11 +54,11 @@ class Blocks:
 
     @property
     def lacking(self):
-        """Bytes that are still to be written."""
+        """Number of bytes still to be written."""
         return len(self.missing) * self.rows * math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def write(self, block, values):
-        """Write a block: values, an array of its rows. Raises OSError that names the path if the disk is full."""
+        """Write a block. values: array of its rows. Raises OSError with the path if the disk is full."""
         data = np.ascontiguousarray(values, self.dtype)
         rows = self.rows_of(block)
         if data.shape != (rows.stop - rows.start, *self.shape[1:]):
@@ -72,21 +72,21 @@ class Blocks:
                 file.write(_line(block, self.sums[block]))
 
     def finish(self):
-        """Give the array its name, once no block is missing."""
+        """Rename the array to its final name. Call once no block is missing."""
         if self.part.is_file():
-            self._write_log()  # its lines in order, whatever order blocks were written in
+            self._write_log()  # sorts the lines by block
             os.replace(self.part, self.path)
         self.missing = []
 
     def _kept(self):
-        """The sums of the blocks that an earlier run has written, or None if it was of something else."""
+        """Checksums of the valid blocks of an earlier run, or None if that run does not match."""
         head, sums = _read(self.log)
         file = self.path if self.path.is_file() else self.part
         if head != self.head or not file.is_file():
             return None
         try:
             array = np.load(file, mmap_mode="r")
-        except (ValueError, EOFError, OSError):  # cut off
+        except (ValueError, EOFError, OSError):  # truncated file
             return None
         if array.shape != self.shape or array.dtype != self.dtype:
             return None
@@ -106,27 +106,27 @@ class Blocks:
 
 
 def log_of(path):
-    """The path of an array's list of blocks."""
+    """Path of an array's block list."""
     return Path(path).with_suffix(".blocks")
 
 
 def discard(path):
-    """Delete an array, whole or not, and its list of blocks."""
+    """Delete an array, finished or not, and its block list."""
     path = Path(path)
     for file in (log_of(path), path, path.with_name(f"{path.name}.part")):
         file.unlink(missing_ok=True)
 
 
 def kept_shape(path, fingerprint):
-    """The shape of the array that is at path, finished or not, if its fingerprint is this one; else None."""
+    """Shape of the array at path, finished or not, if its fingerprint matches; else None."""
     head, _ = _read(log_of(path))
     return tuple(head["shape"]) if head and head["fingerprint"] == fingerprint else None
 
 
 def open_checked(path):
-    """A finished array, memory-mapped. Raises ValueError that names it if its bytes are not those that were written.
+    """Open a finished array, memory-mapped. Raises ValueError with its path if it is damaged.
 
-    All of it is read, at the speed of the disk. Without a list of blocks nothing is known of its bytes.
+    The whole file is read to verify its checksums, at disk speed. Without a block list, its bytes are not verified.
     """
     head, sums = _read(log_of(path))
     try:
@@ -145,7 +145,7 @@ def open_checked(path):
 
 
 def check_space_for(arrays):
-    """Raises OSError if the disk has too little space for what some Blocks lack."""
+    """Raise OSError if the disk lacks space for the missing blocks of `arrays`, a list of Blocks."""
     check_space(arrays[0].path, sum(array.lacking for array in arrays))
 
 
@@ -154,7 +154,7 @@ def _line(block, value):
 
 
 def _read(log):
-    """The head of a list of blocks and {block: sum}, (None, {}) without one. What a kill left of the last line does not count."""
+    """Read a block list: its head and {block: checksum}, or (None, {}) if there is none. An incomplete last line is ignored."""
     try:
         head, *lines = log.read_text().split("\n")[:-1]
         return json.loads(head), {int(block): int(value, 16) for block, value in (line.split() for line in lines)}

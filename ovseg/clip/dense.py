@@ -1,7 +1,7 @@
-"""Dense features: what an image tower that was trained to describe whole pictures says of each patch.
+"""Dense features: one feature per patch from an image tower that was trained to embed whole images.
 
-The modes of reading them (DENSE_MODES) differ in the last block alone. The tower's last norm and its projection into the joint space
-follow, token by token; the class token is dropped.
+The modes of extracting them (DENSE_MODES) differ only in the last block. The tower's final norm and projection into the joint space
+are then applied to each token; the class token is dropped.
 """
 
 from types import SimpleNamespace
@@ -16,10 +16,10 @@ from .attention import ATTENTION_ALONE, DENSE_MODES, attend
 
 
 class SelfAttention(nn.Module):
-    """nn.MultiheadAttention of a sequence with itself, its weights under the same names, the last block's mode to choose.
+    """Self-attention with the parameter names of nn.MultiheadAttention and a selectable mode for the last block.
 
-    PyTorch's own hands `linear` a transposed tensor, which on a CPU in bfloat16 takes 15 times as long. weight (3 * width, width) and
-    bias (3 * width) are of queries, keys and values; out_proj: nn.Linear.
+    PyTorch's version passes a transposed tensor to `linear`, which takes 15 times as long on a CPU in bfloat16. weight (3 * width,
+    width) and bias (3 * width) stack queries, keys and values. out_proj: nn.Linear.
     """
 
     def __init__(self, heads, weight, bias, out_proj):
@@ -30,8 +30,8 @@ class SelfAttention(nn.Module):
         return f"heads={self.heads}"
 
     def forward(self, x, *_, mode="clip", grid=None, attn_mask=None, need_weights=False):
-        """x (n, tokens, width) -> (attended, None), as MultiheadAttention returns. grid: the patches' (rows, columns), for modes other than
-        "clip". attn_mask: additive, for mode "clip".
+        """x (n, tokens, width) -> (attended, None), like MultiheadAttention. grid: patch grid (rows, columns), needed by modes other than
+        "clip". attn_mask: additive mask, only for mode "clip".
         """
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # n, tokens, 3 * width
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each n, heads, tokens, width / heads
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
 
 
 def replace_attention(model):
-    """Give every plain block of an open_clip model the SelfAttention of its weights. Again: changes nothing."""
+    """Replace the attention of every plain block of an open_clip model by SelfAttention with the same weights. Idempotent."""
     for block in model.modules():
         if type(block) is layers.ResidualAttentionBlock and not isinstance(block.attn, SelfAttention):
             old = block.attn
@@ -48,7 +48,7 @@ def replace_attention(model):
 
 
 def last_block(block, x, mode, grid):
-    """The last block in one of DENSE_MODES: x (n, tokens, width) -> the same shape. grid: the patches' (rows, columns)."""
+    """Run the last block in one of DENSE_MODES: x (n, tokens, width) -> same shape. grid: patch grid (rows, columns)."""
     attended = block.ls_1(block.attn(block.ln_1(x), mode=mode, grid=grid)[0])
     if mode in ATTENTION_ALONE:
         return attended
@@ -57,10 +57,10 @@ def last_block(block, x, mode, grid):
 
 
 def resized(positions, before, grid, how="size"):
-    """Positional embeddings (h*w, width) of the grid `before`, for another one: bicubic.
+    """Bicubic interpolation of positional embeddings (h*w, width) from the grid `before` to `grid`.
 
-    how: "size", every patch's centre where it is on the picture; or "scale-factor", as DINO's code has it, and SCLIP's and ClearCLIP's
-    after it: the factor is that of a grid 0.1 patches longer, and places are counted by it, so that they are a little to the left and top.
+    how: "size" aligns patch centres with their positions in the image. "scale-factor" follows DINO's code, as do SCLIP and ClearCLIP:
+    the scale factor is computed for a grid 0.1 patches longer, which shifts positions slightly to the left and top.
     """
     if tuple(grid) == tuple(before):
         return positions
@@ -87,23 +87,23 @@ class ClassTokenTower:
         return plain and all(type(block) is layers.ResidualAttentionBlock for block in visual.transformer.resblocks)
 
     def embed(self, x):
-        """Patch tokens behind the class token, with positions: (n, 3, H, W) -> (n, 1 + h*w, width)."""
+        """Class token and patch tokens with positional embeddings: (n, 3, H, W) -> (n, 1 + h*w, width)."""
         v = self.visual
         grid = v.conv1(x)  # n, width, h, w
         tokens = torch.cat([v.class_embedding.to(grid.dtype).expand(len(x), 1, -1), grid.flatten(2).transpose(1, 2)], 1)
-        own = v.positional_embedding  # the class token's, which stays as it is, and those of the pretraining's grid
+        own = v.positional_embedding  # class token (not interpolated), then the pretraining grid
         positions = torch.cat([own[:1], resized(own[1:], v.grid_size, grid.shape[2:], self.positions).to(own.dtype)])  # 1 + h*w, width
         return v.ln_pre(tokens + positions.to(tokens.dtype))
 
     def joint(self, x):
-        """Into the joint space: (n, 1 + h*w, width) -> (n, h*w, d)."""
+        """Project patch tokens into the joint space: (n, 1 + h*w, width) -> (n, h*w, d)."""
         return self.visual.ln_post(x[:, 1:]) @ self.visual.proj
 
 
 class PoolingTower:
-    """SigLIP's ViT: no class token, and a pool, which attends to all patches, leads into the joint space.
+    """SigLIP's ViT: no class token; an attention pool over all patches maps into the joint space.
 
-    A patch in the joint space is what the pool makes of that patch alone: its attention is the identity then, the value passes on.
+    The joint embedding of a patch is the pool's output for that patch alone. Attention over one token is the identity on its value.
     """
 
     def __init__(self, visual, positions="size"):
@@ -133,16 +133,16 @@ class PoolingTower:
         return all(isinstance(part, (nn.Identity, nn.Sequential)) and not list(part.children()) for part in identity)
 
     def embed(self, x):
-        """As ClassTokenTower.embed, without a class token: (n, h*w, width)."""
+        """Like ClassTokenTower.embed, without a class token: (n, 3, H, W) -> (n, h*w, width)."""
         grid = self.trunk.patch_embed.proj(x)  # n, width, h, w
         own = self.trunk.pos_embed[0]
         positions = resized(own, self.trunk.patch_embed.grid_size, grid.shape[2:], self.positions)  # h*w, width
         return grid.flatten(2).transpose(1, 2) + positions.to(grid.dtype)
 
     def joint(self, x):
-        """As ClassTokenTower.joint: (n, h*w, width) -> (n, h*w, d)."""
+        """Like ClassTokenTower.joint: (n, h*w, width) -> (n, h*w, d)."""
         pool, width = self.trunk.attn_pool, x.shape[-1]
-        x = pool.proj(F.linear(self.trunk.norm(x), pool.kv.weight[width:], pool.kv.bias[width:]))  # of keys and values, the values
+        x = pool.proj(F.linear(self.trunk.norm(x), pool.kv.weight[width:], pool.kv.bias[width:]))  # values only; kv stacks keys, values
         return x + pool.mlp(pool.norm(x))
 
 
@@ -152,9 +152,9 @@ def tower(visual, positions="size"):
 
 
 def mix_patches(x, source):
-    """Patches of several images, mixed: x (n, tokens, width), source (n, h, w) int64, which image gives the patch at each place.
+    """Mix patches across images: x (n, tokens, width); source (n, h, w) int64, the index of the source image at each position.
 
-    Each patch stays at its place. A class token stays with its image.
+    Patches keep their positions. A class token stays with its image.
     """
     classes = x.shape[1] - source[0].numel()
     places = source.flatten(1)[:, :, None].expand(-1, -1, x.shape[2])  # n, h*w, width
@@ -162,10 +162,10 @@ def mix_patches(x, source):
 
 
 def dense_features(tower, x, modes, mixing=None):
-    """Dense features in each of some modes, the blocks they share run once.
+    """Dense features in several modes; the blocks they share run once.
 
-    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source), see `mix_patches`: before block number
-    `block`, counted from 0, the images' patches are mixed, and the mixed images run on from there. Returns {mode: (n, d, H/patch,
+    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source). Patches are mixed by `mix_patches`
+    before block number `block`, counted from 0, and the mixed images pass through the remaining blocks. Returns {mode: (n, d, H/patch,
     W/patch) float32}. Raises ValueError if the tower has no such block.
     """
     grid = x.shape[2] // tower.patch, x.shape[3] // tower.patch

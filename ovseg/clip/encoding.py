@@ -1,7 +1,7 @@
-"""Encoding once what training and evaluation read again and again: texts and training images.
+"""Encodes texts and training images once, for repeated use in training and evaluation.
 
-Arrays are filled block by block. A killed run goes on after its last block, and a later one finds finished arrays, as long as nothing that
-they depend on has changed: the CLIP, the code, the contents of texts and shards.
+Arrays are filled block by block. A killed run resumes after its last block, and later runs reuse finished arrays unless something that
+they depend on has changed: the CLIP, the code, or the contents of texts and shards.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from ..data.images import center_crop
 from .blocks import Blocks, check_space_for, discard
 from .features import fingerprint
 
-TEXTS = 4096  # a block
+TEXTS = 4096  # texts per block
 
 
 def encode_texts(clip, texts, folder):
-    """Encode a bank's texts, of which no more than a batch is held, into texts.npy."""
+    """Encode a bank's texts into texts.npy. At most one block of texts is in memory at a time."""
     digest = hashlib.sha256()
     for start in range(0, len(texts), TEXTS):
         digest.update("\n".join([*texts[start : start + TEXTS], ""]).encode())
@@ -35,7 +35,7 @@ def encode_texts(clip, texts, folder):
 def encode_pairs(clip, paths, keys, settings, folder):
     """Encode the training images into pairs.npy, row n that of keys[n]. settings: schema.Clip. Raises ValueError at other pairs.
 
-    Shards all of whose pairs were encoded before are not decoded again.
+    Fully encoded shards are not decoded again. Raises ValueError if the shards do not hold the pairs in keys.
     """
     side = settings.image_size // clip.patch
     read = files.code(shards.__file__, images.__file__)
@@ -58,12 +58,12 @@ def encode_pairs(clip, paths, keys, settings, folder):
 
 
 def discard_pairs(folder):
-    """Delete pairs.npy, where images are to be encoded at each step."""
+    """Delete pairs.npy. Used when images are encoded at each training step."""
     discard(Path(folder) / "pairs.npy")
 
 
 def _wanted(paths, keys, wanted):
-    """(row, PIL image) of the pairs that are wanted, in order. wanted: (N,) bool. Raises ValueError if the shards hold other pairs."""
+    """Yield (row, PIL image) of the wanted pairs, in order. wanted: (N,) bool. Raises ValueError if the shards hold other pairs."""
     of_shard, row = Counter(key.split("/")[0] for key in keys), 0
     for path in paths:
         end = row + of_shard[Path(path).stem]

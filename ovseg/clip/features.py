@@ -1,11 +1,11 @@
-"""The cache of what the frozen CLIP says: arrays on disk, float16, memory-mapped when read.
+"""The cache of the frozen CLIP's features: arrays on disk, float16 unless noted, memory-mapped when read.
 
     train/texts.npy              (T, d)        every text of the bank
     train/pairs.npy              (N, d, h, w)  dense features of the training images, if they are cached
     benchmarks/NAME/classes.npy  (C, d)        class embeddings of benchmark NAME (float32, unit length)
-    benchmarks/NAME/MODE.npy     (W, d, h, w)  dense features of the windows of its pictures, in order, in a mode of dense.DENSE_MODES
+    benchmarks/NAME/MODE.npy     (W, d, h, w)  dense features of the windows of its images, in order; MODE is one of dense.DENSE_MODES
 
-Embeddings of texts and dense features are not normalised. encoding.py fills it; beside each array lies what it was made from (blocks.py).
+Text embeddings and dense features are not normalised. encoding.py fills the cache; blocks.py stores a fingerprint with each array.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from .blocks import open_checked
 
 
 def made_with(clip, segment):
-    """The values that cached features of benchmarks depend on, {"section.key": value}. clip, segment: params.Clip, Segment."""
+    """Parameters that the cached features of benchmarks depend on, {"section.key": value}. clip, segment: schema.Clip, schema.Segment."""
     values = {"clip": clip.model_dump(include={"model", "pretrained", "positions", "precision"})}
     values["segment"] = segment.model_dump(include={"short_side", "max_ratio", "resize", "window", "stride", "templates"})
     return {f"{section}.{key}": value for section, part in values.items() for key, value in part.items()}
 
 
 def fingerprint(*parts):
-    """One hash, in hex, of what an array depends on. parts: what JSON can hold."""
+    """Hex digest of all that an array depends on. parts: JSON-serialisable values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def open_cached(path):
-    """A cached array, memory-mapped, or None if it was not cached. Raises ValueError that names it if the file is damaged."""
+    """Open a cached array, memory-mapped, or return None if it is not cached. Raises ValueError with its path if it is damaged."""
     return open_checked(path) if Path(path).is_file() else None
 
 

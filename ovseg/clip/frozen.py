@@ -17,15 +17,15 @@ from . import dense
 class FrozenCLIP(nn.Module):
     """A CLIP that is never trained.
 
-    Attributes: width (d, of the joint space), patch (pixels), image_size (pixels, square, of its pretraining), dense (the mode of
-    dense.DENSE_MODES in which dense features are read if no other is asked for), positions (how they are interpolated, `how` of
+    Attributes: width (d, of the joint space), patch (pixels), image_size (side of the square pretraining images in pixels), dense
+    (default mode of dense features, one of dense.DENSE_MODES), positions (interpolation of positional embeddings, `how` of
     dense.resized).
     """
 
     def __init__(self, clip, tokenizer, precision="float32", mode="maskclip", positions="size"):
-        """clip: an open_clip model, weights loaded; it is changed: to be run faster, and its weights to `precision`, float32 or
-        bfloat16. tokenizer: its tokenizer. mode, positions: the attributes `dense` and `positions`. Raises ValueError if dense.py cannot
-        read its image tower.
+        """clip: an open_clip model with loaded weights. It is modified in place: its attention is replaced by a faster one, and its
+        weights are cast to `precision`, float32 or bfloat16. tokenizer: its tokenizer. mode, positions: the attributes `dense` and
+        `positions`. Raises ValueError if dense.py does not support its image tower.
         """
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
@@ -46,7 +46,7 @@ class FrozenCLIP(nn.Module):
 
     @classmethod
     def open(cls, settings, device="cpu"):
-        """The CLIP that settings (params.Clip) name.
+        """Open the CLIP given by settings (schema.Clip).
 
         settings.model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER" with open_clip_config.json and weights.
         settings.pretrained: open_clip's tag ("openai") or the path of a checkpoint; None with local-dir. Raises ValueError when
@@ -55,15 +55,15 @@ class FrozenCLIP(nn.Module):
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
         try:
             return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision, settings.dense, settings.positions)
-        except ImportError as error:  # SigLIP's is of another package
+        except ImportError as error:  # SigLIP's tokenizer needs another package
             raise ValueError(f"clip.model = {settings.model!r}: its tokenizer needs `pip install {error.name}`") from None
         except ValueError as error:
             raise ValueError(f"clip.model = {settings.model!r}: {error}") from None
 
     @functools.cached_property
     def fingerprint(self):
-        """A hash of all that its features depend on but their inputs and mode: weights, architecture, positions, precision, code, versions,
-        kind of device.
+        """Hash of all that its features depend on, except inputs and mode: weights, architecture, positions, precision, code, versions
+        and device type.
         """
         about = [type(self.tower), self.positions, self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision]
         about += [self.mean, self.std, torch.__version__, open_clip.__version__, self.device.type]
@@ -78,7 +78,7 @@ class FrozenCLIP(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def normalise(self, images):
-        """(n, H, W, 3) uint8 -> (n, 3, H, W) float32 on the device, with the tower's mean and deviation."""
+        """(n, H, W, 3) uint8 -> (n, 3, H, W) float32 on the device, normalised by the tower's mean and standard deviation."""
         x = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
@@ -86,7 +86,7 @@ class FrozenCLIP(nn.Module):
     def encode_dense(self, images, mode=None, mixing=None):
         """Dense features in the joint space, not normalised: (n, H, W, 3) uint8 -> (n, d, H/patch, W/patch) float32.
 
-        H and W are multiples of the patch. mode: of dense.DENSE_MODES; None: the CLIP's own. mixing: of dense.dense_features.
+        H and W must be multiples of the patch size. mode: one of dense.DENSE_MODES; None: self.dense. mixing: see dense.dense_features.
         """
         mode = mode or self.dense
         return self.encode_modes(images, (mode,), mixing)[mode]
@@ -105,7 +105,7 @@ class FrozenCLIP(nn.Module):
     def encode_image(self, images, masks=None):
         """CLIP's own embedding of whole images, not normalised: (n, H, W, 3) uint8 -> (n, d) float32.
 
-        masks: (n, H, W) float, by which the normalised images are multiplied, so that 0 is CLIP's mean colour; gradients reach them.
+        masks: (n, H, W) float, multiplied with the normalised images, so 0 gives CLIP's mean colour. Gradients flow to the masks.
         """
         with torch.set_grad_enabled(masks is not None), self._autocast():
             x = self.normalise(images)

@@ -1,1 +1,1 @@
-"""Image-text pairs: webdataset shards in; usable pairs, their captions' nouns and the bank of distinct texts out."""
+"""Image-text pairs: reads webdataset shards and collects usable pairs, the nouns of their captions and a bank of distinct texts."""

@@ -1,7 +1,7 @@
-"""Texts: the nouns of captions, prompts made of them, and a bank of the distinct texts.
+"""Texts: the nouns of captions, prompts built from them, and a bank of distinct texts.
 
-A picture may be paired with its caption or with a prompt made of one of its caption's nouns (MGCA §4.1). The bank
-holds each distinct text once, so that the frozen text encoder sees each once, however often training draws it.
+An image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1). The bank
+stores each distinct text once, so the frozen text encoder encodes it only once, however often training draws it.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 def nouns(caption):
     """Distinct nouns of a caption, lower case, in order of appearance.
 
-    Tags are those of TextBlob's default tagger, whose lexicon ships with it. Words of one letter are no nouns here.
+    Uses TextBlob's default tagger, whose lexicon ships with the package. Single letters are ignored.
     """
     from textblob.en import tag  # takes a second to import, and only `prepare` looks for nouns
 
@@ -27,14 +27,14 @@ def nouns(caption):
 
 
 class Lines(Sequence):
-    """The lines of a text file, `count` of them: the file is read when one is asked for."""
+    """The `count` lines of a text file. The file is read on first access."""
 
     def __init__(self, path, count):
         self.path, self.count = path, count
 
     @functools.cached_property
     def _lines(self):
-        return self.path.read_text().split("\n")[:-1]  # each ends with a break, the last one too
+        return self.path.read_text().split("\n")[:-1]  # every line ends with "\n", including the last
 
     def __len__(self):
         return self.count
@@ -44,7 +44,7 @@ class Lines(Sequence):
 
 
 class Texts(Sequence):
-    """Every distinct text of a bank, at its text id: the captions, then for each noun its prompts, made when one is asked for."""
+    """All distinct texts of a bank, indexed by text id: captions first, then the prompts of each noun, formatted on access."""
 
     def __init__(self, bank):
         self.bank = bank
@@ -53,7 +53,7 @@ class Texts(Sequence):
         return len(self.bank.captions) + len(self.bank.nouns) * len(self.bank.templates)
 
     def __getitem__(self, index):
-        """The text of an id, or a list of those of a slice."""
+        """The text with an id, or a list of texts for a slice."""
         ids = range(len(self))[index]
         if isinstance(ids, range):
             return [self[i] for i in ids]
@@ -65,12 +65,12 @@ class Texts(Sequence):
 
 @dataclass
 class TextBank:
-    """Distinct captions and noun prompts, and which of them belong to each of N image-text pairs.
+    """Distinct captions and noun prompts, with their assignment to N image-text pairs.
 
-    captions: distinct captions, of one line each. nouns: distinct nouns. templates: prompt templates with one `{}` each.
-    caption: (N,) int32, the pair's index into captions. noun: flat int32 indices into nouns, those of pair n at
-    `noun[offset[n]:offset[n + 1]]`; offset: (N + 1,) int64. A loaded bank reads its strings only when one is asked for:
-    training needs the indices alone, which take 60 MB for the 2.6 million captions of CC3M.
+    captions: distinct captions, one line each. nouns: distinct nouns. templates: prompt templates with one `{}` each.
+    caption: (N,) int32, the pair's index into captions. noun: flat int32 indices into nouns; those of pair n are
+    `noun[offset[n]:offset[n + 1]]`. offset: (N + 1,) int64. A loaded bank reads its strings lazily: training needs
+    only the indices, which take 60 MB for the 2.6 million captions of CC3M.
     """
 
     captions: Sequence[str]
@@ -82,7 +82,7 @@ class TextBank:
 
     @classmethod
     def collect(cls, tagged, templates):
-        """Make the bank of N pairs (caption, its nouns). Line breaks and other runs of blanks in captions become one blank."""
+        """Build the bank from N pairs (caption, nouns). Runs of whitespace in captions, including line breaks, become one space."""
         caption_index, noun_index = {}, {}
         caption, noun, offset = array("i"), array("i"), array("q", [0])
         for text, words in tagged:
@@ -102,12 +102,12 @@ class TextBank:
     def draw(self, rows, rng, caption_probability):
         """Draw one text for each pair in rows (B,). Returns text ids, (B,) int64.
 
-        With chance caption_probability, or when the caption has no noun, it is the caption; else a prompt of one of
-        its nouns, noun and template uniformly at random. rng: numpy Generator.
+        With probability caption_probability, or if the caption has no noun, the caption is drawn; otherwise a prompt,
+        with noun and template chosen uniformly at random. rng: numpy Generator.
         """
         choice = rng.random((3, len(rows)))
         first, count = self.offset[rows], self.offset[rows + 1] - self.offset[rows]
-        # a pair without nouns has nothing at `first` (perhaps past the end): look at 0 there and discard it below
+        # a pair without nouns has no entry at `first`, which may be past the end: read index 0 and discard it below
         position = np.where(count > 0, first + (choice[1] * count).astype(np.int64), 0)
         noun = self.noun[position] if len(self.noun) else np.zeros_like(position)
         template = (choice[2] * len(self.templates)).astype(np.int64)
@@ -115,12 +115,12 @@ class TextBank:
         return np.where((choice[0] < caption_probability) | (count == 0), self.caption[rows], prompt)
 
     def subjects(self, text_ids):
-        """What texts speak of: equal for prompts of the same noun, and for equal captions. text_ids (B,) -> (B,) int64."""
+        """Subject ids of texts: equal for prompts of the same noun and for equal captions. text_ids (B,) -> (B,) int64."""
         noun = (text_ids - len(self.captions)) // len(self.templates)
         return np.where(text_ids < len(self.captions), text_ids, len(self.captions) + noun)
 
     def summary(self):
-        """What there is, in numbers. duplicates: pairs whose caption an earlier one has. words: of a pair's caption, quantiles."""
+        """Statistics of the bank. duplicates: pairs whose caption occurred before. words_*: quantiles of words per pair's caption."""
         words = np.fromiter((caption.count(" ") + 1 for caption in self.captions), np.int32, len(self.captions))[self.caption]
         nouns = np.diff(self.offset)
         return {
@@ -134,7 +134,7 @@ class TextBank:
         }
 
     def save(self, folder):
-        """Write captions.txt and nouns.txt (a line each), bank.json (templates and counts) and pairs.npz (indices) into folder."""
+        """Write captions.txt and nouns.txt (one per line), bank.json (templates and counts) and pairs.npz (indices) into folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, lines in (("captions", self.captions), ("nouns", self.nouns)):
@@ -145,7 +145,7 @@ class TextBank:
 
     @classmethod
     def load(cls, folder):
-        """Read what `save` wrote."""
+        """Load a bank written by `save`."""
         folder = Path(folder)
         counts = json.loads((folder / "bank.json").read_text())
         captions, nouns = (Lines(folder / f"{name}.txt", counts[name]) for name in ("captions", "nouns"))

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and errors that say so when a disk is full."""
+"""Atomic file writes, and clear errors when a disk is full."""
 
 import contextlib
 import errno
@@ -9,14 +9,14 @@ import shutil
 import zlib
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, a limit on the size of files
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota exceeded, file size limit exceeded
 PROBE = 1 << 20  # bytes
 
 
 def write_whole(path, write):
-    """Write a file whole or not at all: write(part) fills another one, which then takes its place.
+    """Write a file atomically: write(part) writes a temporary file, which then replaces path.
 
-    Raises OSError that names the path and the free space where that is too little; the file that was there before stays.
+    Raises OSError with the path and the free space if the disk is full; an existing file is then kept.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,9 +31,9 @@ def write_whole(path, write):
 
 @contextlib.contextmanager
 def space_for(path, file=None):
-    """Within the block, whatever is raised for want of space becomes an OSError that names the path and the free space.
+    """Context manager: errors caused by lack of space become an OSError with the path and the free space.
 
-    file: what is written, if it is another one than path.
+    file: the file being written, if different from path.
     """
     try:
         yield
@@ -44,28 +44,28 @@ def space_for(path, file=None):
 
 
 def no_space(path, number=errno.ENOSPC, needed=None):
-    """The OSError of a file that there is no space for. number: its errno. needed: bytes, where they are known."""
+    """Create the OSError for a file that does not fit on the disk. number: its errno. needed: bytes, if known."""
     free = shutil.disk_usage(existing(path)).free
     wanted = "" if needed is None else f"{needed / 1e6:,.1f} MB are needed, "
     return OSError(number, f"{os.strerror(number)}: {wanted}{free / 1e6:,.1f} MB are free; what was finished before is kept", str(path))
 
 
 def check_space(path, needed):
-    """Raises OSError if the disk of a path has fewer than `needed` bytes left."""
+    """Raise OSError if the disk that holds path has fewer than `needed` bytes free."""
     if needed > shutil.disk_usage(existing(path)).free:
         raise no_space(path, needed=needed)
 
 
 def existing(path):
-    """The nearest folder above a path that exists."""
+    """The nearest existing parent folder of a path."""
     return next(folder for folder in Path(path).absolute().parents if folder.is_dir())
 
 
 def _full(error, file):
-    """The errno of an error that comes of want of space, else None.
+    """The errno of an error caused by lack of space, else None.
 
-    Libraries that write by themselves raise errors of their own: Rust's name the errno, and of others it counts whether the file takes
-    more bytes.
+    Libraries that write files raise errors of their own. Rust's contain the errno. For others, a probe tests whether the file can
+    still grow.
     """
     named = error.errno if isinstance(error, OSError) else int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else None
     if named is not None:
@@ -88,5 +88,5 @@ def checksum(path):
 
 
 def code(*files):
-    """A hash of source files, in hex: what results depend on besides their inputs."""
+    """Hex digest of source files, on which results depend besides their inputs."""
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()

@@ -1,4 +1,4 @@
-"""Reading all shards once: which pairs can be used, the nouns of their captions, and what img2dataset says it downloaded."""
+"""Scans all shards once for usable pairs, the nouns of their captions, and img2dataset's download statistics."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ FAILURES = ("failed_to_download", "failed_to_resize")  # as img2dataset names th
 
 
 class Prepared(NamedTuple):
-    """What all shards gave: keys of the N pairs in the shards' order, the bank of their texts, counts, img2dataset's counts or None."""
+    """Result of `scan`: keys of the N pairs in shard order, the bank of their texts, sample counts, and img2dataset's counts or None."""
 
     keys: list[str]
     bank: captions.TextBank
@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
     downloads: dict | None
 
     def save(self, paths, folder):
-        """Write the bank, the keys of the pairs and the paths of their shards into folder: what `load_keys` and `load_paths` read."""
+        """Write the bank, the keys of the pairs and the shard paths into folder, for TextBank.load, `load_keys` and `load_paths`."""
         self.bank.save(folder)
         (Path(folder) / "pairs.txt").write_text("\n".join(self.keys) + "\n")
         (Path(folder) / "shards.txt").write_text("\n".join(map(str, paths)) + "\n")
@@ -44,10 +44,10 @@ def load_paths(folder):
 def scan(paths, max_bad_fraction, templates, kept=KEPT):
     """Read every sample of every shard, images too, in parallel. Returns Prepared.
 
-    Decoding takes most of it: about 1,100 pictures/s a core with a shorter side of 256 pixels. Nouns: about 18,000 captions/s a core.
-    kept: folder of what was read, a file a shard, so that a killed run goes on. Those in it are read again only if they, or the code
-    that reads them, have changed.
-    Raises ValueError when two shards have the same name, or more than max_bad_fraction of the samples cannot be used.
+    Decoding dominates: about 1,100 images/s per core with a shorter side of 256 pixels. Nouns: about 18,000 captions/s per core.
+    kept: folder with one result file per shard, so that a killed run can resume. A shard is read again only if it, or the code
+    that reads it, has changed.
+    Raises ValueError if two shards have the same name, if more than max_bad_fraction of the samples are unusable, or if no pair is left.
     """
     names = Counter(Path(path).stem for path in paths)
     if twice := [name for name, count in names.items() if count > 1]:
@@ -74,9 +74,9 @@ def scan(paths, max_bad_fraction, templates, kept=KEPT):
 
 
 def read_shard(path, kept):
-    """What a shard gives: [(key, caption, its nouns)] of the usable pairs, and the Report.
+    """Read a shard: [(key, caption, nouns)] of its usable pairs, and the Report.
 
-    It is what an earlier run kept in the folder `kept`, or else read now and kept, whole or not at all.
+    Returns the result stored in the folder `kept` by an earlier run, if it is current; otherwise reads the shard and stores the result.
     """
     path, stat = Path(path).resolve(), os.stat(path)
     source = [str(path), stat.st_size, stat.st_mtime_ns, _code()]
@@ -94,17 +94,17 @@ def read_shard(path, kept):
 
 @functools.cache
 def _code():
-    """What the result of reading depends on besides the shard."""
+    """What the result of `read_shard` depends on besides the shard: a hash of the code, and package versions."""
     files = b"".join(Path(module.__file__).read_bytes() for module in (shards, images, captions)) + Path(__file__).read_bytes()
     return [hashlib.sha256(files).hexdigest(), *(metadata.version(name) for name in ("pillow", "textblob", "webdataset"))]
 
 
 def downloads(samples):
-    """What img2dataset says in the NNNNN_stats.json beside its tars, or None where there are none.
+    """Download statistics from img2dataset's NNNNN_stats.json files next to the tars, or None if there are none.
 
-    samples: {path of a shard: samples that were found in it}. Returns a dict of counts over the shards that have such a file: tried,
-    successes, failed_to_download, failed_to_resize; found, the samples in their tars; and incomplete, names of shards that hold fewer
-    samples than img2dataset says or have no such file while others do: it was interrupted, and when run again goes on with them.
+    samples: {shard path: number of samples found in it}. Returns a dict of counts over the shards that have such a file: tried,
+    successes, failed_to_download, failed_to_resize; found, the samples in their tars; and incomplete, the names of shards that hold
+    fewer samples than reported, or have no such file. Incomplete shards mean an interrupted download, which a new run will resume.
     """
     said = {path: stats for path in samples if (stats := _stats(path))}
     if not said:
@@ -116,7 +116,7 @@ def downloads(samples):
 
 
 def _stats(path):
-    """What img2dataset says of one shard, or None. It writes that file last."""
+    """img2dataset's statistics of one shard, or None. img2dataset writes this file last."""
     try:
         stats = json.loads(Path(path).with_name(f"{Path(path).stem}_stats.json").read_text())
         return {name: int(stats[name]) for name in ("count", "successes", *FAILURES)}

@@ -1,8 +1,8 @@
-"""Image-text pairs in webdataset shards: reading anybody's, and what to do with bad samples.
+"""Image-text pairs in webdataset shards, and the handling of bad samples.
 
-A sample is an image (jpg, jpeg, png or webp), its caption (txt, else caption or text, else "caption" in its json) and whatever else (label
-maps), as img2dataset writes them. A sample that cannot be used is skipped and counted by kind, one that can be repaired is repaired and
-counted; neither ever ends a run, unless more than `max_bad_fraction` of all are bad.
+A sample has an image (jpg, jpeg, png or webp), a caption (txt, else caption or text, else "caption" in its json) and optional other
+files (label maps), as img2dataset writes them. Unusable samples are skipped and counted by kind; repairable ones are repaired and
+counted. Neither ends a run, unless more than `max_bad_fraction` of all samples are bad.
 """
 
 import glob
@@ -28,7 +28,7 @@ from .images import center_crop, rgb
 IMAGES = ("jpg", "jpeg", "png", "webp")
 CAPTIONS = ("txt", "caption", "text")
 MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
-MAX_PIXELS = 100_000_000  # a larger one is decoded by no one's accident
+MAX_PIXELS = 100_000_000  # larger images are rejected before decoding
 
 
 class BadSample(Exception):
@@ -36,12 +36,12 @@ class BadSample(Exception):
 
 
 class Incomplete(FileNotFoundError):
-    """Some shards of a brace range are there, and some are not."""
+    """Only some shards of a brace range exist."""
 
 
 @dataclass
 class Report:
-    """What was found in shards: pairs that can be used, and counts of what was skipped and repaired, by kind."""
+    """Counts of usable pairs in shards, and of skipped and repaired samples by kind."""
 
     pairs: int = 0
     skipped: Counter = field(default_factory=Counter)
@@ -57,7 +57,7 @@ class Report:
 
     @property
     def samples(self):
-        """Samples that were there, usable or not."""
+        """Number of samples found, usable or not."""
         return self.pairs + sum(self.skipped.values()) - self.skipped["truncated tar"]
 
     def as_dict(self):
@@ -65,12 +65,12 @@ class Report:
 
     @classmethod
     def of(cls, counts):
-        """The report that `as_dict` wrote."""
+        """Restore a report from the output of `as_dict`."""
         return cls(counts["pairs"], Counter(counts["skipped"]), Counter(counts["repaired"]))
 
 
 def expand(spec):
-    """Paths of shards, sorted: from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder with tars in it.
+    """Sorted shard paths from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder of tars.
 
     Raises FileNotFoundError if nothing matches, Incomplete if only some parts of a brace range do.
     """
@@ -87,22 +87,22 @@ def expand(spec):
 
 
 def read_samples(path, report=None):
-    """Raw samples of one shard, {"__key__": str, extension: bytes}.
+    """Yield the raw samples of one shard, {"__key__": str, extension: bytes}.
 
-    A truncated or broken tar ends early; of files or samples of one name the first counts. With a report all three are counted.
+    A truncated or broken tar ends early. If files or samples share a name, the first one is used. A report counts all three cases.
     """
     report, twice = report or Report(), set()
 
     def judge(error):
         if isinstance(error, ValueError) and "duplicate file name" in str(error):
             twice.add(str(error.args[0]).split(".")[0])
-            return True  # go on with the next file
+            return True  # continue with the next file
         report.skipped["truncated tar"] += 1
         return False  # what follows in a broken tar cannot be read
 
     broken, seen = report.skipped["truncated tar"], set()
     for sample in wds.tariterators.tarfile_samples([{"url": str(path)}], handler=judge):
-        if sample["__key__"] in seen:  # files of other samples lie between those of this key
+        if sample["__key__"] in seen:  # its files are not contiguous in the tar
             report.skipped["key twice"] += 1
             continue
         seen.add(sample["__key__"])
@@ -110,11 +110,11 @@ def read_samples(path, report=None):
     report.skipped["file name twice"] += len(twice)
     if report.skipped["truncated tar"] == broken and not _ends(path):
         report.skipped["truncated tar"] += 1
-    report.skipped += Counter()  # drops kinds of which there are none
+    report.skipped += Counter()  # drops kinds with a count of 0
 
 
 def _ends(path):
-    """Whether a tar is whole: after its last member come zeros only. tarfile takes a broken header for the end."""
+    """Whether a tar is complete, i.e. only zeros follow its last member. tarfile mistakes a broken header for the end."""
     try:
         with tarfile.open(path) as tar:
             tar.getmembers()
@@ -126,7 +126,7 @@ def _ends(path):
 
 
 def decode(sample, report=None):
-    """Image and caption of a raw sample: (PIL RGB image upright, str). Raises BadSample."""
+    """Decode a raw sample into image and caption: (upright PIL RGB image, str). Raises BadSample."""
     repaired = Counter()
     data = _caption(sample)
     try:
@@ -149,18 +149,18 @@ def _caption(sample):
         return sample[name]
     try:
         return json.loads(sample["json"])["caption"].encode()
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # no json, or one without a text under that name
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # no json, or no caption string in it
         raise BadSample("no caption") from None
 
 
 def decode_image(sample, repaired=None):
-    """The image of a raw sample as a PIL RGB image, upright. Raises BadSample."""
+    """Decode the image of a raw sample into an upright PIL RGB image. Raises BadSample."""
     data = next((sample[extension] for extension in IMAGES if extension in sample), None)
     if data is None:
         raise BadSample("no image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own size warning and broken EXIF: judged below
+            warnings.simplefilter("ignore")  # Pillow's warnings of size and broken EXIF; both are handled below
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise BadSample("image too large")
@@ -172,7 +172,7 @@ def decode_image(sample, repaired=None):
         raise BadSample("image too large") from None
     except BadSample:
         raise
-    except Exception:  # decoders raise whatever they like on broken bytes
+    except Exception:  # decoders raise many kinds of error on corrupt bytes
         raise BadSample("broken image") from None
     if repaired is not None:
         if image.getexif().get(0x0112, 1) != 1:
@@ -183,7 +183,7 @@ def decode_image(sample, repaired=None):
 
 
 def pairs(path, report):
-    """Usable pairs of one shard: (key, PIL image, caption). The key is unique among shards of different names."""
+    """Yield the usable pairs of one shard: (key, PIL image, caption). Keys are unique across shards with different names."""
     for sample in read_samples(path, report):
         try:
             image, caption = decode(sample, report)
@@ -195,20 +195,20 @@ def pairs(path, report):
 
 
 def first(paths, count, size):
-    """The first `count` usable images, each as of `center_crop`."""
+    """The first `count` usable images, each cropped and resized by `center_crop`."""
     found = (image for path in paths for _, image, _ in pairs(path, Report()))
     return [center_crop(image, size) for image in itertools.islice(found, count)]
 
 
 def parallel(function, items, label):
-    """Map in processes, in order, with a progress bar. Spawned, because forking a process with threads may hang."""
+    """Ordered map over worker processes, with a progress bar. Workers are spawned: forking a process with threads may hang."""
     workers = min(len(items), os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         yield from tqdm(pool.map(function, items), label, len(items), mininterval=2)
 
 
 def _end_with_parent():
-    """Make this worker end when the process that started it is killed; it would wait for work for ever."""
+    """Make this worker exit when its parent process is killed; otherwise it would wait for work forever."""
 
     def wait():
         multiprocessing.parent_process().join()

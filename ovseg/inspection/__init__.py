@@ -1,5 +1,5 @@
-"""Looking inside a segmenter: why a pixel got its label, and what the losses take hold of, while values are moved.
+"""Interactive inspection of a segmenter: why a pixel got its label, and what the losses select, as parameters change.
 
-In come a run of models/, a picture and texts; out comes a page of panels (notebooks/inspect.ipynb). Read view.py (what a run computes of a
-picture), pictures.py (where pictures come from), panels.py (drawing), inspector.py (sliders, clicks, the page).
+Inputs: a run in models/, a picture and texts. Output: a page of panels (notebooks/inspect.ipynb). Reading order: view.py (what a run
+computes for a picture), pictures.py (sources of pictures), panels.py (drawing), inspector.py (sliders, clicks, the page).
 """

@@ -1,4 +1,4 @@
-"""The inspector's controls: which picture, which runs, which texts, and the method's values. What is typed is checked here."""
+"""The inspector's controls for the picture, runs, texts and the method's parameters. User input is validated here."""
 
 from ipywidgets import (
     HTML,
@@ -25,7 +25,7 @@ UNITS = ["meta-point", "pixel", "group", "learned-group"]
 
 
 def _wide(width="100%"):
-    return Layout(width=width)  # each control hides by its own
+    return Layout(width=width)  # per control, because each is hidden separately
 
 
 def _slider(name, value, low, high, step, **more):
@@ -34,7 +34,7 @@ def _slider(name, value, low, high, step, **more):
 
 
 class Controls:
-    """p: Params. runs: names of runs. count: how many are shown side by side."""
+    """p: Params. runs: names of runs. count: number of runs shown side by side."""
 
     def __init__(self, p, runs, count):
         self.p, self.known, backgrounds = p, {}, {}
@@ -42,7 +42,7 @@ class Controls:
             try:
                 benchmark = datasets.open_benchmark(name, settings)
             except FileNotFoundError:
-                continue  # is not offered
+                continue  # not offered
             self.known[name], backgrounds[name] = benchmark.classes, benchmark.background
         self.backgrounds = backgrounds
         sources = [*self.known, PAIRS, FILE]
@@ -87,13 +87,13 @@ class Controls:
         self._show_source()
 
     def observe(self, update):
-        """Have update(change) called when any control has changed."""
+        """Call update(change) whenever a control changes."""
         parts = (self.source, self.index, self.path, self.upload, *self.chosen, self.classes, self.text, self.other)
         for control in (*parts, self.alpha, self.beta, self.k, self.unit, self.meta_points, self.background, self.threshold):
             control.observe(update, "value")
 
     def _bound(self, change):
-        self.k.max = self.alpha.value  # a positive pixel lies in the object
+        self.k.max = self.alpha.value  # the positive pixel lies within the object
 
     def _show_source(self):
         file = self.source.value == FILE
@@ -102,7 +102,7 @@ class Controls:
         self.index.layout.display = "none" if file else None
 
     def picture(self):
-        """(source, number, path or (name, bytes)): which picture is wanted. Raises ValueError where no file is named yet."""
+        """The selected picture: (source, number), or (FILE, path or (name, bytes)). Raises ValueError if no file is given yet."""
         self._show_source()
         if self.source.value != FILE:
             return self.source.value, self.index.value
@@ -113,11 +113,11 @@ class Controls:
         raise ValueError("type the path of a picture, or upload one")
 
     def runs(self):
-        """Names of the runs side by side, None where none is chosen."""
+        """Names of the selected runs; None if no run is selected."""
         return [None if chosen.value == NONE else chosen.value for chosen in self.chosen]
 
     def names(self):
-        """The classes, the background first where it is asked for. Raises ValueError unless they are two or more, each once."""
+        """The classes, with the background first if it is ticked. Raises ValueError unless there are at least two distinct classes."""
         names = [" ".join(name.split()) for name in self.classes.value.replace("\n", ",").split(",") if name.strip()]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"classes: {twice[0]} comes twice; each class once, separated by commas")
@@ -128,14 +128,14 @@ class Controls:
         return [BACKGROUND, *names] if self.background.value else names
 
     def texts(self):
-        """The text t and the other one. Raises ValueError if one is empty."""
+        """The text t and the other text. Raises ValueError if one is empty."""
         for control in (self.text, self.other):
             if not control.value.strip():
                 raise ValueError(f"{control.description}: any words")
         return self.text.value.strip(), self.other.value.strip()
 
     def fit(self, picture, present, changed):
-        """Set texts to what fits a picture. present: classes in its truth, the largest first. changed: whether its source is another."""
+        """Set the texts to fit a picture. present: classes in its truth, largest first. changed: whether the source has changed."""
         if changed:
             names = [name for name in picture.classes if name != BACKGROUND] or self._names_or_known()
             self.classes.value = ", ".join(names)

@@ -1,6 +1,6 @@
 """The inspector: controls, panels, clicks. `Inspector(params.load()).page` is a widget for JupyterLab and Voila.
 
-Every control calls `update`; a panel is drawn again only if what it shows has changed, which its key tells.
+Every control calls `update`. A panel is redrawn only if its key, which identifies its content, has changed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ TRAINING, LABELLING = "What training selects", "How each pixel gets its label"
 
 
 class Panel(VBox):
-    """A title, a picture that can be clicked, and a line below it: a colour bar, a legend or a note."""
+    """A title, a clickable picture, and a line below it: a colour bar, a legend or a note."""
 
     def __init__(self, clicked):
         self.title, self.image, self.foot, self.key = HTML(), Image(format="png", layout=Layout(width="100%", height="auto")), HTML(), None
@@ -34,14 +34,14 @@ class Panel(VBox):
         )
 
     def draw(self, key, title, make, foot=""):
-        """Show what make() returns, PNG, unless key is that of what is shown."""
+        """Show the PNG returned by make(), unless key equals the current one."""
         if key != self.key:
             self.title.value, self.image.value, self.foot.value, self.key = markup.title(title), make(), foot, key
 
 
 @dataclass
 class Slot:
-    """One of the two runs side by side: its widgets, and its view of the picture."""
+    """One of the runs shown side by side: its widgets, and its view of the picture."""
 
     training: list
     labelling: list
@@ -52,7 +52,7 @@ class Slot:
 
 
 class Inspector:
-    """The page and what it shows. p: Params. models: folder of models. count: runs side by side."""
+    """The page and its state. p: Params. models: folder of models. count: number of runs side by side."""
 
     def __init__(self, p, models="models", count=2):
         self.p, self.models, self.clicked, self._still = p, models, (0.5, 0.5), False
@@ -92,12 +92,12 @@ class Inspector:
         return page
 
     def click(self, down, across):
-        """A pixel of any panel was clicked, at shares of its height and width."""
+        """Handle a click on a panel. down, across: position as shares of its height and width."""
         self.clicked = tuple(min(max(share, 0), 1) for share in (down, across))
         self.update()
 
     def update(self, change=None):
-        """Compute and draw what has changed. A wrong input leaves the page as it is and says in one line what is allowed."""
+        """Compute and draw what has changed. Invalid input leaves the page unchanged and shows one line that says what is allowed."""
         if self._still:
             return
         try:
@@ -114,7 +114,7 @@ class Inspector:
 
     @contextlib.contextmanager
     def _quiet(self):
-        """Within, controls that are set do not call `update`."""
+        """Within this context, setting controls does not call `update`."""
         self._still = True
         try:
             yield
@@ -122,7 +122,7 @@ class Inspector:
             self._still = False
 
     def _read(self):
-        """Open the picture that the controls name, if it is another one, and set texts that fit it."""
+        """Open the selected picture if it has changed, and set texts that fit it."""
         wanted = self.controls.picture()
         if wanted == self.read:
             return
@@ -137,7 +137,7 @@ class Inspector:
         self.controls.fit(picture, present, changed)
 
     def _largest(self):
-        """Names of the truth's classes in this picture, the largest first."""
+        """Names of the classes in the picture's truth, largest first."""
         if self.picture.truth is None:
             return []
         known = self.picture.truth[self.picture.truth != IGNORED]
@@ -154,12 +154,12 @@ class Inspector:
         return f"{self.picture.title}: seen {how}, {where.width} x {where.height} px, {windows}, L = {height} x {width} pixel embeddings"
 
     def colours(self, names):
-        """The colours of names, (C, 3) uint8: a class has the colour that figures give it in the study, others follow."""
+        """The colours of names, (C, 3) uint8: classes of the study have the same colours as in its figures; others follow."""
         palette = figures.palette([BACKGROUND, *self.order])
         return palette[[0 if name == BACKGROUND else self.order.index(name) + 1 for name in names]]
 
     def _surroundings(self):
-        """The picture, and its truth if there is one."""
+        """Draw the picture, and its truth if there is one."""
         picture, ring = self._background(self.read), self.clicked
         note = f"“{self.picture.caption}”" if self.picture.caption else ""
         self.shown.draw((self.read, ring), "Picture", lambda: panels.png(picture, ring=ring), markup.note(note))

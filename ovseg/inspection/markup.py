@@ -1,4 +1,4 @@
-"""The page's HTML: titles, colour bars, legends, the explanation of a pixel. Strings in, strings out; what a user typed is escaped."""
+"""The page's HTML: titles, colour bars, legends, the explanation of a pixel. Strings in, strings out; user input is escaped."""
 
 from html import escape
 
@@ -44,7 +44,7 @@ def status(text, bad=False):
 
 
 def bar(low, high, name):
-    """A colour bar with its lowest and highest value. name: a colour map of matplotlib's."""
+    """A colour bar with its lowest and highest value. name: a matplotlib colour map."""
     colours = ",".join(to_hex(matplotlib.colormaps[name](step / 8)) for step in range(9))
     gradient = f"background:linear-gradient(to right,{colours})"
     return f'<div class="ovseg-bar">{low:.2f}<i style="{gradient}"></i>{high:.2f}</div>'
@@ -55,7 +55,7 @@ def note(text):
 
 
 def legend(names, colours, shares):
-    """Classes with their colours and shares of the picture, the largest first, then those that are nowhere.
+    """Classes with their colours and shares of the picture, largest first, followed by the absent ones.
 
     colours (C, 3) uint8. shares: C numbers, 0..1.
     """
@@ -71,7 +71,7 @@ def legend(names, colours, shares):
 
 
 def explanation(name, found, size, label):
-    """Why a pixel has its label. name: of the run. found: view.Explanation. size: pixels of a window. label: what it was labelled."""
+    """Why a pixel has its label. name: of the run. found: view.Explanation. size: pixels per window. label: the pixel's label."""
     where = f"unit {found.unit} of window {found.window}: {found.size} of its {size} pixels"
     rows = "".join(
         f"<tr><td>{escape(text)}</td><td>{score:.3f}</td><td>{share:.1%}</td><td>{cosine:.3f}</td></tr>"

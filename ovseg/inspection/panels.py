@@ -1,6 +1,6 @@
-"""The panels' pictures: arrays in, PNG out, by Pillow, since a figure by matplotlib takes ten times as long and there are twenty.
+"""The panels' pictures: arrays in, PNG out. Drawn with Pillow: Matplotlib takes ten times as long, and there are twenty panels.
 
-Each is as large as SIZE allows and has the shape of its picture. Maps of pixel embeddings are drawn in blocks, so that each can be seen.
+Each has the picture's aspect ratio, with SIZE as its longer side. Maps of pixel embeddings are drawn as blocks, one per embedding.
 """
 
 import functools
@@ -15,18 +15,18 @@ from ..study import figures
 from .view import NOT_JUDGED, WRONG
 
 SIZE = 320  # pixels, the longer side
-HUES = 61  # colours of units, which repeat
-ERROR, UNJUDGED = (213, 94, 0), (70, 70, 70)  # vermilion, which all colour-blind readers tell from grey
+HUES = 61  # number of distinct unit colours; they repeat
+ERROR, UNJUDGED = (213, 94, 0), (70, 70, 70)  # vermilion, distinguishable from grey with any colour blindness
 
 
 def background(image):
-    """A PIL picture as large as a panel: (H, W, 3) uint8."""
+    """A PIL picture resized to a panel: (H, W, 3) uint8."""
     scale = SIZE / max(image.size)
     return np.asarray(image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS))
 
 
 def heat(values, shape, name="magma"):
-    """A map (h, w) in a colour map of matplotlib's, lowest to highest: (H, W, 3) uint8. shape: (H, W)."""
+    """A map (h, w) in a matplotlib colour map, scaled from its lowest to its highest value: (H, W, 3) uint8. shape: (H, W)."""
     low, high = values.min(), values.max()
     colours = matplotlib.colormaps[name]((values - low) / max(high - low, 1e-9))[..., :3]
     return _blocks((colours * 255).astype(np.uint8), shape)
@@ -40,20 +40,20 @@ def units(picture, ids):
 
 
 def errors(picture, found):
-    """The wrong pixels of `view.errors` in ERROR, those not judged in UNJUDGED, over a picture in grey: (H, W, 3) uint8."""
+    """Wrong pixels of `view.errors` in colour ERROR and pixels not judged in UNJUDGED, over a picture in grey: (H, W, 3) uint8."""
     found = _blocks(found, picture.shape[:2])[..., None]
     grey = picture.mean(-1, keepdims=True) * np.ones(3) * 0.6 + 70
     return np.where(found == WRONG, ERROR, np.where(found == NOT_JUDGED, UNJUDGED, grey)).astype(np.uint8)
 
 
 def label_map(picture, labels, colours):
-    """As figures.overlay, of a label map (h, w) of any size: (H, W, 3) uint8."""
+    """Like figures.overlay, for a label map (h, w) of any size: (H, W, 3) uint8."""
     return figures.overlay(picture, _blocks(labels, picture.shape[:2]), colours)
 
 
 def png(array, dots=(), star=None, ring=None, labels=None, classes=()):
-    """An array (H, W, 3) uint8 as PNG. dots, star, ring: (down, across) as shares of height and width; a picture has many dots, a star
-    for a pixel that was selected, a ring for the one that was clicked. labels (h, w) and classes: names to write into large regions.
+    """An array (H, W, 3) uint8 as PNG. dots, star, ring: positions (down, across) as shares of height and width. dots: several;
+    star: a selected pixel; ring: the clicked pixel. labels (h, w) and classes: names to write into large regions.
     """
     image = Image.fromarray(np.ascontiguousarray(array))
     draw = ImageDraw.Draw(image)

@@ -1,4 +1,4 @@
-"""Pictures to look at: of a benchmark, of the training pairs, or a file. Each error is one line that says what is allowed."""
+"""Pictures to inspect: from a benchmark, from the training pairs, or from a file. Errors are one line and say what is allowed."""
 
 import copy
 import io
@@ -16,9 +16,9 @@ from ..data.images import center_crop, label_map, rgb
 
 @dataclass(frozen=True)
 class Picture:
-    """image: PIL RGB. title: what it is. caption: of a training pair, else "". truth: (H, W) indices into classes and 255, or None.
+    """image: PIL RGB. title: its name. caption: of a training pair, else "". truth: (H, W) indices into classes and 255, or None.
 
-    classes: names of the truth's labels. side: pixels, of a training pair, which is seen as in training; None for others.
+    classes: names of the truth's labels. side: pixels, the training size of a training pair; None for other pictures.
     """
 
     image: Image.Image
@@ -30,7 +30,7 @@ class Picture:
 
 
 def of_benchmark(settings, name, index):
-    """Picture `index` of a benchmark. settings: params' benchmarks. One in shards is read from its beginning."""
+    """Picture `index` of a benchmark. settings: params' benchmarks. Shards are read from the beginning."""
     benchmark = datasets.open_benchmark(name, settings[name])
     _check(f"picture of {name}", index, len(benchmark))
     if benchmark.label_files:  # files: only this one is opened
@@ -43,7 +43,7 @@ def of_benchmark(settings, name, index):
 
 
 def of_pair(p, index, folder="data/prepared"):
-    """Training pair `index`, cropped as in training. p: Params. Its truth is that of `scenes`-like label maps in its shard, if any."""
+    """Training pair `index`, cropped as in training. p: Params. Its truth comes from a benchmark's label map in its sample, if any."""
     if not (Path(folder) / "pairs.txt").is_file():
         raise ValueError(f"{folder}/pairs.txt does not exist: `prepare` makes it; run it first")
     keys = preparation.load_keys(folder)
@@ -56,10 +56,10 @@ def of_pair(p, index, folder="data/prepared"):
     image, caption = shards.decode(sample)
     side = p.clip.image_size
     truth, classes = None, ()
-    for settings in p.benchmarks.values():  # the last one that fits: of the rendered world that with things and stuff
+    for settings in p.benchmarks.values():  # the last match wins: in the rendered world, things and stuff
         if settings.label and settings.label in sample:
             with Image.open(io.BytesIO(sample[settings.label])) as labels:
-                label_map(labels)  # refuses what holds no indices
+                label_map(labels)  # raises if it holds no indices
                 edge = min(labels.size)
                 left, top = ((extent - edge) / 2 for extent in labels.size)
                 truth = np.array(labels.resize((side, side), Image.Resampling.NEAREST, (left, top, left + edge, top + edge)))
@@ -69,7 +69,7 @@ def of_pair(p, index, folder="data/prepared"):
 
 
 def of_file(path):
-    """A picture file of any format that Pillow reads. path: of the file, or (name, bytes)."""
+    """A picture file in any format that Pillow reads. path: of the file, or (name, bytes)."""
     name, content = path if isinstance(path, tuple) else (str(path), None)
     try:
         with Image.open(io.BytesIO(content) if content is not None else Path(name).expanduser()) as image:

@@ -1,4 +1,4 @@
-"""The runs that can be looked at: every trained model, and CLIP's dense features as they are."""
+"""The runs that can be inspected: every trained model, and CLIP's dense features without training."""
 
 import functools
 import glob
@@ -25,9 +25,9 @@ def find(models="models"):
     return [*sorted(Path(path).parent.as_posix() for path in found), *(f"{UNTRAINED}{mode}" for mode in DENSE_MODES)]
 
 
-@functools.lru_cache(maxsize=4)  # models kept
+@functools.lru_cache(maxsize=4)  # models kept in memory
 def open_run(name, models="models"):
-    """A run's segmenter, of seed 0, and its CLIP's texts. name: of `find`. An untrained one is read by params.yaml's CLIP and segment."""
+    """Open a run: its segmenter (seed 0) and texts. name: from `find`. Untrained runs use `clip` and `segment` of params.yaml."""
     if name.startswith(UNTRAINED):
         from ..clip.frozen import FrozenCLIP  # takes seconds to import
 

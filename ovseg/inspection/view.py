@@ -1,7 +1,7 @@
-"""What a run computes of one picture, step by step, so that each step can be shown.
+"""What a run computes for one picture, step by step, so that each step can be shown.
 
-A picture is seen through windows. Where they overlap, a map of pixel embeddings shows those of the window whose centre is nearest: they are
-embeddings as they are, never mixtures. With one window that is all of them. Scores are those of the segmenter, averaged over windows.
+A picture is cut into windows. Where they overlap, a map of pixel embeddings shows those of the window with the nearest centre; embeddings
+are never mixed. With one window, all embeddings are shown. Scores are the segmenter's, averaged over windows.
 """
 
 import copy
@@ -19,22 +19,22 @@ RIGHT, WRONG, NOT_JUDGED = 0, 1, 2
 
 
 class Selection(NamedTuple):
-    """What the losses take hold of in a picture of (H, W) pixel embeddings, for its text and another one."""
+    """What the losses select in a picture of (H, W) pixel embeddings, for its text and another one."""
 
     similarity: torch.Tensor  # (H, W), S = V . t
     object: torch.Tensor  # (H, W) bool, the top alpha*L pixels for the text
     positive: tuple[int, int]  # (row, column) of the pixel of rank k*L for the text
-    best: tuple[int, int]  # of the first rank
-    region: torch.Tensor  # (H, W) bool, the top beta*L pixels for the other text: where that text is a hard negative
+    best: tuple[int, int]  # (row, column) of the pixel of rank 1
+    region: torch.Tensor  # (H, W) bool, the top beta*L pixels for the other text: its hard negative region
 
 
 class Units(NamedTuple):
     """The semantic units of a picture's n windows of (h, w) pixel embeddings."""
 
-    descriptions: torch.Tensor  # (n, d, h, w): of each pixel the mean of its unit, unit length
+    descriptions: torch.Tensor  # (n, d, h, w): for each pixel the mean of its unit, unit length
     of_windows: torch.Tensor  # (n, h, w): the unit of each pixel in its window
-    ids: torch.Tensor  # (H, W): the unit of each pixel that is shown, distinct among windows
-    points: np.ndarray | None  # (P, 2): row and column of the meta-points that are shown; None for other units
+    ids: torch.Tensor  # (H, W): the unit of each shown pixel, distinct across windows
+    points: np.ndarray | None  # (P, 2): row and column of the shown meta-points; None for other units
 
 
 class Explanation(NamedTuple):
@@ -42,12 +42,12 @@ class Explanation(NamedTuple):
 
     unit: int
     window: int
-    size: int  # pixels of its window that are in its unit
-    texts: list  # (name, score, share, cosine of its unit), the best first
+    size: int  # number of pixels of its window in its unit
+    texts: list  # (name, score, softmax share, cosine of its unit), best first
 
 
 class Cells(NamedTuple):
-    """Which embedding a picture shows where: index of the window, row and column in it, each (H, W)."""
+    """The embedding shown at each position: window index, and row and column in it, each (H, W)."""
 
     window: torch.Tensor
     row: torch.Tensor
@@ -55,8 +55,8 @@ class Cells(NamedTuple):
 
 
 def cells(where, window, side):
-    """The Cells of a picture. where: WindowGrid. window: pixels a window is wide; side: pixel embeddings."""
-    size = window / side  # of an embedding, in pixels
+    """The Cells of a picture. where: WindowGrid. window: side of a window in pixels. side: side of a window in pixel embeddings."""
+    size = window / side  # side of an embedding in pixels
 
     def along(length, starts):
         centres = (torch.arange(max(1, round(length / size))) + 0.5) * size
@@ -71,15 +71,15 @@ def cells(where, window, side):
 
 
 def count(share, length):
-    """How many of `length` pixels a share is, as in the losses."""
+    """The number of pixels that a share of `length` stands for, as in the losses."""
     return method.top_count(share, length)
 
 
 class View:
-    """A segmenter's look at a picture. Its features and pixel embeddings are computed once.
+    """A segmenter's view of a picture. Features and pixel embeddings are computed once.
 
-    segmenter: Segmenter with a CLIP. image: PIL RGB. side: None to see it as in evaluation, by the segmenter's own windows; else as in
-    training: as one window of side x side pixels.
+    segmenter: Segmenter with a CLIP. image: PIL RGB. side: None uses the segmenter's own windows, as in evaluation; otherwise one window
+    of side x side pixels, as in training.
     """
 
     def __init__(self, segmenter, image, side=None):
@@ -93,11 +93,11 @@ class View:
         self.pixels = self._shown(self.embeddings.movedim(1, -1))  # H, W, d
 
     def _shown(self, maps):
-        """What is shown of maps of all windows, (n, h, w, ...) -> (H, W, ...)."""
+        """The shown part of the maps of all windows, (n, h, w, ...) -> (H, W, ...)."""
         return maps[tuple(self.cells)]
 
     def select(self, text, other, alpha, beta, k):
-        """What the losses take hold of, as a Selection. text, other: (d,), not normalised. alpha, beta, k: shares, 0..1."""
+        """What the losses select, as a Selection. text, other: (d,), not normalised. alpha, beta, k: shares, 0..1."""
         height, width, _ = self.pixels.shape
 
         def top(similarity, share):
@@ -111,7 +111,7 @@ class View:
         return Selection(similarity, mask, divmod(int(ranked[-1]), width), divmod(int(order[0]), width), region)
 
     def form(self, unit, meta_points):
-        """The Units of the picture. unit: as of units.form; learned-group needs a segmenter that has such. meta_points: a square number."""
+        """The Units of the picture. unit: as in units.form; learned-group needs a segmenter that has them. meta_points: a square number."""
         s = self.segmenter.settings.model_copy(update={"unit": unit, "meta_points": meta_points})
         _, of_windows = units.form(self.embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.segmenter.grouping)  # n, h, w
         height, width = of_windows.shape[1:]
@@ -128,13 +128,13 @@ class View:
         return self.segmenter.classify(formed.descriptions, self.where, classes, size)
 
     def unit_scores(self, formed, text):
-        """The cosine of each shown pixel's unit and a text (d,), of unit length: (H, W)."""
+        """The cosine between each shown pixel's unit and a text (d,) of unit length: (H, W)."""
         return self._shown(formed.descriptions.movedim(1, -1)) @ text
 
     def explain(self, formed, scores, names, classes, down, across, best=5):
         """Why the pixel at (down, across), shares of the picture's height and width, has its label: an Explanation.
 
-        scores: of `score`, for classes (C, d) of the C names.
+        scores: from `score`, for the embeddings classes (C, d) of the C names.
         """
         row, column = (min(int(share * length), length - 1) for share, length in zip((down, across), formed.ids.shape, strict=True))
         window, y, x = (int(part[row, column]) for part in self.cells)
@@ -149,26 +149,26 @@ class View:
 
 
 def _with(segmenter, settings):
-    """The same segmenter with other settings."""
+    """A copy of the segmenter with other settings."""
     other = copy.copy(segmenter)
     other.settings = settings
     return other
 
 
 class Texts:
-    """Embeddings of texts by one CLIP, each computed once. templates: of class names."""
+    """Text embeddings of one CLIP, each computed once. templates: prompts for class names."""
 
     def __init__(self, clip, templates):
         self.clip, self.templates, self._classes, self._raw = clip, templates, {}, {}
 
     def classes(self, names):
-        """As FrozenCLIP.embed_classes: (C, d), unit length."""
+        """Like FrozenCLIP.embed_classes: (C, d), unit length."""
         if new := [name for name in dict.fromkeys(names) if name not in self._classes]:
             self._classes |= zip(new, self.clip.embed_classes(new, self.templates).cpu(), strict=True)
         return torch.stack([self._classes[name] for name in names])
 
     def raw(self, text, names):
-        """What the losses would take of a text, (d,), not normalised: of one of names the mean of its prompts, of others itself."""
+        """A text's embedding in the losses, (d,), not normalised: for a class in names the mean over prompts, else the text's own."""
         key = (text, text in names)
         if key not in self._raw:
             prompts = [template.format(text) for template in self.templates] if key[1] else [text]
@@ -176,15 +176,15 @@ class Texts:
         return self._raw[key]
 
     def unit(self, text, names):
-        """What pixels are scored by for a text, (d,), unit length: of one of names its class embedding, of others their own."""
+        """The embedding that scores pixels for a text, (d,), unit length: for a class in names its class embedding, else the text's own."""
         return self.classes([text])[0] if text in names else torch.nn.functional.normalize(self.raw(text, names), dim=0)
 
 
 def errors(labels, names, truth, classes):
     """Where a label map is wrong: (H, W) uint8 of RIGHT, WRONG and NOT_JUDGED.
 
-    labels (H, W): indices into names; truth (H, W): into classes, or IGNORED. A class that is not among names is background where names
-    have that, and is not judged where they do not.
+    labels (H, W): indices into names. truth (H, W): indices into classes, or IGNORED. A class that is not in names counts as background
+    if names include it, and is not judged otherwise.
     """
     place = {name.lower(): index for index, name in enumerate(names)}
     wanted = np.full(IGNORED + 1, -1)

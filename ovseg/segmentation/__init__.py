@@ -1,6 +1,6 @@
 """From an image and class names to a label map.
 
-Read units.py (pixels, meta-points, groups), resizing.py (a picture before it is cut), windows.py (sliding windows, their scores as
-those of the picture), names.py (the names of a call, and what else there is), segmenter.py (the Segmenter: the one public object for
+See units.py (pixels, meta-points, groups), resizing.py (image resizing), windows.py (sliding windows and stitching of their scores),
+names.py (validation of class names, and additional background names), segmenter.py (the Segmenter, the only public object for
 users).
 """

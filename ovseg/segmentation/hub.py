@@ -1,7 +1,7 @@
-"""Models that others published: a folder, or a repository of the Hugging Face Hub.
+"""Published models: a folder, or a repository on the Hugging Face Hub.
 
-Such a folder is one that Segmenter.load takes, with its CLIP in it; study/publish.py writes it. Of a repository only safetensors, JSON
-and texts are downloaded, so nothing is unpickled and no code runs that came with a model.
+study/publish.py writes such a folder, CLIP included, and Segmenter.load opens it. Only safetensors, JSON and text files are downloaded
+from a repository, so nothing is unpickled and no code that comes with a model is run.
 """
 
 import json
@@ -11,15 +11,15 @@ from pathlib import Path
 from ..schema import LOCAL
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.md"]
-CODE = ("trust_remote_code", "auto_map", "hf_model_name")  # in a CLIP's JSON: would fetch a model or code from elsewhere
+CODE = ("trust_remote_code", "auto_map", "hf_model_name")  # keys of a CLIP's JSON that would fetch a model or code
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 def fetch(name, revision=None):
-    """The folder of a published model, checked. name: a folder, or "owner/name" on the Hub. revision: of the repository.
+    """Return the folder of a published model after checking it. name: a folder, or "owner/name" on the Hub. revision: see from_pretrained.
 
-    Raises FileNotFoundError if there is neither, ConnectionError if it cannot be downloaded, ValueError if the model's CLIP is not named
-    or held as it may be: by open_clip's name and tag, or in a folder inside, in safetensors.
+    Raises FileNotFoundError if there is no such model, ConnectionError if it cannot be downloaded, and ValueError if its CLIP is not
+    allowed. Allowed are an open_clip name and tag, or a subfolder with safetensors.
     """
     folder = Path(name) if Path(name).is_dir() else _download(str(name), revision)
     file = folder / "segmenter.json"
@@ -30,7 +30,7 @@ def fetch(name, revision=None):
 
 
 def check_clip(name, folder, clip):
-    """That a published model's CLIP is as `fetch` allows. name: for messages. clip: its part of segmenter.json. Raises ValueError."""
+    """Raise ValueError if `fetch` does not allow a published model's CLIP. name: for messages. clip: its section of segmenter.json."""
     model, pretrained = clip["model"], clip["pretrained"]
     if model.startswith(LOCAL):
         inside = os.path.normpath(model.removeprefix(LOCAL))
@@ -59,6 +59,6 @@ def _download(name, revision):
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
         of = f" at revision {revision}" if revision else ""
         raise FileNotFoundError(f"{name}: no such folder, and no such model on the Hub{of}") from None
-    except Exception as error:  # those of huggingface_hub's HTTP library, and of the disk
+    except Exception as error:  # of huggingface_hub's HTTP library, or of the disk
         what = " ".join(str(error).split()) or type(error).__name__
         raise ConnectionError(f"{name}: no such folder, and it cannot be downloaded: {what}") from None

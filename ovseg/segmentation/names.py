@@ -1,9 +1,9 @@
-"""The names of a call: the classes that are looked for, and what else there is."""
+"""Class names of a segmentation call, and additional names that count as background."""
 
 from .windows import BACKGROUND
 
-# Of one class alone softmax is 1 everywhere: with a background it needs something to be told from. Large, common surroundings, after the
-# background classes of CLIP-ES (Lin et al., CVPR 2023, https://arxiv.org/abs/2212.09506); things that people look for are left out.
+# The softmax over one class is 1 everywhere, so background needs names to compete with it. Large, common surroundings, after the
+# background classes of CLIP-ES (Lin et al., CVPR 2023, https://arxiv.org/abs/2212.09506), without objects that users may search for.
 OTHERS = (
     *("ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway", "cloud", "house"),
     *("mountain", "ocean", "road", "rock", "street", "valley", "bridge", "sign"),
@@ -11,10 +11,10 @@ OTHERS = (
 
 
 def check_names(names, background=False, others=None):
-    """The names of a call, stripped and checked: (names, others), two lists.
+    """Strip and validate the names of a call. Returns two lists, (names, others).
 
-    names, others: a str or several. others of None: for one class with a background those of `besides`, none for all other calls. Raises
-    ValueError on names that are empty, come twice, are the background's own, or are one alone with nothing to tell it from.
+    names, others: a str or several. If others is None, `besides` is used for one class with background, else no others. Raises
+    ValueError if a name is empty, occurs twice or is reserved for the background, or if a single class has no others.
     """
     names = _listed("names", names)
     if len(names) == 1 and background and others is None:
@@ -30,7 +30,7 @@ def check_names(names, background=False, others=None):
 
 
 def besides(names):
-    """OTHERS without those that compete with a class: that begin like one of its words ("Apple trees": not "tree")."""
+    """OTHERS without names that are a prefix of a class word, or start with one, and so compete ("Apple trees" excludes "tree")."""
     words = [word for name in names for word in name.lower().split()]
     return [other for other in OTHERS if not any(other.startswith(word) or word.startswith(other) for word in words)]
 

@@ -1,23 +1,23 @@
-"""Resizing a picture before its windows are cut (segment.resize): to what size, and by which arithmetic.
+"""Resizing of an image before windows are cut (segment.resize): target size and interpolation.
 
 bicubic: Pillow's, with antialiasing.
-opencv-bilinear: MMSegmentation's pipeline, i.e. mmcv.imrescale to the scale (2048, 448) and cv2.resize, INTER_LINEAR; restated here without
-OpenCV, from whose results on x86 no pixel differs. It does not antialias: of a picture made much smaller it reads a part of the pixels.
+opencv-bilinear: MMSegmentation's pipeline, i.e. mmcv.imrescale to the scale (2048, 448) and cv2.resize, INTER_LINEAR. Reimplemented
+without OpenCV, identical to it in every pixel on x86. It does not antialias: strong downscaling ignores part of the pixels.
 """
 
 import numpy as np
 from PIL import Image
 
-BITS = 11  # of OpenCV's fixed-point weights
+BITS = 11  # precision of OpenCV's fixed-point weights
 
 
 def resized_size(height, width, settings):
     """The size (height, width) that a picture is resized to. settings: schema.Segment.
 
-    The shorter side becomes short_side, but the longer one no more than max_ratio times that.
+    The shorter side becomes short_side, unless the longer one would exceed max_ratio * short_side.
     """
     if settings.resize == "opencv-bilinear":
-        longest = round(settings.max_ratio * settings.short_side)  # of mmcv's scale, which is two whole numbers
+        longest = round(settings.max_ratio * settings.short_side)  # mmcv's scale is a pair of integers
         scale = min(longest / max(height, width), settings.short_side / min(height, width))
         return tuple(max(1, int(side * scale + 0.5)) for side in (height, width))
     scale = settings.short_side * min(1 / min(height, width), settings.max_ratio / max(height, width))
@@ -25,7 +25,7 @@ def resized_size(height, width, settings):
 
 
 def resized(image, height, width, how):
-    """A PIL RGB image at another size: (height, width, 3) uint8. how: a value of segment.resize."""
+    """Resize a PIL RGB image: (height, width, 3) uint8. how: a value of segment.resize."""
     if image.size == (width, height):
         return np.asarray(image)
     if how == "opencv-bilinear":
@@ -36,8 +36,8 @@ def resized(image, height, width, how):
 def opencv_bilinear(pixels, height, width):
     """cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR) of (h, w, channels) uint8.
 
-    Along a row the sum of two products keeps all its bits; down a column OpenCV drops 4 bits of each sum and 16 of each product, and
-    rounds what is left by 2.
+    Horizontally, the sum of two products keeps all bits. Vertically, OpenCV drops 4 bits of each sum and 16 bits of each product, and
+    rounds off the last 2 bits of the result.
     """
     (left, right), (of_left, of_right) = _neighbours(pixels.shape[1], width)
     (top, bottom), (of_top, of_bottom) = _neighbours(pixels.shape[0], height)
@@ -48,7 +48,7 @@ def opencv_bilinear(pixels, height, width):
 
 
 def _neighbours(before, after):
-    """Of each of `after` pixels its two neighbours among `before`, and their weights: two pairs of (after,) int32."""
+    """For each of `after` output pixels, its two neighbours among `before` input pixels and their weights: two pairs of (after,) int32."""
     place = ((np.arange(after) + 0.5) * (1 / (after / before)) - 0.5).astype(np.float32)
     first = np.floor(place)
     weights = tuple(np.rint(share * (1 << BITS)).astype(np.int32) for share in (1 - (place - first), place - first))

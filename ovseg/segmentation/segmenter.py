@@ -30,13 +30,13 @@ from .windows import BACKGROUND, Scores, cut_windows, probabilities, stitch
 
 @dataclass(frozen=True)
 class Segmentation:
-    """labels: (H, W) int64, indices into names. names: the classes; with a background it is names[0].
+    """labels: (H, W) int64, indices into names. names: the classes; with a background, names[0] is the background.
 
-    others: what else there is, scored as classes are and reported as background. threshold: below which the softmax score of a
-    class is background, None without one. grid: Scores of the classes, then the others.
-    scores: (C, H, W) float32, the cosine of each pixel's unit and each class, or the softmax of these if segment.averaged says so,
-    background and others left out: with a background, scores[c] is that of names[c + 1]. Made when asked for: of a large photograph and
-    many classes it takes gigabytes.
+    others: additional names, scored like classes and reported as background. threshold: softmax scores below it are background; None
+    if there is no threshold. grid: Scores of the classes, followed by the others.
+    scores: (C, H, W) float32, the cosine between each pixel's unit and each class, or its softmax if segment.averaged is "softmax".
+    Background and others are excluded: with a background, scores[c] belongs to names[c + 1]. Computed on first access; a large photo
+    with many classes takes gigabytes.
     """
 
     labels: np.ndarray
@@ -52,7 +52,7 @@ class Segmentation:
 
 
 class Segmenter:
-    """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the way from embeddings to labels.
+    """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the steps from embeddings to labels.
 
     clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's
     dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: schema.Segment. grouping: the trained
@@ -67,16 +67,16 @@ class Segmenter:
         if settings.unit == "learned-group" and grouping is None:
             raise ValueError("segment.unit = 'learned-group': only a training by groupvit has groups")
         self.clip, self.decoder, self.settings, self.grouping = clip, decoder.eval(), settings, grouping
-        self._embed_classes = functools.lru_cache(1)(lambda names: clip.embed_classes(names, settings.templates))  # of many pictures once
+        self._embed_classes = functools.lru_cache(1)(lambda names: clip.embed_classes(names, settings.templates))  # cached across images
 
     @classmethod
     def load(cls, folder, device="auto", seed=0):
         """Load a trained model, its CLIP included.
 
-        folder: e.g. "models/mgca", with segmenter.json and seeds/0/decoder.safetensors. device: auto, cpu or cuda. seed: which
-        of its trainings. Raises FileNotFoundError if the folder holds no segmenter, or its CLIP is gone.
+        folder: e.g. "models/mgca", with segmenter.json and seeds/0/decoder.safetensors. device: auto, cpu or cuda. seed: the
+        training run to load. Raises FileNotFoundError if the folder holds no segmenter or its CLIP is missing.
         """
-        from ..clip.frozen import FrozenCLIP  # open_clip takes seconds to import, and evaluation on cached features needs none
+        from ..clip.frozen import FrozenCLIP  # slow import (open_clip), not needed for evaluation on cached features
 
         folder = Path(folder)
         if not (folder / "segmenter.json").is_file():
@@ -92,28 +92,28 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(cls, name, revision=None, device="auto", seed=0):
-        """Open a model that somebody published (hub.fetch). name: "owner/name" on the Hugging Face Hub, or a folder.
+        """Load a published model (hub.fetch). name: "owner/name" on the Hugging Face Hub, or a folder.
 
-        revision: branch, tag or commit of the repository. Other arguments as of `load`. Raises what hub.fetch and `load` raise.
+        revision: branch, tag or commit of the repository. Other arguments: see `load`. Raises the errors of hub.fetch and `load`.
         """
         return cls.load(hub.fetch(name, revision), device, seed)
 
     def save_pretrained(self, out, where=None):
         """Write the model that this was loaded from, all its seeds, to a new folder for `from_pretrained` (study.publish.write_model).
 
-        where: the name that its model card uses, "owner/name"; None: `out`. Raises ValueError if this was not loaded from a folder, and
-        what publish.write_model raises.
+        where: the name used in its model card, "owner/name"; None: `out`. Raises ValueError if this was not loaded from a folder, and
+        the errors of publish.write_model.
         """
-        from ..study import publish  # against the order of packages: a model card is made of the study's result
+        from ..study import publish  # inverts the package order: the model card uses the study's results
 
         if self.folder is None:
             raise ValueError("only a segmenter that Segmenter.load opened can be saved: its files are copied")
         publish.write_model(self.folder, out, where)
 
     def push_to_hub(self, repository, private=False):
-        """`save_pretrained` into a repository "owner/name" of the Hugging Face Hub, made if it is not there. Returns its address.
+        """`save_pretrained` to a repository "owner/name" on the Hugging Face Hub, created if needed. Returns its URL.
 
-        private: whether the repository is made for its owner alone. Raises what `save_pretrained` and huggingface_hub raise.
+        private: whether a new repository is private. Raises the errors of `save_pretrained` and huggingface_hub.
         """
         from ..study import publish
 
@@ -123,12 +123,12 @@ class Segmenter:
 
     @classmethod
     def of_training(cls, folder, clip, settings, device):
-        """The segmenter of the training in a folder (training.train_into). Other arguments as of the class; device: torch.device."""
+        """Load the segmenter from a training folder (training.train_into). device: torch.device. Other arguments: see the class."""
         grouping = groupvit.load_grouping(folder)
         return cls(clip, Decoder.load(folder).to(device), settings, grouping and grouping.to(device))
 
     def save_settings(self, folder, clip_settings):
-        """Write segmenter.json into the folder of a model. clip_settings: params' Clip, which CLIP `load` is to open."""
+        """Write segmenter.json into a model folder. clip_settings: schema.Clip, the CLIP that `load` will open."""
         clip = clip_settings.model_dump()
         if clip["model"].startswith(LOCAL):  # relative to the folder, so that it loads from any working directory
             clip["model"] = LOCAL + os.path.relpath(clip["model"].removeprefix(LOCAL), folder)
@@ -140,12 +140,12 @@ class Segmenter:
         """Segment an image into the named classes.
 
         image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: distinct class names, one or more.
-        background: whether pixels may belong to no class; they get label 0, and names count from 1. threshold: 0..1, the softmax score
-        below which a pixel is background; None: the settings' own. others: names of what else there is: pixels that are most like one
-        of them are background too, and the softmax is over names and others. One class needs them. None: a common list
+        background: whether pixels may belong to no class. Such pixels get label 0, and the labels of names start at 1. threshold: 0..1,
+        the softmax score below which a pixel is background; None: from settings. others: additional names; pixels most similar to one
+        of them are background too, and the softmax is over names and others. A single class requires others. None: a default list
         (names.besides) for one class with background=True, otherwise none.
-        Returns Segmentation at the image's own size. Raises ValueError on an empty image or bad names, TypeError on anything that is
-        no image.
+        Returns a Segmentation at the original image size. Raises ValueError for an empty image, bad names or a bad threshold, and
+        TypeError if image is not an image.
         """
         names, others = check_names(names, background, others)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
@@ -161,7 +161,7 @@ class Segmenter:
 
     @torch.no_grad()
     def encode(self, windows):
-        """Dense CLIP features of windows, `batch` at once. (n, S, S, 3) uint8 -> (n, d, h, w)."""
+        """Dense CLIP features of windows, in batches of settings.batch. (n, S, S, 3) uint8 -> (n, d, h, w)."""
         step = self.settings.batch
         return torch.cat([self.clip.encode_dense(windows[start : start + step]) for start in range(0, len(windows), step)])
 
@@ -173,17 +173,17 @@ class Segmenter:
 
     @torch.no_grad()
     def describe(self, embeddings):
-        """The embedding that each pixel is classified by: its unit's mean, unit length. (n, d, h, w) -> (n, d, h, w)."""
+        """Embedding used to classify each pixel: the mean of its unit, normalised. (n, d, h, w) -> (n, d, h, w)."""
         s = self.settings
         unit_means, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.grouping)
         return F.normalize(unit_means, dim=1)
 
     @torch.no_grad()
     def classify(self, descriptions, where, classes, size):
-        """Class scores of an image from `describe` of all its windows, stitched to the picture: cosines, or the softmax of these over the
-        classes, as segment.averaged says.
+        """Class scores of an image, stitched from its windows: cosines, or their softmax over the classes, according to
+        segment.averaged. Returns Scores.
 
-        where: WindowGrid of the windows. classes (C, d), unit length. size: (H, W) of the scores. Returns Scores.
+        descriptions: output of `describe`. where: WindowGrid of the windows. classes (C, d): unit length. size: (H, W) of the scores.
         """
         cosines = torch.einsum("ndhw,cd->nchw", descriptions, classes)
         scores = probabilities(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
@@ -191,20 +191,20 @@ class Segmenter:
 
     @property
     def scale(self):
-        """What the softmax of `classify`'s scores is taken with, against a threshold; None: they are the softmax already."""
+        """Scale of the softmax over `classify`'s scores, for comparison with a threshold; None if the scores are softmax already."""
         return None if self.settings.averaged == "softmax" else self.settings.scale
 
     def score(self, features, where, classes, size):
-        """Class scores of an image from the dense CLIP features (n, d, h, w) of its windows. Arguments as of `classify`."""
+        """Class scores of an image from the dense CLIP features (n, d, h, w) of its windows. Other arguments: see `classify`."""
         return self.classify(self.describe(self.embed(features)), where, classes, size)
 
     def with_unit(self, unit):
-        """This segmenter with another semantic unit; CLIP and decoder are shared."""
+        """Copy of this segmenter with another semantic unit. CLIP and decoder are shared."""
         return Segmenter(self.clip, self.decoder, self.settings.model_copy(update={"unit": unit}), self.grouping)
 
 
 def as_image(image):
-    """A PIL RGB image of a PIL image, or of an (H, W, 3) or (H, W) uint8 array."""
+    """Convert a PIL image, or an (H, W, 3) or (H, W) uint8 array, to a PIL RGB image."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
             raise TypeError(f"image: {image.dtype} array of shape {image.shape}; allowed are (H, W, 3) and (H, W) uint8")

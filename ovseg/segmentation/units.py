@@ -1,10 +1,10 @@
-"""Semantic units: what is given a class as one (MGCA §3.3).
+"""Semantic units: sets of pixels that are classified jointly (MGCA §3.3).
 
-    pixel          every pixel embedding by itself
-    meta-point     pixels join the most similar of a grid of sampled pixels; a unit is the mean of its pixels
-    group          k-means clusters, started far apart: fewer, global units
-    learned-group  the groups that GroupViT's objective has learned to assign pixels to
-All of them hand back the embedding that each pixel is to be recognised by. Each window is on its own.
+    pixel          each pixel embedding is its own unit
+    meta-point     each pixel joins the most similar of a grid of sampled pixels; a unit is the mean of its pixels
+    group          k-means clusters with distant initial centres: fewer, global units
+    learned-group  groups to which the trained GroupViT objective assigns pixels
+Every unit type returns, for each pixel, the embedding used to classify it. Windows are processed independently.
 """
 
 import torch
@@ -26,9 +26,9 @@ def meta_points(height, width, points):
 
 
 def assign(pixels, centres, affinity="cosine"):
-    """The most similar centre of each pixel. pixels (n, L, d), centres (n, K, d) -> (n, L) indices."""
+    """Assign each pixel to its most similar centre. pixels (n, L, d), centres (n, K, d) -> (n, L) indices."""
     if affinity == "cosine":
-        centres = F.normalize(centres, dim=-1)  # a pixel's own length changes nothing about its order of centres
+        centres = F.normalize(centres, dim=-1)  # the norm of a pixel does not affect its argmax
     return (pixels @ centres.transpose(1, 2)).argmax(-1)
 
 
@@ -39,9 +39,9 @@ def means(pixels, assignment, units):
 
 
 def spread_out(pixels, count):
-    """Pixels far from each other, to start k-means from: (n, L, d) -> (n, count, d).
+    """Select mutually distant pixels as initial k-means centres: (n, L, d) -> (n, count, d).
 
-    The first is the least like the mean, each further one the least like those before (by cosine): no randomness.
+    Deterministic: the first is the least similar to the mean, each further one the least similar to those before (cosine).
     """
     directions = F.normalize(pixels, dim=-1)
     nearest = (directions @ directions.mean(1, keepdim=True).transpose(1, 2))[..., 0]  # n, L
@@ -55,10 +55,10 @@ def spread_out(pixels, count):
 
 
 def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine", grouping=None):
-    """Form units. Returns (the embedding each pixel is recognised by (n, d, h, w), unit of each pixel (n, h, w)).
+    """Form units. Returns (the embedding used to classify each pixel (n, d, h, w), the unit index of each pixel (n, h, w)).
 
-    embeddings: (n, d, h, w), of n windows. unit: "pixel", "meta-point", "group" or "learned-group", whose groups are those of
-    grouping, a trained groupvit.Objective.
+    embeddings: (n, d, h, w), for n windows. unit: "pixel", "meta-point", "group" or "learned-group". grouping: a trained
+    groupvit.Objective, required by "learned-group".
     """
     n, _, height, width = embeddings.shape
     if unit == "pixel":

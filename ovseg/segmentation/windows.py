@@ -1,4 +1,4 @@
-"""Sliding windows: where they lie on an image, and how scores of windows become scores and labels of the picture (MGCA §4.1)."""
+"""Sliding windows: their positions on an image, and the stitching of window scores into scores and labels of the image (MGCA §4.1)."""
 
 import functools
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 
 from .resizing import resized, resized_size
 
-BACKGROUND = "background"  # the name of the class of pixels that belong to no other
-ENTRIES = 1 << 23  # of scores at once: 32 MiB
+BACKGROUND = "background"  # the name of the class of pixels that belong to no other class
+ENTRIES = 1 << 23  # maximum number of scores held at once: 32 MiB
 
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """How windows lie on an image: its size once resized, and where windows start. All in pixels."""
+    """Positions of windows on an image: the size of the resized image, and the window starts. All in pixels."""
 
     height: int
     width: int
@@ -29,7 +29,7 @@ class WindowGrid:
 
 
 def window_starts(length, window, stride):
-    """Where windows start along a side: every `stride`, the last one pulled back inside. One window if it covers all."""
+    """Start positions of windows along a side: every `stride`, the last one shifted inside. One window if it covers the side."""
     if length <= window:
         return (0,)
     return (*range(0, length - window, stride), length - window)
@@ -45,7 +45,7 @@ def window_grid(height, width, settings):
 def cut_windows(image, settings):
     """Cut an image into windows. image: PIL RGB. Returns (windows (n, window, window, 3) uint8, WindowGrid).
 
-    The image is resized first (resizing.py). What a window larger than the image lacks repeats the border; `stitch` drops it again.
+    The image is resized first (resizing.py). A window larger than the image is padded by repeating the border; `stitch` crops it.
     """
     where = window_grid(image.height, image.width, settings)
     pixels = resized(image, where.height, where.width, settings.resize)
@@ -57,10 +57,10 @@ def cut_windows(image, settings):
 
 @functools.lru_cache(maxsize=64)
 def interpolation(length, starts, window, grid, size):
-    """The linear map along one side from the grids of all windows to the picture. Returns (size, windows * grid).
+    """Matrix that maps the grids of all windows to the image along one side. Returns (size, windows * grid).
 
-    Each window's grid is upsampled (bilinear) to `window` pixels, windows are averaged where they overlap, what lies
-    beyond `length` is dropped and the rest resized to `size`. All of that is linear and treats height and width apart.
+    Each window's grid is upsampled (bilinear) to `window` pixels, overlapping windows are averaged, pixels beyond
+    `length` are cropped, and the rest is resized to `size`. All steps are linear and separable in height and width.
     """
     up = F.interpolate(torch.eye(grid)[None], window, mode="linear", align_corners=False)[0]  # grid, window
     side = torch.zeros(len(starts), grid, max(window, length))
@@ -74,10 +74,10 @@ def interpolation(length, starts, window, grid, size):
 
 @dataclass(frozen=True)
 class Scores:
-    """Class scores of a picture, kept on the grids of its windows: the full (C, H, W) is made a few rows at a time.
+    """Class scores of an image, stored on the grids of its windows. The full (C, H, W) is computed a few rows at a time.
 
     mosaic (C, rows * h, columns * w): scores of all windows side by side. down (H, rows * h) and across (W, columns * w):
-    the maps of `interpolation`, one a side.
+    the matrices of `interpolation` for height and width.
     """
 
     mosaic: torch.Tensor
@@ -85,18 +85,18 @@ class Scores:
     across: torch.Tensor
 
     def rows(self, part=slice(None)):
-        """Scores of some rows, (C, n, W). part: slice of 0..H."""
+        """Scores of the rows in a slice of 0..H: (C, n, W)."""
         down = self.down[part]
-        used = down.any(0).nonzero()[:, 0]  # rows of the grids that these rows are made of
+        used = down.any(0).nonzero()[:, 0]  # grid rows that contribute to these rows
         return down[:, used] @ (self.mosaic[:, used] @ self.across.T)
 
     def parts(self):
-        """Slices of rows, all of them, of which no more than ENTRIES scores each are made."""
+        """Slices that cover all rows, each with at most ENTRIES scores (but at least one row)."""
         step = max(1, ENTRIES // (len(self.mosaic) * len(self.across)))
         return [slice(start, start + step) for start in range(0, len(self.down), step)]
 
     def labels(self, scale=None, threshold=None, others=0):
-        """The label map (H, W), as `to_labels` of all rows, holding no more than ENTRIES scores at once."""
+        """Label map (H, W), equal to `to_labels` of all rows, computed part by part (see `parts`)."""
         labels = torch.empty(len(self.down), len(self.across), dtype=torch.int64, device=self.mosaic.device)
         for part in self.parts():
             labels[part] = to_labels(self.rows(part), scale, threshold, others)
@@ -104,9 +104,9 @@ class Scores:
 
 
 def stitch(scores, where, window, size):
-    """Scores of windows to Scores of the picture, windows averaged where they overlap.
+    """Stitch window scores into Scores of the image; overlapping windows are averaged.
 
-    scores (n, C, h, w), of the windows of where (WindowGrid), each `window` pixels wide. size: (H, W) of the picture.
+    scores: (n, C, h, w), for the n windows of `where`, a WindowGrid. window: side of a window in pixels. size: (H, W) of the image.
     """
     rows, columns = len(where.tops), len(where.lefts)
     n, classes, h, w = scores.shape
@@ -117,10 +117,10 @@ def stitch(scores, where, window, size):
 
 
 def to_labels(scores, scale=None, threshold=None, others=0):
-    """Label map of class scores (C, H, W) -> (H, W) int64.
+    """Label map from class scores: (C, H, W) -> (H, W) int64.
 
-    Without a threshold the best class. With one, 0 where the `probabilities` of all classes stay below it, the background; elsewhere 1 +
-    the best class. others: how many of the last classes are background too, with a threshold or without.
+    Without a threshold, the index of the best class. With a threshold, 0 (background) where the `probabilities` of all classes are below
+    it, else 1 + the best class. others: number of last classes that are background too; with others, labels always count from 1.
     """
     if threshold is None:
         label = scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
@@ -130,11 +130,11 @@ def to_labels(scores, scale=None, threshold=None, others=0):
 
 
 def foreground(scores, scale):
-    """The best class against a background: its probability, and 1 + its index. scores (C, H, W) -> (H, W) both."""
+    """Probability of the best class, and 1 + its index, as 0 is the background. scores (C, H, W) -> two (H, W)."""
     best, label = probabilities(scores, scale).max(0)
     return best, label + 1
 
 
 def probabilities(scores, scale, dim=0):
-    """softmax(scale * scores) over the classes, which lie along dim; scale of None: scores that are the softmax already."""
+    """softmax(scale * scores) over the class dimension `dim`. With scale None, scores are returned: they are probabilities already."""
     return scores if scale is None else (scores * scale).softmax(dim)

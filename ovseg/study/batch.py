@@ -1,16 +1,16 @@
-"""Which pictures a command takes and which files it writes, known before any work. Imports nothing that takes seconds."""
+"""The pictures a command reads and the files it writes, determined before any work. Has no slow imports."""
 
 import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # taken from a folder; a file may have any
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in a folder; a file given by name may have any
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture, and what is written of it: the overlay, the label map, the areas."""
+    """A picture and its output files: the overlay, the label map, the areas."""
 
     picture: Path
     overlay: Path
@@ -23,10 +23,10 @@ class Job:
 
 
 def gather(inputs):
-    """The pictures that some files, folders and glob patterns name, each once, in their order: a list of Path.
+    """List the pictures named by files, folders and glob patterns, each once, in the given order: a list of Path.
 
-    Of a folder its pictures by SUFFIXES, sorted, folders in it and hidden files left out. Raises FileNotFoundError on what is nowhere,
-    and on a folder or pattern without pictures.
+    A folder gives its pictures (by SUFFIXES), sorted, without subfolders and hidden files. Raises FileNotFoundError for an input that
+    does not exist, and for a folder or pattern without pictures.
     """
     found = {}
     for name in map(str, inputs):
@@ -47,10 +47,10 @@ def gather(inputs):
 
 
 def plan_files(pictures, folder, force=False):
-    """What is written of each picture into a folder: a list of Job.
+    """Plan the output files of each picture in a folder: a list of Job.
 
-    Raises ValueError if two pictures have one name or a file to be written is a picture to be read, FileExistsError if one is there
-    already, unless force, NotADirectoryError if the folder is a file.
+    Raises ValueError if two pictures have the same name or an output file is one of the pictures, FileExistsError if an output file
+    exists (unless force), NotADirectoryError if the folder is a file.
     """
     folder, made = Path(folder), {}
     if folder.exists() and not folder.is_dir():

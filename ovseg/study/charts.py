@@ -1,4 +1,4 @@
-"""Charts of results, by seaborn: what the figures notebook draws. None computes a result."""
+"""Seaborn charts of results for the figures notebook. No function computes a result."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,7 +12,7 @@ sns.set_theme(style="whitegrid", context="notebook", palette=SERIES)
 
 
 def methods_chart(table):
-    """mIoU per benchmark, a bar per method and unit. table: of report.methods_table."""
+    """mIoU per benchmark, one bar per method and unit. table: from report.methods_table."""
     means = table[[name for name in table.columns if ":" not in name]]
     long = means.reset_index().melt(["method", "unit"], var_name="benchmark", value_name="mIoU")
     height = 1 + 0.4 * long["method"].nunique()
@@ -31,10 +31,10 @@ def methods_chart(table):
 
 
 def ablation(results, key):
-    """The runs that change one key, through the default run's own value, with standard deviations over seeds.
+    """Chart the runs that change one key, and the default run, with standard deviations over seeds.
 
-    Numbers make a curve over the key, its default dotted; words make bars. Runs that change other keys too make a curve of their
-    own where more than one shares those. results: results.Results. Returns a figure.
+    Numeric values give a curve over the key with a dotted line at the default; other values give bars. Runs that also change other keys
+    form a separate curve if at least two runs share those changes. results: results.Results. Returns a figure.
     """
     rests = [{k: v for k, v in changes.items() if k != key} for changes in results.changes.values() if key in changes]
     rows, averages = [], results.averages()
@@ -68,7 +68,7 @@ def _long(paper, key):
 
 
 def granularity_chart(results, paper):
-    """mIoU of each granularity by pixels, ours (standard deviation over seeds) beside the paper's Table 3."""
+    """mIoU of each granularity by pixels: ours (standard deviation over seeds) next to the paper's Table 3."""
     averages = results.averages("pixel")
     runs = {"none": results.baseline} | results.series("mgca.granularity")
     ours = [averages[averages["run"] == run].assign(granularity=name, source="here") for name, run in runs.items()]
@@ -83,7 +83,7 @@ def granularity_chart(results, paper):
 
 
 def meta_points_chart(results, paper):
-    """mIoU over the number of meta-points, ours beside the paper's Table 4; the dashed line is every pixel by itself."""
+    """mIoU over the number of meta-points: ours next to the paper's Table 4. The dashed line classifies every pixel by itself."""
     averages, pixels = results.averages("meta-point"), results.averages("pixel")
     runs = results.series("segment.meta_points")
     ours = pd.concat([averages[averages["run"] == run].assign(points=points) for points, run in runs.items()])

@@ -1,8 +1,8 @@
-"""The colours of all figures: of classes, of curves, of maps. Made to be told apart with normal and with red-green colour-blind vision.
+"""The colours of classes, curves and maps in all figures, distinguishable with normal and red-green colour-blind vision.
 
-Many classes cannot all be far apart for everybody: with two of three kinds of cones, colours differ in two ways, not in three. Of the 22
-of the rendered world no two are closer than 17 in CIELAB to normal vision, 14 to a deuteranope and 10 to a protanope (2 is just visible
-side by side). That is of plain areas. Painted over the texture of a picture less remains, so large regions bear their names.
+Many classes cannot all be far apart for everybody: with only two kinds of cones, colours vary in two dimensions instead of three. The
+22 colours of the rendered world are at least 17 apart in CIELAB for normal vision, 14 for a deuteranope and 10 for a protanope (2 is just
+visible side by side). This holds for plain areas. Over the texture of a picture the differences shrink, so large regions carry names.
 """
 
 import functools
@@ -17,17 +17,17 @@ from ..segmentation.windows import BACKGROUND
 from ..world import scenes
 
 SERIES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000"]  # Okabe and Ito, jfly.uni-koeln.de/color
-FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"]  # theirs for classes
+FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"]  # Okabe and Ito's, for classes
 SCORE, SIMILARITY = "viridis", "magma"  # maps of cosines, and of S = V·t
 TAKEN = ((0, 0, 0), (128, 128, 128))  # the background and what is ignored
-LIGHTNESS, CHROMA = (0.42, 0.95), (0.05, 0.16)  # of classes, in Oklab: apart from black, white and grey, and not glaring
-STEPS = 11  # a channel, of the colours that are chosen from
-WEIGHTS = (0.6, 1, 1)  # of distances: in normal vision they are the largest
+LIGHTNESS, CHROMA = (0.42, 0.95), (0.05, 0.16)  # allowed ranges in Oklab for classes: distinct from black, white and grey, and not glaring
+STEPS = 11  # values per channel of the candidate colours
+WEIGHTS = (0.6, 1, 1)  # weights of distances in the three views: distances in normal vision are the largest
 
 # Linear RGB as a deuteranope and a protanope see it: Machado et al. 2009, severity 1.
 DEUTERANOPE = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
 PROTANOPE = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
-# Linear RGB to Oklab (bottosson.github.io/posts/oklab): distances in it are about those that people see.
+# Linear RGB to Oklab (bottosson.github.io/posts/oklab), in which distances are approximately perceptual.
 TO_CONES = (
     (0.4122214708, 0.5363325363, 0.0514459929),
     (0.2119034982, 0.6806995451, 0.1073969566),
@@ -43,7 +43,7 @@ plt.rcParams |= {"axes.prop_cycle": cycler(color=SERIES), "image.cmap": SCORE}
 
 
 def seen(colours):
-    """Colours as normal, deuteranope and protanope vision have them, in Oklab: (n, 3) 0..255 -> (3, n, 3)."""
+    """Colours as seen with normal, deuteranope and protanope vision, in Oklab: (n, 3) 0..255 -> (3, n, 3)."""
     share = np.asarray(colours) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     views = [linear, *(np.clip(linear @ np.transpose(matrix), 0, 1) for matrix in (DEUTERANOPE, PROTANOPE))]
@@ -52,7 +52,7 @@ def seen(colours):
 
 @functools.cache
 def sequence(count):
-    """`count` distinct colours, (count, 3) uint8: FIRST, then always the one that is the furthest from all before it in its worst view.
+    """`count` distinct colours, (count, 3) uint8: FIRST, then repeatedly the colour furthest from all earlier ones in its worst view.
 
     A longer sequence begins with a shorter one.
     """
@@ -74,7 +74,7 @@ def sequence(count):
 
 @functools.cache
 def of_world():
-    """{class of the rendered world: its place in `sequence`}. Stuff has the colours that are the nearest to its own."""
+    """{class of the rendered world: its index in `sequence`}. Stuff classes get the colours nearest to their rendered colours."""
     views = seen(sequence(len(scenes.CLASSES)))[0]
     own = seen(list(scenes.STUFF.values()))[0]
     _, of_stuff = linear_sum_assignment(np.linalg.norm(own[:, None] - views, axis=-1))
@@ -83,10 +83,10 @@ def of_world():
 
 
 def palette(classes):
-    """Colours of classes, (C, 3) uint8: the background black, others from `sequence`.
+    """Colours of classes, (C, 3) uint8: black for the background, others from `sequence`.
 
-    A class of the rendered world has one colour in all lists. Others take the colours that are free, in their order: the same in two
-    lists that differ in the background alone.
+    A class of the rendered world has the same colour in every list. Other classes take the free colours in order, so two lists that
+    differ only in the background give them the same colours.
     """
     known = of_world()
     taken = {known[name] for name in classes if name in known}
@@ -97,5 +97,5 @@ def palette(classes):
 
 
 def heat(values, low, high, name=SCORE):
-    """A map as colours, (h, w) -> (h, w, 3) uint8. low, high: the values at the ends of the colour map `name`."""
+    """Colour a map, (h, w) -> (h, w, 3) uint8. low, high: values at the ends of the colour map `name`."""
     return (plt.get_cmap(name)((np.asarray(values) - low) / max(high - low, 1e-9))[..., :3] * 255).astype(np.uint8)

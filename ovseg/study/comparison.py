@@ -17,14 +17,14 @@ AGAINST = "The default run's method against each other one, by their own units, 
 
 
 def name(method):
-    """A value of train.method as tables name it: "mgca+mixreorg" is "MGCA + MixReorg"."""
+    """The display name of a value of train.method: "mgca+mixreorg" becomes "MGCA + MixReorg"."""
     return " + ".join(NAMES.get(part, part) for part in method.split("+"))
 
 
 def comparison_table(results, paper, mean_std, baseline, speeds):
-    """A row for the baseline, under that name, and for each method.
+    """One row for the baseline, named `baseline`, and one for each method.
 
-    results: results.Results. paper: paper/tables.yaml. mean_std: report.mean_std. speeds: {run: images a second} of some runs.
+    results: results.Results. paper: paper/tables.yaml. mean_std: report.mean_std. speeds: {run: images per second} for some runs.
     """
     own, pixels, gaps = results.averages(), results.averages("pixel"), results.gap_closed() if results.supervised else None
     theirs = dict(zip(GROUPS, (paper["with_background"]["rows"], paper["without_background"]["rows"]), strict=True))
@@ -49,7 +49,7 @@ def comparison_table(results, paper, mean_std, baseline, speeds):
 
 
 def against(results):
-    """The default run's method compared with each other one that learns from texts: a list of findings.Comparison."""
+    """Compare the default run's method with every other method that learns from texts: a list of findings.Comparison."""
     averages, found = results.averages(), []
     for run, method in results.methods.items():
         if run == results.default or method == "supervised":

@@ -1,4 +1,4 @@
-"""Curves and bars that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
+"""Matplotlib curves and bars for the notebooks. Each function takes data and returns a figure; none computes a result."""
 
 import textwrap
 
@@ -9,15 +9,15 @@ from .colours import SERIES
 
 
 def training(history, title=None):
-    """Losses, means over seeds, and the decoder's gates over steps. history: DataFrame of history.csv files, with a column `seed`."""
+    """Losses (means over seeds) and the decoder's gates over steps. history: DataFrame of history.csv files, with a column `seed`."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     mean = history.groupby("step").mean().drop(columns=["seed", "epoch", "lr", "gate0", "gate1"])
     styles = ["-", "--", "-.", ":"]
-    losses = mean.drop(columns="loss") if mean.shape[1] == 2 else mean.rename(columns={"loss": "sum"})  # of one loss it is the sum
+    losses = mean.drop(columns="loss") if mean.shape[1] == 2 else mean.rename(columns={"loss": "sum"})  # a single loss equals the sum
     losses = losses.rolling(5, min_periods=1).mean()
     losses.plot(ax=left, style=[styles[i % 4] for i in range(losses.shape[1])], xlabel="step", ylabel="loss")
     for style, colour, (gate, name) in zip(styles, SERIES, {"gate0": "first block", "gate1": "second block"}.items(), strict=False):
-        for number, (_, rows) in enumerate(history.groupby("seed")):  # their signs are chance: no means
+        for number, (_, rows) in enumerate(history.groupby("seed")):  # their signs are arbitrary, so they are not averaged
             right.plot(rows["step"], np.tanh(rows[gate]), style, color=colour, label=None if number else name)
     right.set(xlabel="step", ylabel="tanh(gate)")
     right.set_title("how much of each block the decoder adds, by seed (0: none)", fontsize=10)
@@ -31,7 +31,7 @@ def training(history, title=None):
 
 
 def thresholds(curve, own):
-    """mIoU over the background's threshold. curve: DataFrame of thresholds.curve. own: {benchmark: the threshold that is used}."""
+    """mIoU over the background threshold. curve: DataFrame from thresholds.curve. own: {benchmark: threshold in use}."""
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for number, (name, rows) in enumerate(curve.groupby("benchmark", sort=False)):
         best = rows.loc[rows["mIoU"].idxmax()]
@@ -45,7 +45,7 @@ def thresholds(curve, own):
 
 
 def bars(values, label):
-    """A bar for each entry of a Series, in its order, named by its index. label: of the axis of values."""
+    """One bar per entry of a Series, in order, named by its index. label: of the value axis."""
     figure, axis = plt.subplots(figsize=(max(3, 0.32 * len(values)), 2.8), layout="constrained")
     axis.bar(values.index, values)
     axis.set_ylabel("\n".join(textwrap.wrap(label, 30)))

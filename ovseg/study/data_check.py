@@ -1,6 +1,6 @@
-"""Are data what they should be? Counts, sizes, captions, label ids by class, and signs that labels are off by one.
+"""Data checks behind `ovseg check-data`: counts, sizes, captions, label ids by class, and signs that labels are off by one.
 
-What `ovseg check-data` prints. Labels that are off by one are valid ids: nothing fails, and mIoU is near 0.
+Labels that are off by one are still valid ids: nothing fails, but mIoU is near 0.
 """
 
 import math
@@ -23,13 +23,13 @@ from ..data import captions, shards
 RENDERED = "data/prepared/scenes/train-*.tar"
 SEGMENTED = 20  # pictures that a model segments to find shifted labels
 SHOWN = 5  # warnings of one kind that are printed
-ENOUGH = 5  # pictures, and classes, without which ids say nothing of a shift
-AGREEING = 0.2  # mean share of a class' pixels that a shift has to explain
-ODD = 0.5  # share of captions from which on something odd about them is worth a warning
+ENOUGH = 5  # pictures and classes needed before ids can reveal a shift
+AGREEING = 0.2  # mean share of a class's pixels that a shift has to explain
+ODD = 0.5  # share of odd captions above which there is a warning
 
 
 class Finding(NamedTuple):
-    """The text of one part of the data. warnings: what is wrong. notes: what may be. Both are sentences."""
+    """The report on one part of the data. warnings: what is wrong. notes: what may be wrong. Both are lists of sentences."""
 
     text: str
     warnings: list = []
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Data:
-    """What is to be checked. paths: of shards of pairs. benchmarks: opened. absent: a Finding for each part that cannot be opened."""
+    """The data to check. paths: shards of pairs. benchmarks: opened ones. absent: a Finding for each part that cannot be opened."""
 
     paths: list = field(default_factory=list)
     benchmarks: list = field(default_factory=list)
@@ -47,7 +47,7 @@ class Data:
 
 
 def open_study():
-    """The Data of params.yaml, what `prepare` renders and pictures for calibration included. Raises ParamsError."""
+    """The Data of params.yaml, including what `prepare` renders and the calibration pictures. Raises ParamsError."""
     params.enter_project()
     p = params.load()
     found = Data(max_bad_fraction=p.data.max_bad_fraction)
@@ -73,7 +73,7 @@ def open_study():
 def check_data(data, limit, segmenter=None):
     """Yields a Finding for the pairs and for each benchmark.
 
-    data: Data. limit: how many pairs, and pictures of each benchmark, are looked at; 0: all. segmenter: as of `agreement`, or None.
+    data: Data. limit: maximum number of pairs, and of pictures per benchmark; 0: all. segmenter: as in `agreement`, or None.
     """
     if data.paths:
         pairs = count_pairs(data.paths, limit)
@@ -92,13 +92,13 @@ def check_data(data, limit, segmenter=None):
 
 @dataclass
 class LabelCounts:
-    """Of some of a benchmark's pictures: (width, height) of each; of each stored label id its pixels, pictures and first picture's key."""
+    """Counts over some of a benchmark's pictures: (width, height) of each; pixels, pictures and first key per stored label id."""
 
     sizes: list = field(default_factory=list)
     pixels: Counter = field(default_factory=Counter)
     pictures: Counter = field(default_factory=Counter)
     first: dict = field(default_factory=dict)
-    failed: list = field(default_factory=list)  # messages of what cannot be read, and of label maps of another size
+    failed: list = field(default_factory=list)  # messages on unreadable files and label maps of the wrong size
 
 
 def count_labels(benchmark, limit):
@@ -122,13 +122,13 @@ def _step(benchmark, limit):
 
 
 def _indices(benchmark, counts):
-    """{stored label id: its index into the classes, IGNORED, or None where no class has it}."""
+    """{stored label id: its class index, IGNORED, or None if no class has it}."""
     found = {stored: benchmark.decoded(np.array([stored], np.int64)).item() for stored in sorted(counts.pixels)}
     return {stored: index if index == IGNORED or 0 <= index < len(benchmark.classes) else None for stored, index in found.items()}
 
 
 def check_labels(benchmark, counts):
-    """What is wrong with the labels of a benchmark: a list of sentences. counts: of count_labels."""
+    """What is wrong with the labels of a benchmark: a list of sentences. counts: from count_labels."""
     found = _first(counts.failed, "more that cannot be read or have another size")
     if not counts.sizes:
         return [*found, "no picture could be read"]
@@ -139,7 +139,7 @@ def check_labels(benchmark, counts):
 
 
 def note_labels(benchmark, counts):
-    """What may be wrong with the labels of a benchmark, as far as ids tell: a list of sentences. counts: of count_labels."""
+    """What may be wrong with the labels of a benchmark, judged by ids alone: a list of sentences. counts: from count_labels."""
     indices, count = _indices(benchmark, counts), len(benchmark.classes)
     present = {index for index in indices.values() if index not in (None, IGNORED)}
     unknown = [stored for stored, index in indices.items() if index is None]
@@ -168,15 +168,15 @@ def note_labels(benchmark, counts):
 
 
 def _first(messages, rest):
-    """The first messages, and how many more there are."""
+    """The first SHOWN messages, and the number of remaining ones."""
     more = len(messages) - SHOWN
     return messages[:SHOWN] + ([f"{more} {rest}"] if more > 0 else [])
 
 
 def agreement(segmenter, benchmark, count=SEGMENTED):
-    """Where predictions agree with labels shifted by -1, 0 and 1: {shift: share of pixels predicted as label + shift}.
+    """How often predictions agree with labels shifted by -1, 0 and 1: {shift: share of pixels predicted as label + shift}.
 
-    The mean over labels of their shares, on at most `count` pictures, evenly spread. Background and ignored pixels do not count. None
+    Shares are averaged over labels, on at most `count` evenly spread pictures. Background and ignored pixels do not count. Returns None
     with fewer than ENOUGH labels.
     """
     pixels, agreeing = Counter(), defaultdict(Counter)
@@ -185,7 +185,7 @@ def agreement(segmenter, benchmark, count=SEGMENTED):
         predicted = segmenter.segment(image, benchmark.named, benchmark.background).labels
         if labels.shape != predicted.shape:
             continue
-        # label N is one too high for N classes: with a shift of -1 it is the last class
+        # N classes have labels 0..N-1: label N, shifted by -1, is the last class
         judged = (labels >= benchmark.background) & (labels <= len(benchmark.classes)) & (labels != IGNORED)
         judged &= predicted >= benchmark.background
         pixels.update(labels[judged].tolist())
@@ -197,7 +197,7 @@ def agreement(segmenter, benchmark, count=SEGMENTED):
 
 
 def check_agreement(found):
-    """A warning if predictions agree better with shifted labels, in a list. found: of `agreement`."""
+    """A list with one warning if predictions agree better with shifted labels, else empty. found: from `agreement`."""
     best = max(found, key=found.get) if found else 0
     if not best or found[best] < max(AGREEING, 2 * found[0]):
         return []
@@ -206,7 +206,7 @@ def check_agreement(found):
 
 
 def describe_labels(benchmark, counts):
-    """The text of a benchmark: pictures, sizes, and a table of its label ids."""
+    """The report on a benchmark: pictures, sizes, and a table of its label ids."""
     total, indices = sum(counts.pixels.values()), _indices(benchmark, counts)
     names = dict(enumerate(benchmark.classes)) | {IGNORED: "(ignored)", None: "(no class)"}
     rows = [[stored, names[index], f"{counts.pixels[stored] / total:.2%}", counts.pictures[stored]] for stored, index in indices.items()]
@@ -221,7 +221,7 @@ def describe_labels(benchmark, counts):
 
 @dataclass
 class PairCounts:
-    """Of some pairs: shards.Report, (width, height) of each image, its caption; captions without a noun; shards looked at."""
+    """Counts over some pairs: shards.Report, each image's (width, height) and caption, captions without a noun, shards read."""
 
     report: shards.Report
     sizes: list
@@ -231,7 +231,7 @@ class PairCounts:
 
 
 def count_pairs(paths, limit):
-    """PairCounts of at most `limit` pairs, the first ones of shards that are evenly spread; 0: all."""
+    """PairCounts of at most `limit` pairs, the first ones of evenly spread shards; 0: all."""
     some = paths[:: math.ceil(len(paths) / limit)] if limit else paths
     each = math.ceil(limit / len(some)) if limit else None
     counts = PairCounts(shards.Report(), [], [], 0, len(some))
@@ -245,7 +245,7 @@ def count_pairs(paths, limit):
 
 
 def check_pairs(paths, counts, max_bad_fraction):
-    """What is wrong with pairs: a list of sentences. paths: of all their shards."""
+    """What is wrong with pairs: a list of sentences. paths: all shards."""
     found, pairs = [], len(counts.captions)
     names = Counter(Path(path).stem for path in paths)
     found += [f"{count} shards are named {name}: names have to be distinct" for name, count in names.items() if count > 1][:1]
@@ -264,7 +264,7 @@ def check_pairs(paths, counts, max_bad_fraction):
 
 
 def describe_pairs(paths, counts):
-    """The text of pairs: shards, what was skipped and repaired, sizes, captions."""
+    """The report on pairs: shards, skipped and repaired samples, sizes, captions."""
     lines = [f"pairs: {len(counts.captions):,} looked at, in {counts.shards:,} of {len(paths):,} shards, the first {paths[0]}"]
     for what, kinds in {"skipped": counts.report.skipped, "repaired": counts.report.repaired}.items():
         lines += [f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common())}"] if kinds else []

@@ -1,4 +1,4 @@
-"""Benchmark pictures with label maps and what is written below them. Figures of figures.py show them."""
+"""Benchmark pictures with label maps and captions, shown by figures.py."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ from ..segmentation.windows import to_labels
 
 
 def picture_miou(labels, truth, classes):
-    """mIoU in percent of one label map, over the classes that it or its truth holds; None where nothing can be judged. Both (H, W)."""
+    """mIoU in percent of one label map, over the classes present in it or in its truth; None if no pixel can be judged. Both (H, W)."""
     iou = MeanIoU(classes)
     iou.update(labels, truth)
     return mean(iou.compute())
 
 
 def captions(rows, numbers, classes):
-    """What goes below each picture of some rows: its number, and the mIoU of each label map.
+    """The captions below the pictures: the picture's number, and the mIoU of each label map.
 
-    rows: lists of (picture, truth, label map, ...). numbers: of the pictures.
+    rows: lists of (picture, truth, label map, ...). numbers: picture numbers.
     """
     texts = []
     for (_, truth, *maps), number in zip(rows, numbers, strict=True):
@@ -28,18 +28,17 @@ def captions(rows, numbers, classes):
 
 
 def of_benchmark(segmenters, encoded, wanted):
-    """(rows, captions) for figures.segmentations. Arguments as of evaluation.examples."""
+    """(rows, captions) for figures.segmentations. Arguments as in evaluation.examples."""
     numbers = [index for index in wanted if index < len(encoded.benchmark)] or [0]
     rows = evaluation.examples(segmenters, encoded, numbers)
     return rows, captions(rows, numbers, encoded.benchmark.classes)
 
 
 def stages(segmenter, encoded, wanted):
-    """Label maps on their way, for figures.segmentations: (titles, rows, captions).
+    """Intermediate stages of label maps, for figures.segmentations: (titles, rows, captions).
 
-    raw: each pixel embedding of one window by itself, in blocks; windowed: the same, scores averaged where windows overlap and
-    interpolated to the picture; refined: by the segmenter's own unit, if it is another than the pixel. Arguments as of `of_benchmark`, of
-    one segmenter.
+    raw: each pixel embedding of one window by itself, in blocks. windowed: scores averaged where windows overlap and interpolated to the
+    picture. refined: with the segmenter's own unit, if that is not the pixel. Arguments as in `of_benchmark`, for one segmenter.
     """
     numbers, unit = sorted({index for index in wanted if index < len(encoded.benchmark)} or {0}), segmenter.settings.unit
     units = list(dict.fromkeys(["pixel", unit]))
@@ -53,7 +52,7 @@ def stages(segmenter, encoded, wanted):
 
 
 def raw(scores, encoded, segmenter):
-    """The label map (H, W) of which each pixel has the label of the embedding that it lies in; of several windows the first.
+    """The label map (H, W) that gives each pixel the label of the embedding it lies in; where windows overlap, the first window's.
 
     scores: segmentation.windows.Scores. encoded: evaluation.Encoded.
     """
@@ -64,10 +63,10 @@ def raw(scores, encoded, segmenter):
 
 
 def most_nouns(texts, count, columns):
-    """Which captions to show with a panel for each noun, so that none lacks one: (indices, how many panels each has).
+    """Choose captions to show with one panel per noun, all with the same number of panels: (indices, panels per caption).
 
-    texts: captions. The `count` with the most nouns, of which `columns` at most count, the first ones among equals, in their order. Where
-    one of them has fewer, all have that many panels; at least one, in which a caption without nouns stands for itself.
+    texts: captions. Chooses the `count` captions with the most nouns, counting at most `columns` nouns; ties go to the first, and the
+    order is kept. All get as many panels as the one with the fewest nouns, but at least one: a caption without nouns represents itself.
     """
     counts = [min(len(nouns(text)), columns) for text in texts]
     chosen = sorted(sorted(range(len(texts)), key=lambda index: -counts[index])[:count])

@@ -1,6 +1,6 @@
 """Execute a notebook: `python -m ovseg.study.execute SOURCE OUTPUT [-r PARAMETER VALUE ...]`, by papermill.
 
-Progress bars pass through to the terminal as they move. In the file a bar that ended leaves one line.
+Progress bars are shown live in the terminal. In the file, a finished bar leaves one line.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import nbformat
 
 
 def at_the_end(text):
-    """What a terminal shows in the end of a text with carriage returns: of each line what was written last."""
+    """What a terminal finally shows of a text with carriage returns: the last version of each line."""
     lines = []
     for line in text.replace("\r\n", "\n").split("\n"):
         drawn = [part for part in line.split("\r") if part]
@@ -21,7 +21,7 @@ def at_the_end(text):
 
 
 def tidy(notebook):
-    """Join what a cell wrote to one stream, in the place of its first part, and keep what a terminal shows in the end. In place."""
+    """Join each cell's outputs to one stream, at the position of the first, and keep what a terminal finally shows. In place."""
     for cell in notebook.cells:
         joined = {}
         for output in cell.get("outputs", []):
@@ -37,7 +37,7 @@ def tidy(notebook):
 
 
 def execute(source, target, parameters):
-    """Execute a notebook into a file, which is tidy even where a cell failed. Raises what papermill raises."""
+    """Execute a notebook into a file, which is tidied even if a cell failed. Raises what papermill raises."""
     import papermill  # takes a second
 
     try:

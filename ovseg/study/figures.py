@@ -1,4 +1,4 @@
-"""Pictures and masks that the notebooks draw, by matplotlib. Each takes data and returns a figure; none computes a result."""
+"""Matplotlib figures of pictures and masks for the notebooks. No function computes a result."""
 
 import itertools
 import textwrap
@@ -13,10 +13,10 @@ from ..benchmarks.layouts import IGNORED
 from .colours import SCORE, SIMILARITY, heat, palette
 
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
-NAMED = 40  # classes in a legend: those of the most pixels
-LARGE = 0.06  # share of a picture that a region needs to be named in it
-EDGE = 0.18  # share of a picture's width: a name whose place is nearer to an edge is written away from it
-UNMARKED = 0.35  # brightness of what a mask leaves out
+NAMED = 40  # maximum number of classes in a legend: those with the most pixels
+LARGE = 0.06  # minimum share of the picture for a region to be named
+EDGE = 0.18  # share of a picture's width: names closer than this to an edge are written away from it
+UNMARKED = 0.35  # brightness outside a mask
 PAINT = 0.75  # strength of a label map's colours over its picture
 CAPTION = 8.5  # points
 
@@ -24,8 +24,8 @@ CAPTION = 8.5  # points
 def grid(pictures, titles=None, size=1.9, captions=None, title=None):
     """A grid of pictures without axes.
 
-    pictures: rows of (H, W, 3) arrays. titles: of the columns. captions: rows of texts that go below the pictures, "" for none. title: of
-    the figure. size: inches of a picture.
+    pictures: rows of (H, W, 3) arrays. titles: column titles. captions: rows of texts below the pictures, "" for none. title: figure
+    title. size: inches per picture.
     """
     figure, axes = plt.subplots(
         len(pictures), len(pictures[0]), squeeze=False, figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained"
@@ -50,13 +50,13 @@ def grid(pictures, titles=None, size=1.9, captions=None, title=None):
 
 
 def wrapped(text, inches, points=CAPTION):
-    """A text in lines that fit a width. Its own breaks stay."""
+    """Wrap a text to a width. Existing line breaks are kept."""
     letters = int(inches * 72 / (0.6 * points))
     return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, letters))
 
 
 def colour_bar(figure, low, high, name, label):
-    """Say beside a grid which value each colour of a map stands for: of colours.heat between low and high."""
+    """Add a colour bar next to a grid, for colours.heat between low and high."""
     mappable = ScalarMappable(plt.Normalize(low, high), name)
     bar = figure.colorbar(mappable, ax=figure.axes, shrink=0.7, aspect=30, pad=0.01)
     bar.set_label(label, fontsize=CAPTION + 1)
@@ -65,7 +65,7 @@ def colour_bar(figure, low, high, name, label):
 
 
 def overlay(image, labels, colours):
-    """A label map painted over its picture in grey, so that colours stay those of the legend; ignored pixels are grey.
+    """Paint a label map over its picture in greyscale, so that colours match the legend; ignored pixels are grey.
 
     labels: (H, W) indices into colours, (C, 3) uint8. Returns (H, W, 3) uint8.
     """
@@ -84,7 +84,7 @@ def legend(figure, classes, colours, shown):
 
 
 def large_regions(labels, classes):
-    """Where the names of classes go: (index, x, y) of each large region, the pixel that lies deepest in it. labels (H, W)."""
+    """Positions for class names: (class index, x, y) for each large region, at the pixel deepest inside it. labels (H, W)."""
     for index in np.unique(labels[labels < len(classes)]):
         regions, _ = ndimage.label(labels == index)
         for region in np.flatnonzero(np.bincount(regions.flat)[1:] >= LARGE * labels.size) + 1:
@@ -94,7 +94,7 @@ def large_regions(labels, classes):
 
 
 def name_regions(axis, labels, classes):
-    """Write the names of classes into their large regions. labels (H, W). Returns the indices of the classes that it named."""
+    """Write class names into their large regions. labels (H, W). Returns the indices of the named classes."""
     named, width = set(), labels.shape[1]
     for index, x, y in large_regions(labels, classes):
         side = "left" if x < EDGE * width else "right" if x > (1 - EDGE) * width else "center"
@@ -105,9 +105,9 @@ def name_regions(axis, labels, classes):
 
 
 def segmentations(rows, titles, classes, captions=None, title=None):
-    """Picture, then label maps painted over it, large regions with the names of their classes; a legend has those unnamed somewhere.
+    """Rows of a picture and label maps painted over it. Large regions carry class names; a legend lists classes left unnamed somewhere.
 
-    rows: lists of (picture, label map, label map, ...), the label maps (H, W) indices into classes. Others as of `grid`.
+    rows: lists of (picture, label map, label map, ...), the label maps (H, W) indices into classes. Other arguments as in `grid`.
     """
     colours = palette(classes)
     pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows]
@@ -125,7 +125,7 @@ def segmentations(rows, titles, classes, captions=None, title=None):
 
 
 def unit_borders(image, assignment):
-    """A picture with the borders of its units in white. assignment (h, w): the unit of each pixel embedding."""
+    """Draw unit borders in white over a picture. assignment (h, w): the unit of each pixel embedding."""
     picture = np.array(image)
     height, width = picture.shape[:2]
     units = np.asarray(assignment)[np.arange(height) * assignment.shape[0] // height][:, np.arange(width) * assignment.shape[1] // width]
@@ -137,7 +137,7 @@ def unit_borders(image, assignment):
 
 
 def highlight(image, mask):
-    """A picture dimmed outside a mask. mask (h, w) bool, of pixel embeddings, drawn in blocks."""
+    """Dim a picture outside a mask. mask (h, w) bool, per pixel embedding, drawn in blocks."""
     picture = np.asarray(image)
     height, width = picture.shape[:2]
     blocks = np.asarray(mask)[np.arange(height) * mask.shape[0] // height][:, np.arange(width) * mask.shape[1] // width]
@@ -145,9 +145,9 @@ def highlight(image, mask):
 
 
 def heats(rows, captions, label, name=SCORE, titles=None, title=None):
-    """Pictures, each with maps of values in one scale, and a bar that says which.
+    """Pictures, each with maps of values on one common scale, and a colour bar.
 
-    rows: lists of (picture, map (h, w), ...), equally many. label: what the values are. name: a colour map. Others as of `grid`.
+    rows: lists of (picture, map (h, w), ...) of equal length. label: what the values are. name: a colour map. Others as in `grid`.
     """
     values = np.concatenate([np.ravel(found) for _, *maps in rows for found in maps])
     low, high = np.quantile(values, [0.01, 0.99])  # a single pixel does not set the scale
@@ -158,10 +158,10 @@ def heats(rows, captions, label, name=SCORE, titles=None, title=None):
 
 
 def correspondences(pictures, texts, found, shown, title=None):
-    """The pseudo-correspondences of training pairs, a row each.
+    """The pseudo-correspondences of training pairs, one row per pair.
 
-    pictures: (H, W, 3) arrays and texts: str, of the pairs of a batch. found: of mgca.correspondences for that
-    batch, each map as (h, w). shown: which pairs to draw.
+    pictures: (H, W, 3) arrays, and texts: str, of a batch of pairs. found: from mgca.correspondences for that batch, each map as
+    (h, w). shown: indices of the pairs to draw.
     """
     columns = ("pair", "similarity S[i, i]", "object mask M", "semi-hard pixel", "hard negative region")
     similarities = np.asarray(found["similarity"])[list(shown)]

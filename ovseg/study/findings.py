@@ -1,9 +1,9 @@
-"""The paper's findings F1-F6, looked for in our own runs: holds, does not hold, or undecided.
+"""Tests of the paper's findings F1-F6 on our own runs: each holds, does not hold, or is undecided.
 
-A comparison pairs two settings by seed. One-sided paired t-tests over the seeds decide at 5%: it holds if the first is better,
-does not hold if the second is, and is undecided otherwise, or with fewer than two seeds. A finding holds if all of
-its comparisons do. It does not hold if one does not, at 5% divided by the number of comparisons, so that many of them do
-not make a failure likely by chance. It is undecided otherwise, and where a run that it needs is missing.
+A comparison pairs two settings by seed and applies one-sided paired t-tests over the seeds at 5%. It holds if the first setting is better,
+does not hold if the second is better, and is undecided otherwise or with fewer than two seeds. A finding holds if all its comparisons
+hold. It does not hold if one of them fails at 5% divided by the number of comparisons; this correction keeps many comparisons from making
+a failure likely by chance. Otherwise, or if a required run is missing, the finding is undecided.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ LEVEL = 0.05
 PIXELS = "pixels"
 MARGIN = 1.0  # points of mIoU that "hardly matters" allows (F6)
 ALL = "object+region+pixel"
-LEVELS = {  # F1 to F3: the claim, and pairs of granularities of which the first is to be better; None: untrained
+LEVELS = {  # F1 to F3: the claim, and pairs of granularities, the first claimed to be better; None: untrained
     "F1": ("Each level of alignment alone beats the baseline", [("object", None), ("region", None), ("pixel", None)]),
     "F2": ("The pixel level alone helps most", [("pixel", "object"), ("pixel", "region")]),
     "F3": ("All three levels together are best", [(ALL, other) for other in ("object", "region", "pixel", "object+region")]),
@@ -27,8 +27,8 @@ LEVELS = {  # F1 to F3: the claim, and pairs of granularities of which the first
 class Comparison:
     """Two settings on one group of benchmarks, mIoU in percent: is `first` better than `second`?
 
-    means and deviations are (first, second) over n seeds; difference is their mean difference. p: of the test for the claim;
-    against: of the test for its reverse. Both NaN with fewer than two seeds.
+    means and deviations are (first, second) over n seeds; difference is the mean of the paired differences. p: p-value of the claim;
+    against: p-value of its reverse. Both are NaN with fewer than two seeds.
     """
 
     group: str
@@ -48,7 +48,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Finding:
-    """code: "F1".."F6"; claim: what the paper says; rule: how it is decided here, if not by all comparisons alone."""
+    """code: "F1".."F6". claim: what the paper says. rule: how it is decided here, if more than the comparisons is needed."""
 
     code: str
     claim: str
@@ -59,10 +59,10 @@ class Finding:
 
 
 def compare(group, names, first, second, margin=None):
-    """Compare two settings. first, second: mIoU by seed (Series); one that has no seed is the same for every seed.
+    """Compare two settings. first, second: mIoU by seed (Series); a `second` without seeds is used for every seed.
 
-    With a margin the claim is not that the first is better but that the two are within that many points of each other,
-    by two one-sided tests; its reverse, that they are further apart.
+    With a margin, the claim is that the two are within that many points of each other (two one-sided tests), and its reverse is that
+    they are further apart. Without one, the claim is that the first is better.
     """
     if second.index.isna().all():
         paired = pd.DataFrame({"first": first, "second": second.iloc[0]})
@@ -79,16 +79,16 @@ def compare(group, names, first, second, margin=None):
 
 
 def greater(differences, than):
-    """p of the one-sided t-test that the mean of paired differences is above `than`; NaN for fewer than two."""
+    """p-value of the one-sided t-test that the mean of paired differences exceeds `than`; NaN for fewer than two."""
     if len(differences) < 2:
         return float("nan")
-    if differences.std() == 0:  # of which the test says nothing
+    if differences.std() == 0:  # the t-test is undefined
         return float(differences.mean() <= than)
     return float(stats.ttest_1samp(differences, than, alternative="greater").pvalue)
 
 
 def conclude(comparisons, missing=()):
-    """A finding's verdict from its comparisons. missing: what it lacks; anything there leaves it undecided at best."""
+    """A finding's verdict from its comparisons. missing: runs it lacks; with any missing, it cannot hold."""
     if any(c.against < LEVEL / len(comparisons) for c in comparisons):
         return NOT
     complete = comparisons and not missing
@@ -96,7 +96,7 @@ def conclude(comparisons, missing=()):
 
 
 class Compared:
-    """Comparisons of runs, gathered for one finding, and what was not run. averages: of Results.averages."""
+    """Collects the comparisons of one finding, and what was not run. averages: from Results.averages."""
 
     def __init__(self, averages):
         self.averages, self.comparisons, self.missing = averages, [], []
@@ -107,7 +107,7 @@ class Compared:
         return rows[(rows["run"] == run) & (rows["group"] == group)].set_index("seed")["miou"]
 
     def add(self, names, first, second, margin=None):
-        """Compare two runs on each group of benchmarks. first, second: None where there is no such run. names: what they are called."""
+        """Compare two runs on each group of benchmarks. first, second: run names, None if there is no such run. names: display names."""
         for group in dict.fromkeys(self.averages["group"]):
             pair = self.seeds(first, group), self.seeds(second, group)
             if any(seeds.empty for seeds in pair):

@@ -1,4 +1,4 @@
-"""Evaluating a loaded segmenter on a folder of pictures with label maps, outside of a study."""
+"""Evaluate a segmenter on a folder of pictures with label maps, outside a study."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from ..benchmarks.miou import mean
 
 
 def open_folder(folder, threshold=None):
-    """The FolderBenchmark in a folder. Raises what opening it does, and ValueError for a threshold where there is no background."""
+    """Open a folder as a FolderBenchmark. Raises what opening it raises, and ValueError for a threshold without a background class."""
     benchmark = datasets.FolderBenchmark(Path(folder).resolve().name, folder)
     if threshold is not None and not benchmark.background:
         raise ValueError(f"a threshold, but {folder} has no background; its first class is {benchmark.classes[0]}")
@@ -15,11 +15,11 @@ def open_folder(folder, threshold=None):
 
 
 def evaluate_folder(segmenter, benchmark, threshold=None):
-    """IoU of a segmenter on a benchmark, by its own unit, as a study's runs are evaluated.
+    """Evaluate a segmenter on a benchmark with its own unit, in the same way as a study's runs.
 
-    threshold: below which a pixel is background, None: the settings' own; not read without background. Returns a dict: benchmark,
-    pictures, unit, threshold (None without background), miou and iou {class: percent or None}. Raises ValueError on a broken picture
-    or label map.
+    threshold: softmax score below which a pixel is background; None: the one in the settings; ignored without background. Returns a dict:
+    benchmark, pictures, unit, threshold (None without background), miou and iou {class: percent or None}. Raises ValueError on a broken
+    picture or label map.
     """
     settings = segmenter.settings
     threshold = (settings.threshold if threshold is None else threshold) if benchmark.background else None

@@ -1,9 +1,9 @@
-"""The study's stages side by side: `python -m ovseg.study.jobs [--jobs N] [--part I/N] [STAGE ...]`.
+"""Run the study's stages in parallel: `python -m ovseg.study.jobs [--jobs N] [--part I/N] [STAGE ...]`.
 
-`dvc repro` runs one stage after another. Here each stage whose inputs are ready is a `dvc repro --single-item` of its own, N at a
-time, each with its share of the cores and, where there are GPUs, one of them; results are the same. DVC guards dvc.lock
-and, on one machine, the files of each stage. On machines that share the folder, `--part I/N` keeps them apart: it takes every Nth line
-of the ablations, beginning with line I (from 0). What a stage prints goes to runs/logs/STAGE.log.
+`dvc repro` runs one stage after another. This command starts a separate `dvc repro --single-item` for each stage whose inputs are ready,
+N at a time. Each gets a share of the cores and, if there are GPUs, one of them. Results are the same. DVC locks dvc.lock and, on one
+machine, the files of each stage. Machines that share the folder use `--part I/N` to avoid each other: it takes every Nth line of the
+ablations, starting at line I (from 0). The output of a stage goes to runs/logs/STAGE.log.
 """
 
 import argparse
@@ -22,11 +22,11 @@ LOGS = Path("runs/logs")
 
 
 def plan_stages(graph, changed, targets=(), part=None):
-    """Stages to run, {name: names of those to run before it}, in an order that holds to it.
+    """Stages to run, {name: stages to run before it}, in topological order.
 
-    graph: edges from each stage to those that it depends on. changed: names of stages that DVC finds changed; those downstream of
-    them may change too. targets: only these and what they depend on; all if empty. part: (i, n), only the i-th of every n lines of
-    matrices, and nothing that they share. Raises ValueError for an unknown target.
+    graph: edges from each stage to its dependencies. changed: names of stages that DVC reports as changed; stages downstream of them are
+    included. targets: only these and their dependencies; all if empty. part: (i, n), only the i-th of every n matrix lines, without the
+    stages that they share. Raises ValueError for an unknown target.
     """
     unknown = [name for name in targets if name not in graph]
     if unknown:
@@ -41,7 +41,7 @@ def plan_stages(graph, changed, targets=(), part=None):
 
 
 def cores():
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -56,9 +56,9 @@ def visible_gpus(device):
 
 
 def run_stages(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--single-item"), gpus=()):
-    """Run the stages of a plan, `jobs` at a time. Returns names of those that failed. gpus: of visible_gpus, given out in turn.
+    """Run the stages of a plan, `jobs` at a time. Returns the names of failed stages. gpus: from visible_gpus, assigned in turn.
 
-    Once one has failed no other is started; those that run go on to their end, so that no work is lost.
+    After a failure no new stage starts; running stages continue to their end, so that no work is lost.
     """
     waiting, running, done, failed, total = dict(stages), {}, set(), [], len(stages)
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def run_stages(stages, jobs, command=("dvc", "--wait-for-lock", "repro", "--sing
             del waiting[name]
             slot = min(slots)
             slots.remove(slot)
-            # Threads that wait for each other sleep: spinning, two processes with two threads each would block two cores.
+            # Waiting threads sleep instead of spinning: two processes with two spinning threads each would block two cores.
             env = os.environ | {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
             if gpus:
                 env["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
@@ -125,7 +125,7 @@ def main(arguments=None):
         repo = Repo(_wait_for_lock=True)
         graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
         stages = plan_stages(graph, set(repo.status()), options.stages, options.part)
-        if "sources" in stages:  # it often leaves what all depend on as it was
+        if "sources" in stages:  # it often leaves the files that all stages depend on unchanged
             if run_stages({"sources": set()}, 1):
                 sys.exit("failed: sources")
             stages = plan_stages(graph, set(repo.status()), options.stages, options.part)

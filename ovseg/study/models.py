@@ -1,4 +1,4 @@
-"""What is trained: the folders of models, and what is known of each. Imports nothing that takes seconds."""
+"""Trained models: their folders and what is known about each. Has no slow imports."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from ..schema import LOCAL
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model. folder: what Segmenter.load takes. seeds: of its trainings. clip: the name of its CLIP and how it is read.
-    miou: {benchmark: percent}, mean over seeds by its own unit, empty if it was not evaluated."""
+    """A trained model. folder: argument of Segmenter.load. seeds: of its trainings. clip: the name and dense mode of its CLIP.
+    miou: {benchmark: percent}, mean over seeds with its own unit; empty if it was not evaluated."""
 
     folder: Path
     seeds: list[int]
@@ -20,10 +20,10 @@ class Model:
 
 
 def trained(folder):
-    """The models in a folder, at any depth, the best first by the mean over benchmarks, those not evaluated last: a list of Model.
+    """List the models in a folder, at any depth: a list of Model, best mean over benchmarks first, unevaluated ones last.
 
-    folder: e.g. "models"; the result of models/NAME is looked for in results/runs/NAME.json beside it. Raises FileNotFoundError if there
-    is no such folder or no model in it, ValueError that names a file that cannot be read.
+    folder: e.g. "models"; the result of models/NAME is read from results/runs/NAME.json next to it. Raises FileNotFoundError if the folder
+    does not exist or holds no model, and ValueError that names an unreadable file.
     """
     folder = Path(folder)
     files = [Path(path) / "segmenter.json" for path, _, names in os.walk(folder, followlinks=True) if "segmenter.json" in names]

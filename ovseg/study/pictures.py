@@ -1,4 +1,4 @@
-"""Pictures of one's own: read any, draw what was found in one, and write it down."""
+"""Users' own pictures: read them, draw their segmentation, and write the results."""
 
 import json
 import warnings
@@ -12,15 +12,15 @@ from ..data.images import rgb
 from ..data.shards import MAX_PIXELS
 from . import figures
 
-DRAWN = 1600  # pixels, the longer side of a picture that is drawn: a larger one is shrunk to it
+DRAWN = 1600  # pixels, the maximum longer side of a drawn picture: larger ones are shrunk
 INCHES = 10  # the longer side of a drawn picture
 MAX_NAMES = 256  # classes that a label map of one byte a pixel can hold
 
 
 def read_picture(path):
-    """The picture in a file as a PIL RGB image, upright; of an animated one the first frame.
+    """Read a picture file as an upright PIL RGB image; an animation gives its first frame.
 
-    Raises ValueError or OSError, one line, on what is no picture, broken, or of more than MAX_PIXELS pixels.
+    Raises ValueError or OSError, one line, if the file is not a picture, is broken, or has more than MAX_PIXELS pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -40,7 +40,7 @@ def read_picture(path):
 
 
 def check_count(names):
-    """Raises ValueError for more names, the background counted, than a label map can hold."""
+    """Raises ValueError if a label map cannot hold this many names, including the background."""
     if names > MAX_NAMES:
         raise ValueError(f"{names} classes: at most {MAX_NAMES} fit a label map, the background counted")
 
@@ -52,9 +52,9 @@ def percentages(found):
 
 
 def draw_overlay(image, found):
-    """A figure of what was found in a picture: classes as colours over it, names on large regions, a legend with areas.
+    """Draw a segmentation: class colours over the picture, names on large regions, a legend with areas.
 
-    image: PIL RGB image. found: its Segmentation. The legend has each class that is there, the largest first, of which figures.NAMED.
+    image: PIL RGB image. found: its Segmentation. The legend lists the classes found, largest first, at most figures.NAMED.
     """
     scale = min(1, DRAWN / max(image.size))
     size = tuple(max(1, round(side * scale)) for side in image.size)
@@ -73,7 +73,7 @@ def draw_overlay(image, found):
 
 
 def label_image(found):
-    """The label map as an indexed PIL image, mode P: values are indices into found.names, the palette has their colours.
+    """The label map as an indexed PIL image, mode P: values are indices into found.names, the palette holds their colours.
 
     Raises ValueError for too many names.
     """
@@ -84,7 +84,7 @@ def label_image(found):
 
 
 def write_segmentation(job, image, found, made_with):
-    """Write the files of a job (batch.Job), each whole or not at all. made_with: what else the JSON is to hold, a dict."""
+    """Write the files of a job (batch.Job), each atomically. made_with: a dict of further entries for the JSON."""
     label_map = label_image(found)
     write_whole(job.labels, lambda part: label_map.save(part, "PNG"))
     figure = draw_overlay(image, found)

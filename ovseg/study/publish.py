@@ -1,4 +1,4 @@
-"""A trained model as a folder to hand on: all seeds, its CLIP if that is one of a folder, and a model card made of its result."""
+"""Export a trained model as a folder for publishing: all seeds, its CLIP if that is a local folder, and a model card from its result."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ..segmentation.hub import FILES, PICKLED, check_clip
 from .comparison import name as method_name
 from .report import mean_std
 
-CLIP = "clip"  # the folder of the CLIP, inside
+CLIP = "clip"  # subfolder of the CLIP
 WORLD = """Its CLIP is a small one that was pretrained on rendered scenes of a cartoon world. It knows the 22 classes of that world
 and nothing else: **it is of no use on photographs**. It is published to be inspected, and to check that a study was repeated.
 """
@@ -64,13 +64,13 @@ ON_LABELS = "It was trained on label maps: a reference for what texts can teach,
 
 
 def trained_on(counts):
-    """What the decoder's pairs are, one line for the card. counts: results/prepare.json, or {} where it is not there."""
+    """Describe the decoder's training pairs, one line for the card. counts: results/prepare.json, or {} if it does not exist."""
     held = f"{counts['pairs']:,} image-text pairs, {counts['captions']:,} different captions" if counts else "image-text pairs"
     return f"Trained on {held}" + (": rendered scenes of a cartoon world, with noisy captions." if counts.get("rendered") else ".")
 
 
 def find_result(model):
-    """The result file of models/NAME: results/runs/NAME.json beside `models`. Raises FileNotFoundError if it is not there."""
+    """The result file of models/NAME: results/runs/NAME.json next to `models`. Raises FileNotFoundError if it does not exist."""
     model = Path(model)
     for above in model.absolute().parents:
         if above.name == "models":
@@ -81,16 +81,16 @@ def find_result(model):
 
 
 def _prepared(result):
-    """What results/prepare.json holds beside a result's file; {} if it is not there."""
+    """The content of the results/prepare.json that belongs to a result's file; {} if it does not exist."""
     file = next(folder for folder in result.parents if folder.name == "results") / "prepare.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def write_model(model, out, where=None):
-    """Write a model's folder, e.g. "models/mgca", as one that can be published. out: a folder that does not exist yet.
+    """Export a model's folder, e.g. "models/mgca", for publishing. out: a folder that does not exist yet.
 
-    where: the name that its card uses, "owner/name"; None: `out`. Raises FileNotFoundError if the model, its result or its CLIP is not
-    there, FileExistsError if `out` is, ValueError if its CLIP's weights are not in safetensors or its result is of an earlier version.
+    where: the name that its card uses, "owner/name"; None: `out`. Raises FileNotFoundError if the model, its result or its CLIP does not
+    exist, FileExistsError if `out` exists, ValueError if CLIP's weights are not safetensors or the result is from an earlier version.
     """
     model, out = Path(model), Path(out)
     if not (model / "segmenter.json").is_file():
@@ -128,10 +128,10 @@ def write_model(model, out, where=None):
 
 
 def card(result, where, prepared):
-    """The model card, Markdown with YAML in front.
+    """The model card, Markdown with YAML front matter.
 
-    result: of runs.make_result. where: what Segmenter.from_pretrained takes. prepared: as of `trained_on`. Raises KeyError for what the
-    result lacks.
+    result: from runs.make_result. where: argument of Segmenter.from_pretrained. prepared: `counts` of `trained_on`. Raises KeyError if the
+    result lacks an entry.
     """
     values = dict(result["parameters"])
     cartoon = values["clip.model"] == preflight.PRETRAINED  # its CLIP
@@ -145,7 +145,7 @@ def card(result, where, prepared):
     sections = ("clip", *method.split("+"), "train", "segment")
     shown = [key for key in values if key.split(".")[0] in sections and not key.endswith("templates")]
     text = CARD.format(
-        licence="mit" if cartoon and prepared.get("rendered") else "other",  # a CLIP and data of others have terms of their own
+        licence="mit" if cartoon and prepared.get("rendered") else "other",  # third-party CLIPs and data have their own terms
         name=where.rstrip("/").split("/")[-1],
         weights=result["weights"],
         method=method_name(method),
@@ -166,7 +166,7 @@ def card(result, where, prepared):
 
 
 def push(out, repository, private=False):
-    """Upload a folder that `write_model` made to a repository "owner/name" of the Hub, made if it is not there. Returns its address."""
+    """Upload a folder written by `write_model` to the Hub repository "owner/name", created if needed. Returns the URL of the commit."""
     from huggingface_hub import HfApi
 
     api = HfApi()

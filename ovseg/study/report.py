@@ -1,11 +1,11 @@
-"""results/REPORT.md, written from the results alone: verdicts on the paper's findings, all runs, our numbers beside the paper's."""
+"""Generates results/REPORT.md from the results alone: verdicts on the paper's findings, all runs, our numbers next to the paper's."""
 
 import pandas as pd
 
 from . import comparison
 from .results import GROUPS
 
-PAPER_PIXELS = 3136  # meta-points in the paper's Table 4 that mean every pixel by itself
+PAPER_PIXELS = 3136  # number of meta-points in the paper's Table 4 that stands for every pixel by itself
 NOT_RUN = "not run"
 METHODS = {  # names of the dense modes
     "clip": "CLIP",
@@ -33,8 +33,8 @@ reads a label map. The baseline is scored with the default run's threshold of th
 def write_report(findings, results, paper, images, speeds):
     """The report as Markdown.
 
-    findings: of findings.judge. results: results.Results. paper: paper/tables.yaml as a dict. images: {title: path from results/}.
-    speeds: {run: images a second} of the methods and the baseline.
+    findings: from findings.judge. results: results.Results. paper: paper/tables.yaml as a dict. images: {title: path relative to
+    results/}. speeds: {run: images per second} for the methods and the baseline.
     """
     verdicts = pd.DataFrame([(f.code, f.claim, f"**{f.verdict}**") for f in findings], columns=["", "finding", "verdict"])
     parts = [INTRODUCTION, markdown(verdicts), RULE]
@@ -71,7 +71,7 @@ def markdown(table):
 
 
 def label(results, run):
-    """A run as tables name it: what it changes in the default run."""
+    """A run's name in tables: what it changes in the default run."""
     changes = results.changes[run]
     if run == results.default:
         return "default"
@@ -81,7 +81,7 @@ def label(results, run):
 
 
 def mean_std(values):
-    """mIoU over seeds as mean ± standard deviation (n); a single one as it is."""
+    """Format mIoU over seeds as mean ± standard deviation (n); a single value is printed as it is."""
     values = values.dropna()
     if values.empty:
         return NOT_RUN
@@ -89,14 +89,14 @@ def mean_std(values):
 
 
 def by_group(averages, run):
-    """{group: mean_std} of a run. averages: of Results.averages."""
+    """{group: mean_std} of a run. averages: from Results.averages."""
     rows = averages[averages["run"] == run]
     return {group: mean_std(rows.loc[rows["group"] == group, "miou"]) for group in GROUPS if group in set(averages["group"])}
 
 
 def runs_table(results):
-    """A row for each run: by its own unit, the gap that it closes, and by pixels where it was evaluated so. The supervised run has a
-    row in any case."""
+    """One row per run: mIoU with its own unit, the gap that it closes, and mIoU by pixels if available. The supervised run always has a
+    row."""
     own, tables = results.averages(), {"by pixels": results.averages("pixel")}
     if results.supervised is not None:
         tables = {"gap closed": results.gap_closed()} | tables
@@ -112,9 +112,9 @@ def runs_table(results):
 
 
 def methods_table(results):
-    """mIoU of the untrained runs and of the methods, mean over seeds: rows (method, unit), a column for each benchmark.
+    """mIoU of the untrained runs and of the methods, mean over seeds: rows (method, unit), one column per benchmark.
 
-    Benchmarks of the rendered world get a column for its things and its stuff besides.
+    Benchmarks with all classes of the rendered world also get a column for things and one for stuff.
     """
     table, names = {}, {run: comparison.name(method) for run, method in results.methods.items()}
     for (run, unit, benchmark), found in results.rows.groupby(["run", "unit", "benchmark"], sort=False):
@@ -149,7 +149,7 @@ def beside_methods(results, paper):
 
 
 def averages_of(results, group, paper):
-    """A sentence on what our averages of a group are over, and where that is not what the paper's are. paper: its benchmarks."""
+    """A sentence that names the benchmarks behind our averages of a group, and how they differ from the paper's. paper: its benchmarks."""
     ours = list(dict.fromkeys(results.rows.loc[results.rows["group"] == group, "benchmark"]))
     start = f"{group.capitalize()}, ours are averages over {_listed(ours)}, the paper's over {_listed(paper)}"
     lacking, added = [name for name in paper if name not in ours], [name for name in ours if name not in paper]
@@ -165,13 +165,13 @@ def _listed(names):
 
 
 def granularity_table(results, paper):
-    """Our granularities beside the paper's, by pixels. paper: its rows in paper/tables.yaml."""
+    """Our granularities next to the paper's, by pixels. paper: its rows in paper/tables.yaml."""
     runs = {"none": results.baseline} | results.series("mgca.granularity")
     return _beside("granularity", paper, {name: by_group(results.averages("pixel"), run) for name, run in runs.items()})
 
 
 def meta_points_table(results, paper):
-    """Our numbers of meta-points beside the paper's, `pixel` for every pixel by itself. paper: its rows in paper/tables.yaml."""
+    """Our numbers of meta-points next to the paper's; `pixel` is every pixel by itself. paper: its rows in paper/tables.yaml."""
     theirs = [row | {"points": "pixel" if row["points"] == PAPER_PIXELS else row["points"]} for row in paper]
     averages, runs = results.averages("meta-point"), results.series("segment.meta_points")
     ours = {"pixel": by_group(results.averages("pixel"), results.default)}
@@ -180,7 +180,7 @@ def meta_points_table(results, paper):
 
 
 def _beside(key, paper, ours):
-    """A row for each value of key, of the paper's rows or of ours, {value: {group: text}}."""
+    """One row per value of key in the paper's rows or in ours, {value: {group: text}}."""
     theirs = {row[key]: row for row in paper}
     rows = []
     for value in dict.fromkeys([*theirs, *ours]):

@@ -1,4 +1,4 @@
-"""All results of a study as one table, and what is looked up in it. What a result holds: runs.make_result."""
+"""All results of a study as one table, with lookups. runs.make_result describes a single result."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from ..benchmarks.datasets import BACKGROUND
 from ..benchmarks.miou import mean
 from ..world import scenes
 
-OWN = ("train.lr", "segment.unit", "segment.threshold")  # what a method may choose for itself in a comparison
+OWN = ("train.lr", "segment.unit", "segment.threshold")  # parameters that each method may tune for itself in a comparison
 GROUPS = ("with background", "without background")  # benchmarks are averaged in two groups, as in the paper's tables
 
 
@@ -18,11 +18,11 @@ GROUPS = ("with background", "without background")  # benchmarks are averaged in
 class Results:
     """All results of a study.
 
-    rows: DataFrame, a row for each run, seed, benchmark and unit. Columns: run, kind, seed (NaN if nothing was trained), benchmark,
+    rows: DataFrame with one row per run, seed, benchmark and unit. Columns: run, kind, seed (NaN if nothing was trained), benchmark,
     group (of GROUPS), unit, own (whether the unit is the run's segment.unit), miou, things and stuff (means over those classes
     of the rendered world, NaN elsewhere), in percent.
     changes: {run: what it changes in the default run}, without train.seeds. parameters: {key: value} of the default run.
-    costs: {run: (number of trained weights, seconds of a training)}.
+    costs: {run: (number of trained weights, seconds per training)}.
     """
 
     rows: pd.DataFrame
@@ -37,19 +37,19 @@ class Results:
 
     @property
     def baseline(self):
-        """The name of the untrained run that reads dense features as the default run does."""
+        """The name of the untrained run with the default run's dense mode."""
         return f"untrained/{self.parameters['clip.dense']}"
 
     @property
     def supervised(self):
-        """The name of the supervised run, that with the fewest other changes, or None if none was run."""
+        """The name of the supervised run with the fewest other changes, or None if there is none."""
         found = [run for run, changes in self.changes.items() if changes.get("train.method") == "supervised"]
         return min(found, key=lambda run: len(self.changes[run]), default=None)
 
     @property
     def methods(self):
-        """{run: train.method} of the runs that stand for a method: the default run's, and of each other method the run with the fewest
-        changes, all of them what each may choose for itself (OWN). The supervised run is the last."""
+        """{run: train.method}, one run per method: the default run, and for each other method the run with the fewest changes among those
+        that change only train.method and OWN. The supervised run comes last."""
         found = {self.parameters["train.method"]: self.default}
         for run in sorted(self._compared, key=lambda run: (len(self.changes[run]), list(self.changes).index(run))):
             changes = self.changes[run]
@@ -61,22 +61,22 @@ class Results:
 
     @property
     def _compared(self):
-        """Runs that differ from the default run by their changes alone: all but the untrained."""
+        """Runs that differ from the default run only by their changes: all but the untrained ones."""
         return set(self.rows.loc[self.rows["kind"] != "untrained", "run"])
 
     @property
     def ablated(self):
-        """Keys that some run changes alone, in their order: each makes a chart. Methods have a comparison of their own."""
+        """Keys that some run changes alone, in order: each gets a chart. train.method is left out; methods have their own comparison."""
         single = [changes for run, changes in self.changes.items() if run in self._compared and len(changes) == 1]
         return list(dict.fromkeys(key for changes in single for key in changes if key != "train.method"))
 
     def find(self, changes):
-        """The name of the run with these changes, those to the default's own value left out, or None if it was not run."""
+        """The name of the run with these changes, ignoring those equal to the default, or None if there is none."""
         changes = {key: value for key, value in changes.items() if self.parameters[key] != value}
         return next((name for name in self.changes if name in self._compared and self.changes[name] == changes), None)
 
     def series(self, key, rest=None):
-        """{value of key: run} of the runs that differ from the default in `rest` and in `key` at most. rest: changes, {} if None."""
+        """{value of key: run} for the runs that differ from the default in `rest` and at most `key`. rest: changes; None means {}."""
         rest = rest or {}
         found = {}
         for name in self._compared:
@@ -88,15 +88,15 @@ class Results:
     def averages(self, unit=None):
         """The mean mIoU of each group of benchmarks by run and seed, as the paper averages: columns run, seed, group, miou.
 
-        unit: by which unit; None: each run's own.
+        unit: the semantic unit; None: each run's own.
         """
         rows = self.rows[self.rows["own"] if unit is None else self.rows["unit"] == unit]
         return rows.groupby(["run", "seed", "group"], dropna=False, sort=False)["miou"].mean().reset_index()
 
     def gap_closed(self):
-        """How far each run goes from the baseline to the supervised run of the same seed, in percent:
-        (run - baseline) / (supervised - baseline), by each run's own unit. Columns as of `averages`, NaN without a supervised run of that
-        seed. A run that was not trained has no seed: it is compared with the mean of the supervised runs."""
+        """The share of the gap between the baseline and the supervised run of the same seed that each run closes, in percent:
+        (run - baseline) / (supervised - baseline), with each run's own unit. Columns as in `averages`; NaN without a supervised run of
+        that seed. An untrained run has no seed and is compared with the mean of the supervised runs."""
         rows = self.averages()
         floor = rows["group"].map(rows[rows["run"] == self.baseline].set_index("group")["miou"])
         supervised = rows[rows["run"] == self.supervised].drop(columns="run")
@@ -106,8 +106,8 @@ class Results:
 
 
 def load_results(paths):
-    """Results of a study from their JSON files. Raises FileNotFoundError that names the first that is missing, ValueError
-    that names the first that was not evaluated on the benchmarks of those before it."""
+    """Load the Results of a study from JSON files. Raises FileNotFoundError that names the first missing file, and ValueError that names
+    the first one from an earlier version or evaluated on other benchmarks than those before it."""
     rows, suite, changes, parameters, costs = [], None, {}, {}, {}
     for path in map(Path, paths):
         if not path.is_file():

@@ -1,13 +1,13 @@
-"""Which runs a study holds, and training and evaluating one.
+"""The runs of a study, and how one is trained and evaluated.
 
     default     params.yaml as it is                                          models/mgca
     trained     a line of ablations.trained: trained and evaluated with it    models/trained/LINE
-    inferred    a line of ablations.inferred: the default run's decoders, evaluated with it
+    inferred    a line of ablations.inferred: the default run's decoders, evaluated with its changes
     untrained   a dense mode of ablations.untrained: CLIP's features alone
 
-Results are results/runs/mgca.json, results/runs/trained/LINE.json and so on. Each training of a run, at seeds 0 to train.seeds - 1,
-has a folder in its model's: seeds/0 and so on. Under torchrun, `python -m ovseg.study.runs [--change LINE]` trains the default run, or
-that line, over all processes.
+Results are written to results/runs/mgca.json, results/runs/trained/LINE.json and so on. Each training of a run (seeds 0 to
+train.seeds - 1) has a subfolder of the model's folder: seeds/0 and so on. Under torchrun, `python -m ovseg.study.runs [--change LINE]`
+trains the default run, or that line, over all processes.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from ..segmentation.windows import BACKGROUND
 from ..values import METHODS
 
 DEFAULT = "mgca"
-PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # whose versions a result holds
-SECTIONS = ("clip", *(name for name in METHODS if name in Params.model_fields), "train", "segment", "evaluate")  # of a result
+PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # packages whose versions a result records
+SECTIONS = ("clip", *(name for name in METHODS if name in Params.model_fields), "train", "segment", "evaluate")  # in a result
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def model(self):
-        """The folder of its decoders."""
+        """The folder of the run's decoders."""
         return Path("models") / (self.name if self.kind == "trained" else DEFAULT)
 
     @property
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def changes(self):
-        """What it changes in params.yaml: {"mgca.k": 0.1}."""
+        """What the run changes in params.yaml: {"mgca.k": 0.1}."""
         return {"clip.dense": self.change} if self.kind == "untrained" else params.parse_change(self.change)
 
     def params(self):
@@ -73,7 +73,7 @@ def all_runs(ablations):
 
 
 def train_run(run, device):
-    """Train a run's decoder at each of its seeds; finished trainings are not repeated. device: torch.device."""
+    """Train a run's decoder once per seed; finished trainings are not repeated. device: torch.device."""
     p, group = run.params(), distributed.joined()
     settings = p.train.model_copy(update={"processes": group.size}) if group.size > 1 else p.train
     source = None
@@ -88,7 +88,7 @@ def train_run(run, device):
 
 
 def open_segmenters(run, device):
-    """(suite, {seed: Segmenter}) of a run: what evaluation.evaluate takes. The seed of an untrained run is None."""
+    """(suite, {seed: Segmenter}) of a run, for evaluation.evaluate. The seed of an untrained run is None."""
     p = run.params()
     suite, clip = evaluation.open_suite(p), evaluation.open_clip(p.clip, device)
     if run.kind == "untrained":
@@ -98,7 +98,7 @@ def open_segmenters(run, device):
 
 
 def units_of(run, p):
-    """The semantic units that a run is evaluated with, its own (segment.unit) first."""
+    """The semantic units a run is evaluated with; its own (segment.unit) comes first."""
     others = {"default": p.evaluate.units, "untrained": p.evaluate.units, "trained": ["pixel"], "inferred": []}[run.kind]
     return list(dict.fromkeys([p.segment.unit, *others]))
 
@@ -106,7 +106,7 @@ def units_of(run, p):
 def evaluate_run(run, suite, segmenters):
     """Evaluate a run's segmenters with each of its units, and write its result and segmenter.json. Returns the result.
 
-    suite, segmenters: of `open_segmenters`.
+    suite, segmenters: from `open_segmenters`.
     """
     p, started = run.params(), time.perf_counter()
     variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run, p)}
@@ -124,17 +124,17 @@ def evaluate_run(run, suite, segmenters):
 def make_result(run, p, found, seconds, weights=0):
     """The result of a run, for results/runs.
 
-    p: its Params. found: {benchmark: {(seed, unit): {class: IoU}}}, of evaluation.evaluate. Returns a dict:
+    p: its Params. found: {benchmark: {(seed, unit): {class: IoU}}}, from evaluation.evaluate. Returns a dict:
 
     run, kind   its name and kind
-    changes     what it changes in params.yaml, [["mgca.k", 0.1]]: what tables tell runs apart by
-    miou        {benchmark: {unit: percent}}, mean over seeds: with `seconds` what `dvc metrics show` prints
-    seconds     {"train": ..., "evaluate": ...}, of all seeds; all that differs between two runs of a study on one machine
-    thresholds  {benchmark: softmax score below which a pixel is background}, of benchmarks with background
-    classes     [[benchmark, SHA-256 of its class names, one a line], ...]: names alone move mIoU, so compare results of equal ones
+    changes     what it changes in params.yaml, [["mgca.k", 0.1]]; identifies runs in tables
+    miou        {benchmark: {unit: percent}}, mean over seeds; `dvc metrics show` prints this and `seconds`
+    seconds     {"train": ..., "evaluate": ...}, over all seeds; the only values that differ when a study is repeated on one machine
+    thresholds  {benchmark: softmax score below which a pixel is background}, for benchmarks with background
+    classes     [[benchmark, SHA-256 of its class names, one a line], ...]: names change mIoU, so compare only results with equal names
     versions    [[package, version], ...], Python first
-    weights     how many numbers a training trains; 0 if nothing is trained
-    parameters  [["mgca.alpha", 0.4], ...]: all values of clip, the methods, train, segment and evaluate; DVC would take a dict for metrics
+    weights     number of trained weights; 0 if nothing is trained
+    parameters  [["mgca.alpha", 0.4], ...]: all values of clip, the methods, train, segment and evaluate; DVC would read a dict as metrics
     seeds       [{"seed", "miou": {benchmark: {unit: percent}}, "iou": {benchmark: {unit: {class: percent or null}}}}, ...]; the
                 seed of an untrained run is null
     """
@@ -165,17 +165,17 @@ def digest(names):
 
 
 def parameters(p):
-    """The values that a result holds, [["mgca.alpha", 0.4], ...]. p: Params of a run."""
+    """The parameters that a result records, [["mgca.alpha", 0.4], ...]. p: Params of a run."""
     return [list(item) for item in params.flatten({name: getattr(p, name) for name in SECTIONS}).items()]
 
 
 def thresholds(p, benchmarks):
-    """{benchmark: its threshold of the background}. benchmarks: names of some that have one."""
+    """{benchmark: its background threshold}. benchmarks: names of benchmarks with background."""
     return {name: p.evaluate.thresholds.get(name, p.segment.threshold) for name in benchmarks}
 
 
 def write_result(result, path):
-    """Write a result as JSON, whole or not at all."""
+    """Write a result as JSON, atomically."""
     write_whole(path, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
 
 

@@ -1,9 +1,9 @@
 """Whether a CLIP's patches say anything in a dense mode: `python -m ovseg.study.sanity`, after `dvc repro prepare`.
 
-A dense mode reads patches in a way that the CLIP was not trained for. Of some models it gives noise, from which no decoder can learn.
-The figure: of N pairs with distinct captions, the share of pictures whose mean patch is nearest to their own caption. Chance is 1 / N;
-CLIP's own embedding of the whole picture shows what can be hoped for. It says whether patches hold what is in the picture, not whether
-each holds what is at its place: for that look at the untrained runs of the report.
+A dense mode extracts patch features in a way that CLIP was not trained for. For some models the result is noise, from which no decoder
+can learn. The measure: among N pairs with distinct captions, the share of pictures whose mean patch feature is nearest to their own
+caption. Chance is 1 / N; CLIP's embedding of the whole picture gives an upper reference. The measure tells whether patches represent the
+content of the picture, not whether each represents its own location. For that, see the untrained runs in the report.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from ..data import preparation, shards
 from ..data.images import center_crop
 
 WHOLE = "the whole picture"
-DOUBT = 0.01  # a share that guessing reaches this often is no better than guessing
+DOUBT = 0.01  # p-value above which a share counts as chance
 
 
 def measure(clip, pairs, batch=64):
     """{WHOLE or a dense mode: the share of pictures, 0..1, nearest to their own caption by cosine}.
 
-    clip: FrozenCLIP. pairs: of `distinct_pairs`. batch: pictures at a time.
+    clip: FrozenCLIP. pairs: from `distinct_pairs`. batch: pictures per forward pass.
     """
     embeddings = {name: [] for name in (WHOLE, *DENSE_MODES)}
     for start in range(0, len(pairs), batch):
@@ -42,12 +42,12 @@ def measure(clip, pairs, batch=64):
 
 
 def is_noise(share, count):
-    """Whether guessing among `count` captions, for as many pictures, finds this share or more as often as DOUBT."""
+    """Whether guessing among `count` captions, for `count` pictures, reaches this share with a probability above DOUBT."""
     return bool(binomtest(round(share * count), count, 1 / count, alternative="greater").pvalue > DOUBT)
 
 
 def distinct_pairs(paths, count, size):
-    """The first `count` usable pairs of shards, or all, each with a caption of its own: [((size, size, 3) uint8, caption)]."""
+    """The first `count` usable pairs of shards with distinct captions, or all if there are fewer: [((size, size, 3) uint8, caption)]."""
     found = {}
     for _, image, caption in (pair for path in paths for pair in shards.pairs(path, shards.Report())):
         if len(found) == count:

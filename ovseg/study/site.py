@@ -1,6 +1,6 @@
-"""One folder to forward: `python -m ovseg.study.site` makes report/ of the executed notebooks in runs/ and results/REPORT.md.
+"""A shareable HTML report: `python -m ovseg.study.site` builds report/ from the executed notebooks in runs/ and results/REPORT.md.
 
-report/index.html shows every run with a picture and its mIoU. All pages open from disk: no script, and nothing is fetched from a network.
+report/index.html shows every run with a picture and its mIoU. All pages open from disk, without scripts or network access.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .. import params
 
-EVALUATION = "evaluate"  # the notebook of a trained run that shows its label maps
+EVALUATION = "evaluate"  # the notebook that shows a trained run's label maps
 THUMBNAIL = 360, 200  # pixels
 STYLE = """<style>
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1240px; margin: 24px auto; padding: 0 16px; }
@@ -33,7 +33,7 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1240px; ma
 .runs img { width: 100%; display: block; }
 table { border-collapse: collapse; } td, th { border: 1px solid #ccc; padding: 2px 8px; } img { max-width: 100%; }
 </style>"""
-# The template of nbconvert's HTML without its scripts, code folded under a line that opens it, progress bars not red as errors.
+# nbconvert's HTML template without scripts, with foldable code, and with progress bars not shown in red as errors.
 FOLDED = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_css -%}{{ super() }}
 <style>.jp-RenderedText[data-mime-type] { background: none !important; }</style>
@@ -48,7 +48,7 @@ FOLDED = """{%- extends 'lab/index.html.j2' -%}
 
 
 def smaller(png):
-    """A PNG of at most 256 colours, or as it was where that is no smaller. Bytes -> bytes."""
+    """Reduce a PNG to at most 256 colours; returns the original if that is not smaller. Bytes -> bytes."""
     out, image = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
     image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return min(png, out.getvalue(), key=len)
@@ -61,9 +61,9 @@ def pictures(notebook):
 
 
 def page(path, back, title):
-    """An executed notebook as one HTML page with a title, and the PNG of its largest picture or None. back: the address of the index."""
+    """An executed notebook as one HTML page with a title, and the PNG of its largest picture or None. back: URL of the index."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("widgets", None)  # need scripts
+    notebook.metadata.pop("widgets", None)  # widgets need scripts
     found = [base64.b64decode(data["image/png"]) for data in pictures(notebook)]
     for data, png in zip(pictures(notebook), found, strict=True):
         data["image/png"] = base64.b64encode(smaller(png)).decode()
@@ -83,13 +83,13 @@ def thumbnail(png):
 
 
 def notebook_of(result, known):
-    """Which of the notebooks (names below runs/, without suffix) evaluated a run, or None. result: of runs.make_result."""
+    """The notebook (name below runs/, without suffix) that evaluated a run, or None. known: all names. result: from runs.make_result."""
     wanted = [EVALUATION] if result["kind"] == "default" else [result["run"], f"{result['run']}/{EVALUATION}"]
     return next((name for name in wanted if name in known), None)
 
 
 def write_site(runs="runs", results="results", out="report"):
-    """Write the site. Returns how many notebooks it shows. Raises FileNotFoundError where there is none."""
+    """Write the site. Returns the number of notebooks shown. Raises FileNotFoundError if there are none."""
     runs, results, out = Path(runs), Path(results), Path(out)
     notebooks = {
         path.relative_to(runs).with_suffix("").as_posix(): path
@@ -116,7 +116,7 @@ def _results(folder):
 
 
 def _report(results, out):
-    """Make a page of REPORT.md with its figures. Returns whether there is one."""
+    """Convert REPORT.md and its figures to a page. Returns whether there is a report."""
     if not (results / "REPORT.md").is_file():
         return False
     (out / "REPORT.html").write_text(_document("Report", markdown2html((results / "REPORT.md").read_text())))
@@ -131,7 +131,7 @@ def _document(title, body):
 
 
 def index(results, notebooks, thumbnails, report):
-    """The gallery: a card for each result that has a notebook, the best first, and the other notebooks as a list."""
+    """The gallery: one card per result with a notebook, best first, and a list of the other notebooks."""
 
     def value(result):
         unit = dict(result["parameters"])["segment.unit"]

@@ -1,7 +1,7 @@
-"""What an executed notebook says first: the name of its run, what it changes, its numbers beside the default run's and the baseline's.
+"""The generated text of an executed notebook: its run, the run's changes, and its numbers next to the default run's and the baseline's.
 
-The other two are read from results/runs where they are there and were made with the values of today's params.yaml. No stage
-waits for them, so a notebook may say that they were not there; results/REPORT.md, which is made last, compares all runs.
+The results of the default run and the baseline are read from results/runs if they exist and match the current params.yaml. No stage waits
+for them, so a notebook may report that they are missing; results/REPORT.md, which is made last, compares all runs.
 """
 
 import json
@@ -17,13 +17,13 @@ ABSENT = "–"
 
 
 def stage(name, change=""):
-    """The head of a notebook that all runs share, Markdown. change: its parameter."""
+    """The heading of a notebook that all runs share, as Markdown. change: the notebook's parameter."""
     changed = f"with {_listed(params.parse_change(change))}" if change else "with `params.yaml` as it is"
     return f"**The stage `{name}`**, {changed}."
 
 
 def head(run, p):
-    """The head of a run's notebook, Markdown: its name, what it changes in the default run, seeds, method, units. p: its Params."""
+    """The heading of a run's notebook, as Markdown: name, changes to the default run, seeds, method, units. p: its Params."""
     if run.kind == "default":
         what = "the default run: `params.yaml` as it is"
     elif run.kind == "untrained":
@@ -37,7 +37,7 @@ def head(run, p):
 
 
 def title(run):
-    """A run's name for figures, with places where a line may end."""
+    """A run's name for figures, with spaces where lines may break."""
     return f"run {run.name.replace(',', ', ')}"
 
 
@@ -52,7 +52,7 @@ def changes(run):
 
 
 def values(sections):
-    """Sections of Params as a list in Markdown; of long lists the length. sections: {name: section}."""
+    """Sections of Params as a Markdown list; long lists show only their length. sections: {name: section}."""
 
     def text(value):
         return f"{len(value)} of them" if isinstance(value, list) and len(value) > 3 else f"{value}"
@@ -62,9 +62,9 @@ def values(sections):
 
 
 def reference(run):
-    """The result of another run for comparison, or None if it is not there or was made with other values of its own.
+    """The result of another run for comparison, or None if it does not exist or was made with other parameters.
 
-    run: runs.Run. Other data, or other code, is not noticed.
+    run: runs.Run. Changes in data or code are not detected.
     """
     if not run.result.is_file():
         return None
@@ -73,17 +73,17 @@ def reference(run):
 
 
 def references(run):
-    """{title: result or None} of those that a run is compared with: the default run and the untrained baseline, itself left out."""
+    """{title: result or None} of the runs to compare with: the default run and the untrained baseline, except the run itself."""
     baseline = runs.Run("untrained", runs.Run().params().clip.dense)
     others = {"default run": runs.Run(), METHODS[baseline.change]: baseline}
     return {title: reference(other) for title, other in others.items() if other != run}
 
 
 def beside(result, others):
-    """mIoU of a result beside others, percent, mean ± standard deviation over seeds (how many): a DataFrame of texts.
+    """mIoU of a result next to others, in percent, mean ± standard deviation over seeds (number of seeds): a DataFrame of texts.
 
-    A row for each benchmark and unit of the result. Others by the same unit, or else by their own, which is then named.
-    others: of `references`.
+    One row per benchmark and unit of the result. Others use the same unit if available, otherwise their own, which is then named.
+    others: from `references`.
     """
     rows = []
     for benchmark, by_unit in result["miou"].items():
@@ -102,7 +102,7 @@ def beside(result, others):
 
 
 def note(result, others):
-    """What stands below `beside`, Markdown: the thresholds, and what could not be compared."""
+    """The Markdown note below `beside`: the thresholds, and what could not be compared."""
     used = ", ".join(f"{value:g} on `{name}`" for name, value in result["thresholds"].items())
     lines = ["mIoU in percent: mean ± standard deviation over seeds (how many)."]
     lines += [f"Threshold of the background (softmax score): {used}."] if used else ["No benchmark has a background."]
@@ -112,7 +112,7 @@ def note(result, others):
 
 
 def by_class(result):
-    """IoU of each class, percent, mean over seeds: a DataFrame of texts, columns (benchmark, unit), "" for classes that are nowhere."""
+    """IoU of each class, percent, mean over seeds: a DataFrame of texts, columns (benchmark, unit), "" for classes without an IoU."""
     columns = {}
     for benchmark, by_unit in result["miou"].items():
         for unit in by_unit:

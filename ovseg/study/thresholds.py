@@ -1,4 +1,4 @@
-"""How much mIoU depends on the background's threshold, on calibration pictures: none of them is evaluated."""
+"""mIoU as a function of the background threshold, on calibration pictures, which are never evaluated."""
 
 import pandas as pd
 
@@ -7,10 +7,10 @@ from ..benchmarks.evaluation import Encoded
 
 
 def curve(run, p, pictures):
-    """mIoU at each of calibration.THRESHOLDS on the first `pictures` calibration pictures, first seed, by the run's own unit.
+    """mIoU at each of calibration.THRESHOLDS on the first `pictures` calibration pictures, for the first seed and the run's own unit.
 
-    run: runs.Run, trained. p: its Params. Returns a DataFrame, columns benchmark, threshold, mIoU (percent): empty, with a printed line
-    that says why, where no benchmark has a background and calibration pictures.
+    run: runs.Run, trained. p: its Params. Returns a DataFrame with columns benchmark, threshold, mIoU (percent). If no
+    benchmark has a background and calibration pictures, it is empty and a line says why.
     """
     rows = []
     try:

@@ -1,7 +1,7 @@
-"""Pretraining the compact CLIP of the rendered world, from image-text contrast only: no label map is read before it ends.
+"""Pretrain the compact CLIP of the rendered world with image-text contrast only: training reads no label map.
 
-Pictures are rendered as they are needed, each once. What comes out is a folder that open_clip opens as
-"local-dir:..." and that any program with open_clip can use.
+Pictures are rendered on demand, each once. The output is a folder that any program can open through open_clip as
+"local-dir:...".
 """
 
 import json
@@ -25,14 +25,14 @@ from ..data.captions import nouns
 from ..data.files import write_whole
 from . import scenes
 
-CONTEXT = 32  # tokens of a text: captions of the rendered world are short
+CONTEXT = 32  # tokens per text: captions of the rendered world are short
 
 
 class RenderedPairs(Dataset):
     """Pictures rendered on demand, `count` from the index `first`, each paired with a few texts.
 
-    An item: (3, S, S) uint8 image, the nouns of its caption, and settings.views texts, each with the nouns that it names. A text is
-    the caption, or a prompt made of one of its nouns.
+    An item: (3, S, S) uint8 image, the nouns of its caption, and settings.views texts, each with its nouns. A text is
+    the caption, or a prompt made from one of its nouns.
     """
 
     def __init__(self, settings, count, first=0):
@@ -56,18 +56,18 @@ class RenderedPairs(Dataset):
 
 
 class Glimpses(nn.Module):
-    """Shows the image tower each picture `views` times, of which each time it sees only a few patches, drawn at random.
+    """Shows the image tower `views` views of each picture, each with only a few patches drawn at random.
 
-    A class token that sees only a few patches must tell from each of them what it shows. One that sees whole pictures gathers what
-    it needs in patches that need not show it. Stands in for open_clip's patch_dropout, behind the positions.
+    With few patches, the class token must use what each patch itself shows. With whole pictures, the tower may gather information in
+    patches that do not show it. Replaces open_clip's patch_dropout, after the positional embeddings are added.
     """
 
     def __init__(self, views):
         super().__init__()
-        self.views, self.patches = views, None  # how many patches is set at each step
+        self.views, self.patches = views, None  # the number of patches, set at each step
 
     def forward(self, x):
-        """Tokens (n, 1 + h*w, width), the class token first -> (n * views, 1 + patches, width), views of a picture in a row."""
+        """Tokens (n, 1 + h*w, width), class token first -> (n * views, 1 + patches, width), views of a picture adjacent."""
         if not self.training:
             return x
         x = x.repeat_interleave(self.views, 0)
@@ -76,7 +76,7 @@ class Glimpses(nn.Module):
 
 
 def model_config(settings):
-    """open_clip's description of the compact model. settings: params.Pretrain."""
+    """The open_clip configuration of the compact model. settings: params.Pretrain."""
     return {
         "embed_dim": settings.embed_dim,
         "vision_cfg": {
@@ -97,7 +97,7 @@ def model_config(settings):
 
 
 def fits(captions, texts):
-    """Which texts say nothing of a picture that its caption does not say: those are no negatives of it.
+    """Which texts name only nouns of a picture's caption: they are not negatives of that picture.
 
     captions, texts: the nouns of B captions and of B texts. Returns (B, B) bool, rows pictures, columns texts.
     """
@@ -110,7 +110,7 @@ def fits(captions, texts):
 
 
 def contrast(image, text, scale, fits):
-    """CLIP's loss: symmetric InfoNCE of (B, d) embeddings. fits (B, B) bool: pairs that are no negatives."""
+    """CLIP's loss: symmetric InfoNCE of (B, d) embeddings. fits (B, B) bool: pairs that are not negatives."""
     logits = scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T  # B, B
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.float().masked_fill(fits.to(logits.device) & ~own, -torch.inf)
@@ -119,7 +119,7 @@ def contrast(image, text, scale, fits):
 
 
 def schedule(settings):
-    """Of each step of all phases: the learning rate, and the numbers of patches of which one is seen."""
+    """Yields for each step of all phases: the learning rate, and the numbers of patches to choose from."""
     for phase in settings.phases:
         steps = phase.pictures // settings.batch
         for step in range(steps):
@@ -130,8 +130,8 @@ def schedule(settings):
 def pretrain(settings, device="cpu", checkpoint=None):
     """Train the compact CLIP. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
 
-    settings: params.Pretrain; checkpoint: the path of a file that the state is written to a hundred times on the way. A training of
-    the same settings goes on from there, and on a CPU ends as if it had never stopped.
+    settings: params.Pretrain. checkpoint: the path of a file to which the state is written a hundred times during training. A training
+    with the same settings resumes from it, and on a CPU ends as if it had never stopped.
     """
     torch.manual_seed(settings.seed)
     model = open_clip.model.CLIP(**model_config(settings)).to(device)
@@ -146,7 +146,7 @@ def pretrain(settings, device="cpu", checkpoint=None):
     plan = list(schedule(settings))
     first, history = restore_checkpoint(checkpoint, settings, model, optimiser)
     pairs = RenderedPairs(settings, (len(plan) - first) * settings.batch, first * settings.batch)
-    # with a generator of its own, the loader draws nothing from the one that draws the glimpses
+    # its own generator, so that the loader does not advance the one that draws the glimpses
     loader = DataLoader(pairs, settings.batch, num_workers=settings.workers, collate_fn=_collate, generator=torch.Generator())
     bar = tqdm(loader, "pretrain", initial=first, total=len(plan), mininterval=5)
     for step, (images, captions, texts, named) in enumerate(bar, first):
@@ -154,8 +154,8 @@ def pretrain(settings, device="cpu", checkpoint=None):
         for group in optimiser.param_groups:
             group["lr"] = rate
         model.visual.patch_dropout.patches = choice[torch.randint(len(choice), ())]
-        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # each is encoded once
-        with torch.autocast("cuda", torch.bfloat16, enabled=images.to(device).is_cuda):  # CPUs may be slower in bfloat16, even by far
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # each distinct text is encoded once
+        with torch.autocast("cuda", torch.bfloat16, enabled=images.to(device).is_cuda):  # CPUs may be much slower in bfloat16
             image = model.encode_image((images.to(device).float() / 255 - mean) / std)
             text = model.encode_text(tokenizer(list(distinct)).to(device))[[distinct[text] for text in texts]]
         loss = contrast(image.float(), text.float(), model.logit_scale.exp(), fits(captions, named))
@@ -173,7 +173,7 @@ def pretrain(settings, device="cpu", checkpoint=None):
 
 
 def _collate(items):
-    """Items of RenderedPairs -> images (n, 3, S, S); and for each of n * views pairs: nouns of the caption, text, nouns of the text."""
+    """Collate RenderedPairs items: images (n, 3, S, S); and for each of n * views pairs: nouns of the caption, text, nouns of the text."""
     images, captions, texts = zip(*items, strict=True)
     texts = [text for of_picture in texts for text in of_picture]
     captions = [words for words in captions for _ in range(len(texts) // len(images))]
@@ -181,14 +181,14 @@ def _collate(items):
 
 
 def keep(path, settings, model, optimiser, step, history):
-    """Write a checkpoint: the state of a training after `step` steps."""
+    """Write a checkpoint: the state of the training after `step` steps."""
     state = {"settings": settings.model_dump_json(exclude={"workers"}), "step": step, "history": history, "random": torch.get_rng_state()}
     state |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
     write_whole(path, lambda part: torch.save(state, part))
 
 
 def restore_checkpoint(path, settings, model, optimiser):
-    """Load a checkpoint of the same settings into model and optimiser. Returns (step, history); without one, (0, [])."""
+    """Load a checkpoint with the same settings into model and optimiser. Returns (step, history), or (0, []) if there is none."""
     state = torch.load(path, map_location="cpu", weights_only=True) if path and Path(path).is_file() else None
     if state is None or state["settings"] != settings.model_dump_json(exclude={"workers"}):
         return 0, []
@@ -202,7 +202,7 @@ def restore_checkpoint(path, settings, model, optimiser):
 def zero_shot(clip, settings, pictures=400):
     """Image-level average precision of the world's classes on unseen pictures. Returns {class: AP in 0..1}.
 
-    clip: FrozenCLIP. settings: params.Pretrain. A class is present if it covers 1% of a picture.
+    clip: FrozenCLIP. settings: params.Pretrain. A class is present if it covers at least 1% of a picture.
     """
     size = settings.size
     found = [scenes.render(settings.seed + 1, scenes.PRETRAIN, i, size, size, settings.max_things) for i in range(pictures)]
@@ -215,10 +215,10 @@ def zero_shot(clip, settings, pictures=400):
 
 
 def dense_miou(clip, settings, size, pictures=100):
-    """Zero-shot mIoU of what the patches say (MaskCLIP) on calibration pictures, in percent. Returns MeanIoU.compute's {class: IoU}.
+    """Zero-shot IoU of the patch features (MaskCLIP) on calibration pictures, in percent. Returns MeanIoU.compute's {class: IoU}.
 
-    clip: FrozenCLIP. settings: params.Pretrain. size: pixels, what pictures are resized to: CLIP's own, or larger for more patches.
-    A pixel is the class whose embedding is nearest to the features of the patches around it.
+    clip: FrozenCLIP. settings: params.Pretrain. size: pixels to which pictures are resized: CLIP's own size, or larger for more patches.
+    A pixel gets the class with the highest interpolated cosine with the patches around it.
     """
     classes = clip.embed_classes(scenes.CLASSES, settings.templates)
     iou = MeanIoU(scenes.CLASSES)
@@ -234,7 +234,7 @@ def dense_miou(clip, settings, size, pictures=100):
 def fold_mean(clip, settings):
     """Shift the last norm of the image tower so that dense image features have mean 0. clip: FrozenCLIP, changed in place.
 
-    What all patches share, no matter what they show, hides from a cosine what each of them shows.
+    A component common to all patches dominates cosines and hides what each patch shows.
     """
     found = [scenes.render(settings.seed + 2, scenes.PRETRAIN, i, settings.size, settings.size) for i in range(64)]
     mean = clip.encode_dense(np.stack([s.image for s in found]), "maskclip").mean((0, 2, 3))  # d
@@ -245,7 +245,7 @@ def fold_mean(clip, settings):
 def fold_norms(clip, settings):
     """Scale both projections so that text and dense image embeddings have mean norm settings.embedding_norm.
 
-    CLIP's own loss sees only cosines and leaves these norms to chance, but Eq. 2 and 7 take raw dot products. clip: FrozenCLIP,
+    CLIP's loss depends only on cosines and leaves these norms arbitrary, but Eq. 2 and 7 use raw dot products. clip: FrozenCLIP,
     changed in place.
     """
     found = [scenes.render(settings.seed + 2, scenes.PRETRAIN, i, settings.size, settings.size) for i in range(64)]

@@ -1,9 +1,9 @@
 """The rendered world: cartoon scenes of *things* on *stuff*, with noisy captions and exact label maps.
 
-A thing is a handful of differently coloured parts, and things share colours (a house's roof is a car's red),
-so that the pixels of one object disagree until something makes them agree: the question that semantic units
-answer. Stuff is texture. Captions leave out some of what is there and sometimes name what is not, as the
-web's do. Everything follows from (seed, split, index): the same three numbers give the same bytes.
+A thing consists of several differently coloured parts, and things share colours (a house's roof has a car's red).
+The pixels of one object therefore disagree, which is the problem that semantic units solve. Stuff is texture. As on
+the web, captions omit some of the classes in the picture and sometimes name absent ones. The triple (seed, split,
+index) determines everything: the same three numbers give the same bytes.
 """
 
 import io
@@ -22,7 +22,7 @@ from ..data.shards import parallel
 
 TRAIN, BENCHMARK, PRETRAIN, CALIBRATION = 0, 1, 2, 3  # splits: no two share a picture
 PER_SHARD = 1024
-KEPT = Path("runs/scenes")  # what shards were rendered from
+KEPT = Path("runs/scenes")  # records of what each shard was rendered from
 
 _YAML = YAML(typ="safe").load(Path(__file__).with_name("things.yaml").read_text())
 THINGS = {  # {name: [(shape, RGB, coordinates), ...]}, the parts in drawing order
@@ -33,11 +33,11 @@ STUFF = _YAML["stuff"]  # {name: RGB}
 CLASSES = (*THINGS, *STUFF)  # a label map holds indices into this
 
 GROUNDS = ("grass", "sand", "snow", "road", "water", "wood")
-WALLS = ("sky", "sky", "sky", "brick", "wood")  # behind a horizon; sky more often than walls
+WALLS = ("sky", "sky", "sky", "brick", "wood")  # above the horizon; sky is more frequent than walls
 
 CAPTIONS = ("{}.", "look at {}!", "here is {}.", "this shows {}.", "we saw {}.", "there are {}.", "mostly {}.")
 
-SUPERSAMPLE = 2  # things are drawn this much larger and averaged down, so that edges are smooth
+SUPERSAMPLE = 2  # things are drawn at this scale and averaged down for smooth edges
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Scene:
 def render(seed, split, index, height=128, width=128, max_things=3, omit=0.3, omit_stuff=0.6, invent=0.1):
     """Render one scene.
 
-    seed, split, index: non-negative integers that fix everything; splits never share a picture.
+    seed, split, index: non-negative integers that determine everything; splits never share a picture.
     height, width: pixels. max_things: things a picture holds, 1..max_things.
-    omit, omit_stuff: chance that a caption leaves out a thing, or stuff, that is there (one name always stays): people
-    write of things more than of what lies behind them.
-    invent: chance that a caption names one class that is not there.
+    omit, omit_stuff: probability that a caption omits a thing, or stuff, in the picture (at least one name is kept):
+    people mention things more often than backgrounds.
+    invent: probability that a caption names one class that is not in the picture.
     """
     rng = np.random.default_rng([seed, split, index])
     image, labels = _background(rng, height, width)
@@ -93,13 +93,13 @@ def _phrase(name):
 
 
 def _noise(rng, height, width, cells_y, cells_x):
-    """Smooth noise in -1..1 with about that many bumps down and across. (H, W) float32."""
+    """Smooth noise in -1..1 with about cells_y bumps down and cells_x across. (H, W) float32."""
     coarse = rng.uniform(-1, 1, (max(2, cells_y), max(2, cells_x))).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _grain(rng, height, width):
-    """White noise of deviation 1, uniform, (H, W) float32."""
+    """Uniform white noise with standard deviation 1, (H, W) float32."""
     uniform = np.frombuffer(rng.bytes(height * width), np.uint8).reshape(height, width)
     return (uniform.astype(np.float32) - 127.5) / 73.9
 
@@ -144,7 +144,7 @@ def _texture(rng, name, height, width):
 
 
 def _background(rng, height, width):
-    """Two or three kinds of stuff behind wavy borders. Returns image (H, W, 3) float32 and labels (H, W) uint8."""
+    """Up to three kinds of stuff with wavy borders. Returns image (H, W, 3) float32 and labels (H, W) uint8."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     wall, *grounds = [WALLS[rng.integers(len(WALLS))], *rng.permutation(GROUNDS)[:2]]
     layers = [wall] + [g for g in grounds if g != wall][: rng.integers(1, 3)]
@@ -188,7 +188,7 @@ def _place_thing(rng, image, labels):
     half = size * SUPERSAMPLE / 2
     canvas = Image.new("RGBA", (size * SUPERSAMPLE, size * SUPERSAMPLE), (0, 0, 0, 0))
     draw = ImageDraw.Draw(canvas)
-    jitter = {}  # one shift for a colour of this thing: its two wheels match
+    jitter = {}  # one shift per colour of this thing, so that its two wheels match
     for shape, colour, coordinates in THINGS[name]:
         shift = jitter.setdefault(colour, rng.normal(0, 9, 3))
         fill = tuple(int(v) for v in np.clip(np.add(colour, shift), 0, 255)) + (255,)
@@ -214,9 +214,9 @@ def _file(array, kind, **options):
 
 
 def _write_shard(job):
-    """Write one shard of the rendered world, unless it is there: (path, kept, settings as a dict, split, first index, last index + 1).
+    """Write one shard of the rendered world unless it exists. job: (path, kept, settings as a dict, split, first index, last index + 1).
 
-    kept: the folder that says what shards were rendered from, and the CRC-32 of their contents.
+    kept: the folder that records what each shard was rendered from, and the CRC-32 of its contents.
     """
     path, kept, *about = job
     versions = {name: metadata.version(name) for name in ("numpy", "pillow", "webdataset")}
@@ -230,7 +230,7 @@ def _write_shard(job):
 
 def _render_shard(part, s, split, first, last):
     longer = s["size"] * 5 // 4
-    sizes = [(s["size"], s["size"])] if split == TRAIN else [(s["size"], longer), (longer, s["size"])]  # so that windows slide
+    sizes = [(s["size"], s["size"])] if split == TRAIN else [(s["size"], longer), (longer, s["size"])]  # non-square, so that windows slide
     with wds.TarWriter(str(part), encoder=False, mtime=0) as tar:
         for index in range(first, last):
             key = f"{index:08d}"
@@ -253,10 +253,10 @@ def _render_shard(part, s, split, first, last):
 def render_shards(settings, folder, kept=KEPT):
     """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar, and the class lists things.txt and scenes.txt.
 
-    settings: params.Scenes. The same settings give the same bytes. Calibration pictures are as many as the benchmark's and made
-    alike: what labels help to choose (calibration.py) is chosen on these. Label maps are in train shards too, for people to look
-    at and for the supervised reference (methods/supervised.py); no other training reads one. Shards that an earlier run has rendered in
-    the same way stay, others in the folder are deleted. kept: the folder that says what each was rendered from.
+    settings: params.Scenes. The same settings give the same bytes. There are as many calibration pictures as benchmark pictures,
+    rendered in the same way; choices that need labels (calibration.py) are made on them. Train shards also hold label maps, for
+    inspection and for the supervised reference (methods/supervised.py); no other training reads them. Shards already rendered in the
+    same way are kept, other shards in the folder are deleted. kept: the folder that records what each was rendered from.
     """
     folder, kept = Path(folder), Path(kept)
     folder.mkdir(parents=True, exist_ok=True)
