@@ -1,19 +1,19 @@
-# Two commands: `make repro` runs the study, `make test` the tests. Both set up .venv first if it is missing.
-# `make repro JOBS=4` runs four stages in parallel. The default is one stage per GPU or, without a GPU, per core.
+# `make quick` is a first look in minutes, `make repro` runs the study, `make test` the tests. All set up .venv first if it is missing.
+# `make repro JOBS=4` runs four runs of the study in parallel. The default is one per GPU or, without a GPU, per core.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-faults test-browser lab inspect report bench lock
+.PHONY: quick repro test test-browser lab inspect report bench lock
+quick: $(VENV)/ready # in the folder quick/
+	scripts/quick.sh $(JOBS)
+
 repro: $(VENV)/ready
-	python -m ovseg.study.jobs $(if $(JOBS),--jobs $(JOBS))
+	python scripts/repro.py $(JOBS)
 
 test: $(VENV)/ready
-	pytest
+	pytest --durations 10
 	ruff check
-
-test-faults: $(VENV)/ready # kills, full disks, damaged files; takes minutes and writes docs/reliability.md
-	pytest -n 0 tests/faults/inject.py
 
 lab: $(VENV)/ready
 	jupyter lab notebooks
@@ -22,7 +22,7 @@ inspect: $(VENV)/inspect # the inspector, a page served on this machine only
 	JUPYTER_PATH=$(CURDIR)/scripts voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 --VoilaExecutor.startup_timeout=300
 
 report: $(VENV)/ready # writes report/index.html
-	python -m ovseg.study.site
+	python scripts/report.py
 
 test-browser: $(VENV)/inspect $(VENV)/browser # tests the inspector in Chromium
 	pytest -o addopts= -q -rs tests/browser

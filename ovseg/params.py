@@ -1,92 +1,124 @@
-"""Read params.yaml: typed, validated parameters, and changes to them.
+"""Read params.yaml: typed parameters, the rules between keys, the runs of the study, and presets.
 
-`python -m ovseg.params` checks params.yaml, the machine and the disk (preflight.py), and reports what is wrong in one line. No value has a
-default here: params.yaml holds all of them, so that a reader finds each in one place.
+    python -m ovseg.params                      check params.yaml; what is wrong is one line
+    python -m ovseg.params presets/paper.yaml   write a preset's values into params.yaml
 """
 
+import argparse
 import copy
 import difflib
+import functools
+import importlib
+import io
+import json
+import operator
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+import torch
+from pydantic import ValidationError, create_model
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .schema import Benchmark, Params
-from .values import METHODS
+from . import methods
+from .clip.config import model_config, nearest_model, patch_size, pretrained_tags
+from .schema import INFERENCE, LAYOUTS, LOCAL, PRETRAINED_CLIP, Study
 
-# Keys that may change between evaluations; the other values of `segment` are fixed when windows are encoded.
-INFERENCE = [
-    f"segment.{key}" for key in ("unit", "meta_points", "groups", "affinity", "batch", "precision", "averaged", "scale", "threshold")
-]
+METHODS = {name: importlib.import_module(f"ovseg.methods.{name}") for name in methods.names()}
+Params = create_model("Params", __base__=Study, **{name: (module.Settings, ...) for name, module in METHODS.items()})
+DEFAULT = "default"  # the run of params.yaml as it is
+UNUSED = {"clip": {"batch"}, "train": {"workers", "checkpoint_steps", "processes"}}  # change no result of a run
 
 
 class ParamsError(ValueError):
     """params.yaml, or a change to it, is invalid; the message is one line."""
 
 
-def root():
-    """The project's folder: the nearest one at or above the working directory that holds params.yaml."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "params.yaml").is_file():
-            return folder
-    raise ParamsError(f"no params.yaml in {here} or above it: start from the project's folder")
+@dataclass(frozen=True)
+class Run:
+    """A run of the study.
+
+    name: "default", a line of `ablations.trained` or `inferred`, or a dense mode of `ablations.untrained`. kind: trained (the default run
+    too), inferred (the default run's decoders with other inference settings) or untrained (CLIP's dense features alone). changes: what it
+    changes in params.yaml, {"mgca.k": 0.1}. params: params.yaml with these changes.
+    """
+
+    name: str
+    kind: str
+    changes: dict
+    params: Params
+
+    @property
+    def model(self):
+        """The folder of the run's decoders."""
+        return Path("models") / (self.name if self.kind == "trained" else DEFAULT)
+
+    @property
+    def result(self):
+        return Path("results/runs") / f"{self.name}.json"
+
+    def depends(self):
+        """The values on which the run's result depends, as a dict: its DVC stage reruns when one of them changes."""
+        p, train = self.params, {"trained": None, "inferred": {"seeds"}, "untrained": set()}[self.kind]
+        used = {name: section.model_dump() for name, section in p.sections.items()} if self.kind == "trained" else {}
+        used |= {name: getattr(p, name).model_dump(exclude=UNUSED.get(name)) for name in ("clip", "segment", "evaluate")}
+        return {"device": p.device, "train": p.train.model_dump(include=train, exclude=UNUSED["train"])} | used
 
 
 def enter_project():
-    """Make the project's folder the working directory: JupyterLab starts a notebook in its own folder."""
-    os.chdir(root())
+    """Make the project's folder the working directory: the nearest one at or above it that holds params.yaml."""
+    here = Path.cwd()
+    project = next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), None)
+    if project is None:
+        raise ParamsError(f"no params.yaml in {here} or above it: start from the project's folder")
+    os.chdir(project)
 
 
 def load(changes=None, path="params.yaml"):
-    """Read and validate params.yaml. Returns Params; raises ParamsError.
-
-    changes: {"mgca.k": 0.1, ...}, values that replace those in the file. Without changes, the lines of `ablations` are checked too.
-    """
-    return _validated(_values(path), changes, path) if changes else load_runs(path)[""]
+    """Read and validate a parameter file. changes: {"mgca.k": 0.1, ...} replace its values. Returns Params; raises ParamsError."""
+    return _validated(_read(path), changes or {}, path)
 
 
 def load_runs(path="params.yaml"):
-    """Params of the default run and of each line of ablations.trained and inferred: {line: Params}, "" for the default run.
-
-    Raises ParamsError unless each line is a valid run that differs from all others.
-    """
-    values = _values(path)
-    runs = {"": _validated(values, {}, path)}
-    if runs[""].train.method == "supervised":
-        raise ParamsError(f"{path}: train.method = 'supervised': a line of ablations.trained, not the default run")
-    if runs[""].segment.unit == "learned-group":
-        raise ParamsError(f"{path}: segment.unit = 'learned-group': in a line of ablations.trained, for untrained runs have no groups")
-    lists, seen = runs[""].ablations, {_identity(runs[""]): "the default run"}
-    if runs[""].clip.dense not in lists.untrained:
-        raise ParamsError(f"{path}: ablations.untrained: must hold clip.dense, {runs[''].clip.dense}: untrained, it is the baseline")
-    for kind, lines in {"trained": lists.trained, "inferred": lists.inferred}.items():
-        for line in lines:
+    """All runs of the study, {name: Run}, the default run first. Raises ParamsError unless each line is a valid run unlike all others."""
+    values = _read(path)
+    p = _validated(values, {}, path)
+    lists, default = p.ablations, Run(DEFAULT, "trained", {}, p)
+    if DEFAULT not in lists.trained:
+        raise ParamsError(f"{path}: ablations.trained must hold {DEFAULT}: the other runs are compared with it")
+    if p.clip.dense not in lists.untrained:
+        raise ParamsError(f"{path}: ablations.untrained must hold clip.dense, {p.clip.dense}: untrained, it is the baseline")
+    if p.train.method == "supervised" or p.segment.unit == "learned-group":
+        raise ParamsError(f"{path}: supervised and learned-group must be in lines of ablations.trained, not in the default run")
+    runs, seen = {DEFAULT: default}, {_identity(default): DEFAULT}
+    for kind in ("trained", "inferred"):
+        for line in getattr(lists, kind):
+            if line == DEFAULT and kind == "trained":
+                continue
             try:
                 changes = parse_change(line)
-                run = _validated(values, changes, path)
+                run = Run(line, kind, changes, _validated(values, changes, path))
                 _check_keys(kind, changes)
-                if _identity(run) in seen:
-                    raise ParamsError(f"the same run as {seen[_identity(run)]}")
+                if (same := seen.setdefault(_identity(run), line)) != line:
+                    raise ParamsError(f"the same run as {same}")
             except ParamsError as error:
                 raise ParamsError(f"{path}: ablations.{kind}: {line}: {str(error).removeprefix(f'{path}: ')}") from None
-            seen[_identity(run)], runs[line] = line, run
-    return runs
+            runs[line] = run
+    return runs | {mode: Run(mode, "untrained", c := {"clip.dense": mode}, _validated(values, c, path)) for mode in lists.untrained}
 
 
 def parse_change(text):
     """"mgca.beta=0.01,mgca.granularity=object" -> {"mgca.beta": 0.01, "mgca.granularity": "object"}. Raises ParamsError.
 
-    Keys are section.key; values are YAML of letters, digits and . _ + -: the text is also part of file and stage names.
+    Values are YAML of letters, digits and . _ + -: the text is also part of file and stage names.
     """
     changes = {}
     for part in text.split(",") if text else []:
         if not re.fullmatch(r"[a-z_]+\.[a-z_]+=[A-Za-z0-9._+-]+", part):
-            raise ParamsError("expected section.key=value, several joined by commas, values of letters, digits and . _ + -")
+            raise ParamsError("must be section.key=value, several joined by commas, values of letters, digits and . _ + -")
         key, value = part.split("=")
         if key in changes:
             raise ParamsError(f"{key} comes twice")
@@ -94,7 +126,74 @@ def parse_change(text):
     return changes
 
 
-def _values(path):
+def rules(p):
+    """(key, whether it holds, what it must be) for every rule between keys. Each value is one that its type allows."""
+    t, s, c, names = p.train, p.segment, p.clip, p.train.method.split("+")
+    ordered = [name for name in METHODS if name in names]
+    yield "train.method", names == ordered, f"one or more of {', '.join(METHODS)}, in this order, joined by +"
+    vision = {"patch_size": p.pretrain.patch, "layers": p.pretrain.vision_layers}
+    if c.model != PRETRAINED_CLIP:
+        config = model_config(c.model)
+        yield "clip.model", config, f"a model of open_clip, as {nearest_model(c.model)}, or {LOCAL}FOLDER with open_clip_config.json"
+        vision = config["vision_cfg"]
+    patch = patch_size(vision) or 1
+    pixels = (2 * s.window // patch) ** 2  # pixel embeddings of a window: the decoder doubles the grid of patches
+    units, in_shards = {s.unit, *p.evaluate.units}, [name for name, b in p.benchmarks.items() if b.shards]
+    yield "clip.model", patch > 1, "a model whose image tower is open_clip's plain ViT, or SigLIP's"
+    if c.model.startswith(LOCAL):
+        yield "clip.pretrained", c.pretrained is None, f"null, for {c.model} holds its weights"
+    elif not (c.pretrained and Path(c.pretrained).is_file()):
+        tags = pretrained_tags(c.model)
+        yield "clip.pretrained", c.pretrained in tags, f"the path of a checkpoint, or a tag of {c.model}: {', '.join(tags)}"
+    yield "clip.image_size", c.image_size % patch == 0, f"a multiple of CLIP's patch, {patch}"
+    patches = (p.pretrain.size // p.pretrain.patch) ** 2
+    seen = max(count for phase in p.pretrain.phases for count in phase.patches)
+    yield "pretrain.phases", seen <= patches, f"of at most the {patches} patches of a picture"
+    yield "train.processes", t.batch % t.processes == 0, f"a divisor of train.batch, {t.batch}"
+    yield "train.warmup_epochs", t.warmup_epochs < t.epochs, f"below train.epochs, {t.epochs:g}"
+    yield "train.batch", p.data.shards or t.batch <= p.scenes.pairs, f"at most {p.scenes.pairs}, the number of pairs"
+    if "mixreorg" in names:
+        whole, blocks = p.mixreorg.images * t.processes, vision.get("layers")
+        yield "train.batch", t.batch % whole == 0, f"a multiple of mixreorg.images * train.processes, {whole}"
+        yield "mixreorg.block", p.mixreorg.block is None or not c.cache_images, "null if clip.cache_images is true"
+        yield "mixreorg.block", not blocks or (p.mixreorg.block or 0) < blocks, f"at most {(blocks or 1) - 1}, CLIP's last block"
+    if "supervised" in names:
+        yield "train.method", names == ["supervised"], "supervised alone: no other method reads label maps"
+        yield "supervised.labels", p.supervised.labels in in_shards, f"a benchmark in shards ({', '.join(in_shards) or 'there is none'})"
+    yield "segment.unit", s.unit != "learned-group" or "groupvit" in names, "another one: train.method = groupvit learns the groups"
+    yield "segment.window", s.window % patch == 0, f"a multiple of CLIP's patch, {patch}"
+    yield "segment.stride", s.stride <= s.window, f"at most segment.window, {s.window}: a larger stride leaves pixels out"
+    yield "segment.meta_points", round(s.meta_points**0.5) ** 2 == s.meta_points, "a square number: meta-points lie on a square grid"
+    for key, unit in (("meta_points", "meta-point"), ("groups", "group")):
+        yield f"segment.{key}", unit not in units or getattr(s, key) <= pixels, f"at most {pixels}, the pixel embeddings of a window"
+    yield "evaluate.thresholds", set(p.evaluate.thresholds) <= set(p.benchmarks), f"of benchmarks: {', '.join(p.benchmarks)}"
+    for name, b in p.benchmarks.items():
+        key, shards = f"benchmarks.{name}", (b.shards, b.label, b.classes)
+        yield key, not any(shards) if b.folder else all(shards), "either folder, or all of shards, label and classes"
+        yield key, not b.layout or (b.folder and not b.calibration), "layout with folder, without calibration"
+        yield key, not b.calibration or b.calibration != (b.folder or b.shards), "calibrated on other pictures than those evaluated"
+        yield key, name not in LAYOUTS or b.layout == name, f"of layout {name}, a benchmark of the paper, or have another name"
+
+
+def device(name, processes=1):
+    """The torch device named by params' `device`: auto is a GPU if available. Raises ParamsError if it needs more GPUs than there are.
+
+    processes: how many processes will train, each on a GPU of its own.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cuda" and not gpus:
+        raise ParamsError("device = 'cuda': must be auto or cpu: this machine has no GPU that torch can use")
+    if name != "cpu" and gpus and processes > gpus:
+        raise ParamsError(f"train.processes = {processes}: must be at most {gpus}, the number of GPUs")
+    return torch.device("cuda" if gpus and name != "cpu" else "cpu")
+
+
+def flatten(sections):
+    """{"section.key": value} of {name: Section}, for results."""
+    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.model_dump().items()}
+
+
+def _read(path):
     """The sections of a parameter file as dicts."""
     try:
         values = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))  # YAML 1.2, as DVC: 1e-3 is a number
@@ -103,7 +202,7 @@ def _values(path):
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ParamsError(f"{path} holds no sections: expected {', '.join(Params.model_fields)}")
+        raise ParamsError(f"{path} must hold the sections {', '.join(Params.model_fields)}")
     return values
 
 
@@ -111,90 +210,88 @@ def _validated(values, changes, path):
     values = copy.deepcopy(values)
     for key, value in changes.items():
         *above, last = key.split(".")
-        section = values
-        for name in above:
-            section = section.get(name) if isinstance(section, dict) else None
+        section = values.get(above[0]) if len(above) == 1 else values if not above else None
         if not isinstance(section, dict) or last not in section:
-            known = [f"{name}.{inner}" for name, part in values.items() if isinstance(part, dict) for inner in part]
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
-            raise ParamsError(f"{key} = {value!r}: no such key in {path}; the nearest is {nearest[0]}")
+            raise ParamsError(f"{path}: {key} = {value!r}: {_unknown(key)}")
         section[last] = value
     try:
-        return Params.model_validate(values)
+        p = Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError("; ".join(_line(e, path) for e in error.errors())) from None
+        raise ParamsError(f"{path}: {'; '.join(_line(e) for e in error.errors())}") from None
+    for key, holds, wanted in rules(p):
+        if not holds:
+            name, *inner = key.split(".")
+            value = functools.reduce(operator.getitem, inner, values[name])
+            raise ParamsError(f"{path}: {key}{'' if isinstance(value, dict) else f' = {value!r}'}: must be {wanted}")
+    return p
+
+
+def _line(error):
+    """A pydantic error as `key = value: what it must be`."""
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"{key}: missing; it has no default"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"
+    return f"{key}{value}: {_unknown(key) if error['type'] == 'extra_forbidden' else message}"
+
+
+def _unknown(key):
+    known = [f"{name}.{inner}" for name, field in Params.model_fields.items() for inner in getattr(field.annotation, "model_fields", [])]
+    return f"no such key; the nearest is {difflib.get_close_matches(key, [*known, *Params.model_fields], n=1, cutoff=0)[0]}"
 
 
 def _check_keys(kind, changes):
     """Raises ParamsError if a run of this kind cannot make these changes."""
-    training = [key for section in (*METHODS, "train") if section in Params.model_fields for key in _keys(section)]
-    allowed = training + INFERENCE if kind == "trained" else INFERENCE
-    for key in changes:
-        if key not in allowed:
-            why = "it needs training" if key in training else "data and features are shared by all runs; change it for the whole study"
-            raise ParamsError(f"{key}: {why}; allowed here: {', '.join(allowed)}")
-    if kind == "trained" and not set(changes) & set(training):
-        raise ParamsError("trains nothing new: it belongs to ablations.inferred")
+    inference = {f"segment.{key}" for key in INFERENCE}
+    of_training = {key for key in changes if key.split(".")[0] in ("train", *METHODS)}
+    if others := set(changes) - inference - of_training:
+        raise ParamsError(f"{min(others)}: data and features are shared by all runs; change it for the whole study")
+    if kind == "inferred" and of_training:
+        raise ParamsError(f"{min(of_training)}: it needs training, so the line must be in ablations.trained")
+    if kind == "trained" and not of_training:
+        raise ParamsError("trains nothing new, so the line must be in ablations.inferred")
 
 
-def _keys(section):
-    return [f"{section}.{key}" for key in Params.model_fields[section].annotation.model_fields]
+def _identity(run):
+    """What tells runs apart: all values that change a result, but not the number of seeds."""
+    values = Run("", "trained", {}, run.params).depends()
+    values["train"].pop("seeds")
+    values.get("supervised", {}).pop("labels", None)
+    return json.dumps(values, sort_keys=True)
 
 
-def _identity(params):
-    """The identity of a run: all values except lists of runs, unused methods, the number of seeds, and values that change no result."""
-    unused = {name: True for name in METHODS if name not in params.sections}
-    excluded = {"ablations": True, "train": {"seeds", "workers", "checkpoint_steps"}, "supervised": {"labels"}}
-    return params.model_dump_json(exclude=excluded | unused)
+def apply_preset(preset, path="params.yaml"):
+    """Write the values of a preset into a parameter file, whose comments stay. `benchmarks` and lists are replaced as a whole."""
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 1000, True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    values = yaml.load(Path(path).read_text(encoding="utf-8"))
+    for name, section in _read(preset).items():
+        if isinstance(section, dict) and name != "benchmarks" and isinstance(values.get(name), dict):
+            values[name].update(section)
+        else:
+            values[name] = section
+    out = io.StringIO()
+    yaml.dump(values, out)
+    _validated(YAML(typ="safe").load(out.getvalue()), {}, preset)
+    Path(path).write_text(out.getvalue(), encoding="utf-8")
 
 
-def flatten(sections):
-    """{"section.key": value} of {name: Section}, for results."""
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.model_dump().items()}
-
-
-def _line(error, path):
-    """One pydantic error as `key = value: what is allowed`."""
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        section = Params
-        for part in error["loc"][:-1]:
-            annotation = section.model_fields[part].annotation
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Benchmark
-            if section is Benchmark:
-                break
-        return f"{path}: {key} = {error['input']!r}: unknown key; allowed here: {', '.join(section.model_fields)}"
-    if error["type"] == "missing":
-        return f"{path}: {key}: missing; it has no default"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"
-    return f"{path}: {key}{value}: {message}"
-
-
-def device(name):
-    """The torch device named by params' `device`: auto is a GPU if available. Raises ParamsError for cuda without a GPU."""
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ParamsError("device = 'cuda': this machine has no GPU that torch can use; allowed here: auto, cpu")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-def processes(count, device):
-    """Raises ParamsError if `count` processes would train on GPUs and this machine has fewer. device: torch.device."""
-    import torch
-
-    if device.type == "cuda" and count > torch.cuda.device_count():
-        raise ParamsError(f"train.processes = {count}: allowed are 1..{torch.cuda.device_count()}, the GPUs of this machine")
+def main():
+    parser = argparse.ArgumentParser(prog="python -m ovseg.params", description="Check params.yaml, or write a preset's values into it.")
+    parser.add_argument("preset", nargs="?", help="a file of presets/: its values replace those of params.yaml")
+    preset = parser.parse_args().preset
+    if preset:
+        apply_preset(preset)
+    load_runs()
 
 
 if __name__ == "__main__":
-    from ovseg import params, preflight  # imported by name: as __main__, this module's ParamsError is a different class
+    from ovseg import params  # by name: as __main__, this module's ParamsError is another class
 
     try:
         params.enter_project()
-        runs = params.load_runs()
-        preflight.check(runs)
-        preflight.check_files(runs)
+        params.main()
     except params.ParamsError as error:
         sys.exit(f"{error}")

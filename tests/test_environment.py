@@ -88,12 +88,11 @@ def test_hooks_before_a_commit_have_the_pinned_versions():
     assert all(pinned[name] == f"=={version}" for name, version in versions.items())
 
 
-def test_the_workflow_runs_what_make_knows_and_uploads_what_the_smoke_study_leaves():
+def test_the_workflow_runs_what_make_knows_and_uploads_what_the_quick_study_leaves():
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     targets = set(re.findall(r"^([\w-]+)(?=[\w -]*:)", (ROOT / "Makefile").read_text(), re.M))
     used = {target for command in commands for target in re.findall(r"\bmake ([\w-]+)", command)}
-    assert used == {"test", "repro"} and used <= targets
-    assert any("presets/smoke.yaml params.yaml" in command for command in commands) and (ROOT / "presets/smoke.yaml").is_file()
+    assert used == {"test", "quick"} and used <= targets
     uploads = [step["with"]["path"].split() for job in jobs.values() for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
-    assert any({"runs/", "results/"} <= set(paths) for paths in uploads)
+    assert any({"quick/runs/", "quick/results/"} <= set(paths) for paths in uploads)

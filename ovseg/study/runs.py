@@ -1,13 +1,7 @@
-"""The runs of a study, and how one is trained and evaluated.
+"""Training and evaluating a run of the study (params.Run), and its result next to others.
 
-    default     params.yaml as it is                                          models/mgca
-    trained     a line of ablations.trained: trained and evaluated with it    models/trained/LINE
-    inferred    a line of ablations.inferred: the default run's decoders, evaluated with its changes
-    untrained   a dense mode of ablations.untrained: CLIP's features alone
-
-Results are written to results/runs/mgca.json, results/runs/trained/LINE.json and so on. Each training of a run (seeds 0 to
-train.seeds - 1) has a subfolder of the model's folder: seeds/0 and so on. Under torchrun, `python -m ovseg.study.runs [--change LINE]`
-trains the default run, or that line, over all processes.
+A run's decoders are in models/NAME/seeds/0 and so on, its result is results/runs/NAME.json. Under torchrun,
+`python -m ovseg.study.runs [--run NAME]` trains a run over all processes.
 """
 
 import argparse
@@ -16,80 +10,46 @@ import json
 import platform
 import sys
 import time
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+import pandas as pd
 
 from .. import params
 from ..benchmarks import datasets, evaluation
 from ..benchmarks.miou import mean
 from ..data.files import write_whole
-from ..methods import distributed, supervised, training
-from ..methods.decoder import Decoder
-from ..schema import Params
+from ..methods import supervised
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND
-from ..values import METHODS
+from ..training import distributed, loop
+from ..training.decoder import Decoder
+from .report import DENSE_TITLES, mean_std
 
-DEFAULT = "mgca"
 PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # packages whose versions a result records
-SECTIONS = ("clip", *(name for name in METHODS if name in Params.model_fields), "train", "segment", "evaluate")  # in a result
-
-
-@dataclass(frozen=True)
-class Run:
-    """kind: default, trained, inferred or untrained. change: its line of params.yaml, "" for the default run."""
-
-    kind: str = "default"
-    change: str = ""
-
-    @property
-    def name(self):
-        return DEFAULT if self.kind == "default" else f"{self.kind}/{self.change}"
-
-    @property
-    def model(self):
-        """The folder of the run's decoders."""
-        return Path("models") / (self.name if self.kind == "trained" else DEFAULT)
-
-    @property
-    def result(self):
-        return Path("results/runs") / f"{self.name}.json"
-
-    @property
-    def changes(self):
-        """What the run changes in params.yaml: {"mgca.k": 0.1}."""
-        return {"clip.dense": self.change} if self.kind == "untrained" else params.parse_change(self.change)
-
-    def params(self):
-        """params.yaml with its changes."""
-        return params.load(self.changes)
-
-
-def all_runs(ablations):
-    """Every run of the study. ablations: params' Ablations."""
-    lists = {kind: getattr(ablations, kind) for kind in ("untrained", "trained", "inferred")}
-    return [Run(), *(Run(kind, change) for kind, changes in lists.items() for change in changes)]
+SECTIONS = ("clip", *params.METHODS, "train", "segment", "evaluate")  # of the parameters that a result records
 
 
 def train_run(run, device):
-    """Train a run's decoder once per seed; finished trainings are not repeated. device: torch.device."""
-    p, group = run.params(), distributed.joined()
-    settings = p.train.model_copy(update={"processes": group.size}) if group.size > 1 else p.train
-    source = None
-    if settings.method == "supervised":
+    """Train a run's decoder once per seed; finished trainings are kept. run: params.Run. device: torch.device."""
+    p, group, source = run.params, distributed.joined(), None
+    if group.size > 1:
+        p = p.model_copy(update={"train": p.train.model_copy(update={"processes": group.size})})
+    elif device.type == "cuda":
+        params.device("cuda", p.train.processes)
+    if p.train.method == "supervised":
         name = p.supervised.labels
         benchmark = datasets.open_benchmark(name, p.benchmarks[name])
         source = supervised.Source(benchmark.label, benchmark.background, f"data/features/benchmarks/{name}/classes.npy")
-    for seed in range(settings.seeds):
-        trained = training.train_into(run.model / "seeds" / str(seed), seed, p.clip, p.sections, settings, source, device)
+    for seed in range(p.train.seeds):
+        trained = loop.train_into(run.model / "seeds" / str(seed), seed, p, source, device)
         if group.rank == 0:
-            print(f"seed {seed}: {'trained' if trained else 'was trained before, and nothing that it depends on has changed'}")
+            print(f"seed {seed}: {'trained' if trained else 'kept: it was trained before with the same parameters, code and data'}")
 
 
 def open_segmenters(run, device):
     """(suite, {seed: Segmenter}) of a run, for evaluation.evaluate. The seed of an untrained run is None."""
-    p = run.params()
+    p = run.params
     suite, clip = evaluation.open_suite(p), evaluation.open_clip(p.clip, device)
     if run.kind == "untrained":
         return suite, {None: Segmenter(clip, Decoder(suite[0].classes.shape[1]).to(device), p.segment)}
@@ -97,34 +57,36 @@ def open_segmenters(run, device):
     return suite, {seed: Segmenter.of_training(folder, clip, p.segment, device) for seed, folder in folders.items()}
 
 
-def units_of(run, p):
+def units_of(run):
     """The semantic units a run is evaluated with; its own (segment.unit) comes first."""
-    others = {"default": p.evaluate.units, "untrained": p.evaluate.units, "trained": ["pixel"], "inferred": []}[run.kind]
-    return list(dict.fromkeys([p.segment.unit, *others]))
+    several = run.kind == "untrained" or run.name == params.DEFAULT
+    others = run.params.evaluate.units if several else ["pixel"] if run.kind == "trained" else []
+    return list(dict.fromkeys([run.params.segment.unit, *others]))
 
 
 def evaluate_run(run, suite, segmenters):
-    """Evaluate a run's segmenters with each of its units, and write its result and segmenter.json. Returns the result.
-
-    suite, segmenters: from `open_segmenters`.
-    """
-    p, started = run.params(), time.perf_counter()
-    variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run, p)}
-    found = evaluation.evaluate(variants, suite)
+    """Evaluate a run's segmenters with each of its units. Writes its result and, for a trained run, what its model's folder needs to be
+    loaded and published: segmenter.json and result.json. Returns the result. suite, segmenters: from `open_segmenters`."""
+    p, started = run.params, time.perf_counter()
+    variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run)}
+    iou = evaluation.evaluate(variants, suite)
     seconds = round(time.perf_counter() - started, 1)
     trainings = [json.loads((run.model / "seeds" / str(seed) / "training.json").read_text()) for seed in segmenters if seed is not None]
-    if run.kind in ("default", "trained"):  # what Segmenter.load needs besides the decoders
+    spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": seconds}
+    result = make_result(run, iou, spent, trainings[0]["weights"] if trainings else 0)
+    _write_json(run.result, result)
+    if run.kind == "trained":
         segmenters[0].save_settings(run.model, p.clip)
-    spent = {"train": sum(t["seconds"] for t in trainings), "evaluate": seconds}
-    result = make_result(run, p, found, spent, trainings[0]["weights"] if trainings else 0)
-    write_result(result, run.result)
+        prepared = json.loads(Path("results/prepare.json").read_text())
+        counts = {"pairs": prepared["pairs"], "captions": prepared["captions"], "rendered": p.data.shards is None}
+        _write_json(run.model / "result.json", result | {"data": counts})
     return result
 
 
-def make_result(run, p, found, seconds, weights=0):
+def make_result(run, iou, seconds, weights=0):
     """The result of a run, for results/runs.
 
-    p: its Params. found: {benchmark: {(seed, unit): {class: IoU}}}, from evaluation.evaluate. Returns a dict:
+    run: params.Run. iou: {benchmark: {(seed, unit): {class: IoU}}}, from evaluation.evaluate. Returns a dict:
 
     run, kind   its name and kind
     changes     what it changes in params.yaml, [["mgca.k", 0.1]]; identifies runs in tables
@@ -138,19 +100,22 @@ def make_result(run, p, found, seconds, weights=0):
     seeds       [{"seed", "miou": {benchmark: {unit: percent}}, "iou": {benchmark: {unit: {class: percent or null}}}}, ...]; the
                 seed of an untrained run is null
     """
-    units = list(dict.fromkeys(unit for variants in found.values() for _, unit in variants))
+    p = run.params
+    units = list(dict.fromkeys(unit for variants in iou.values() for _, unit in variants))
     seeds = []
-    for seed in dict.fromkeys(seed for variants in found.values() for seed, _ in variants):
-        iou = {name: {unit: variants[seed, unit] for unit in units} for name, variants in found.items()}
-        miou = {name: {unit: mean(by_class) for unit, by_class in by_unit.items()} for name, by_unit in iou.items()}
-        seeds.append({"seed": seed, "miou": miou, "iou": iou})
+    for seed in dict.fromkeys(seed for variants in iou.values() for seed, _ in variants):
+        of_seed = {name: {unit: variants[seed, unit] for unit in units} for name, variants in iou.items()}
+        miou = {name: {unit: mean(by_class) for unit, by_class in by_unit.items()} for name, by_unit in of_seed.items()}
+        seeds.append({"seed": seed, "miou": miou, "iou": of_seed})
+    classes = {name: list(next(iter(variants.values()))) for name, variants in iou.items()}
+    with_background = [name for name, names in classes.items() if BACKGROUND in names]
     return {
         "run": run.name,
         "kind": run.kind,
         "changes": list(run.changes.items()),
-        "miou": {name: {unit: sum(s["miou"][name][unit] for s in seeds) / len(seeds) for unit in units} for name in found},
-        "thresholds": thresholds(p, [name for name, by_unit in seeds[0]["iou"].items() if BACKGROUND in next(iter(by_unit.values()))]),
-        "classes": [[name, digest(next(iter(by_unit.values())))] for name, by_unit in seeds[0]["iou"].items()],
+        "miou": {name: {unit: sum(s["miou"][name][unit] for s in seeds) / len(seeds) for unit in units} for name in iou},
+        "thresholds": {name: p.evaluate.thresholds.get(name, p.segment.threshold) for name in with_background},
+        "classes": [[name, hashlib.sha256("\n".join(names).encode()).hexdigest()] for name, names in classes.items()],
         "versions": [["python", platform.python_version()], *([name, metadata.version(name)] for name in PACKAGES)],
         "seconds": seconds,
         "weights": weights,
@@ -159,33 +124,71 @@ def make_result(run, p, found, seconds, weights=0):
     }
 
 
-def digest(names):
-    """SHA-256 of class names, one a line, in hex."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
 def parameters(p):
     """The parameters that a result records, [["mgca.alpha", 0.4], ...]. p: Params of a run."""
     return [list(item) for item in params.flatten({name: getattr(p, name) for name in SECTIONS}).items()]
 
 
-def thresholds(p, benchmarks):
-    """{benchmark: its background threshold}. benchmarks: names of benchmarks with background."""
-    return {name: p.evaluate.thresholds.get(name, p.segment.threshold) for name in benchmarks}
+def heading(run, default):
+    """What a run is, as Markdown: its name and what it changes in the default run. run, default: params.Run."""
+    if run.kind == "untrained":
+        what = f"CLIP's dense features as {DENSE_TITLES[run.name]} reads them, without training"
+    else:
+        before = dict(map(tuple, parameters(default.params)))
+        changes = ", ".join(f"`{key}` from {before[key]} to {value}" for key, value in run.changes.items())
+        what = f"changes {changes}" if changes else "`params.yaml` as it is"
+        what += "; the default run's decoders" if run.kind == "inferred" else f"; seeds 0 to {run.params.train.seeds - 1}"
+    return f"**Run `{run.name}`**: {what}. Units: {', '.join(units_of(run))} (the first is its own)."
 
 
-def write_result(result, path):
-    """Write a result as JSON, atomically."""
-    write_whole(path, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
+def beside(result, others):
+    """mIoU of a result next to others, in percent, mean ± standard deviation over seeds (number of seeds): a DataFrame of texts.
+
+    others: {title: params.Run}. A run without a result, or with one of other parameters, gets a dash: no stage waits for the others.
+    Each is shown with the same unit if it has it, otherwise with its own, which is then named.
+    """
+    rows = []
+    for benchmark, unit in ((benchmark, unit) for benchmark, by_unit in result["miou"].items() for unit in by_unit):
+        row = {"benchmark": benchmark, "unit": unit, "this run": _spread(result, benchmark, unit)}
+        for title, run in others.items():
+            other = json.loads(run.result.read_text()) if run.result.is_file() else {}
+            row |= {title: "–", f"this - {title}": "–"}
+            if benchmark in other.get("miou", {}) and other["parameters"] == json.loads(json.dumps(parameters(run.params))):
+                by = unit if unit in other["miou"][benchmark] else run.params.segment.unit
+                difference = result["miou"][benchmark][unit] - other["miou"][benchmark][by]
+                row[title] = _spread(other, benchmark, by) + ("" if by == unit else f", by {by}")
+                row[f"this - {title}"] = f"{difference:+.1f}"
+        rows.append(row)
+    return pd.DataFrame(rows).set_index(["benchmark", "unit"])
 
 
-def main(arguments=None):
+def by_class(result):
+    """IoU of each class, percent, mean over seeds: a DataFrame with columns (benchmark, unit), NaN for classes without an IoU."""
+    columns = {}
+    for benchmark, by_unit in result["miou"].items():
+        for unit in by_unit:
+            columns[benchmark, unit] = pd.DataFrame([seed["iou"][benchmark][unit] for seed in result["seeds"]], dtype=float).mean()
+    return pd.DataFrame(columns)
+
+
+def _spread(result, benchmark, unit):
+    return mean_std(pd.Series([seed["miou"][benchmark][unit] for seed in result["seeds"]], dtype=float))
+
+
+def _write_json(path, values):
+    write_whole(path, lambda part: part.write_text(json.dumps(values, indent=1) + "\n"))
+
+
+def main():
     parser = argparse.ArgumentParser(prog="torchrun ... -m ovseg.study.runs", description="Train a run over all processes of torchrun.")
-    parser.add_argument("--change", default="", help="a line of ablations.trained; none: the default run")
-    run = Run("trained", change) if (change := parser.parse_args(arguments).change) else Run()
+    parser.add_argument("--run", default=params.DEFAULT, help="default, or a line of ablations.trained")
+    name = parser.parse_args().run
     try:
         params.enter_project()
-        distributed.in_group(train_run, run, params.device(run.params().device))
+        runs = {name: run for name, run in params.load_runs().items() if run.kind == "trained"}
+        if name not in runs:
+            raise params.ParamsError(f"--run {name}: must be one of {', '.join(runs)}")
+        distributed.in_group(train_run, runs[name], params.device(runs[name].params.device))
     except params.ParamsError as error:
         sys.exit(f"{error}")
 

@@ -1,59 +1,63 @@
-"""Which runs a study holds, and where each keeps its files."""
+"""A run's units, its result, and its numbers beside those of other runs."""
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from ovseg import params
-from ovseg.study.runs import Run, all_runs, make_result, units_of, write_result
+from ovseg.study import runs
 
-P = params.load(path=Path(__file__).parents[2] / "params.yaml")
-
-
-def test_a_study_is_the_default_run_and_a_run_for_each_line():
-    lists = P.ablations.model_copy(update={"trained": ["mgca.k=0"], "inferred": ["segment.unit=group"], "untrained": ["clip"]})
-    found = all_runs(lists)
-    assert found == [Run(), Run("untrained", "clip"), Run("trained", "mgca.k=0"), Run("inferred", "segment.unit=group")]
-    assert len({run.result for run in found}) == 4
+RUNS = params.load_runs(Path(__file__).parents[2] / "params.yaml")
+DEFAULT, K, POINTS = RUNS["default"], RUNS["mgca.k=0"], RUNS["segment.meta_points=9"]
 
 
-@pytest.mark.parametrize(
-    "run, model, result, changes",
-    [
-        (Run(), "models/mgca", "mgca", {}),
-        (Run("trained", "mgca.k=0"), "models/trained/mgca.k=0", "trained/mgca.k=0", {"mgca.k": 0}),
-        (Run("inferred", "segment.unit=group"), "models/mgca", "inferred/segment.unit=group", {"segment.unit": "group"}),
-        (Run("untrained", "sclip"), "models/mgca", "untrained/sclip", {"clip.dense": "sclip"}),
-    ],
-)
-def test_files_and_changes_of_a_run(run, model, result, changes):
-    assert (run.model, run.result, run.changes) == (Path(model), Path(f"results/runs/{result}.json"), changes)
+def with_thresholds(run, thresholds):
+    evaluate = run.params.evaluate.model_copy(update={"thresholds": thresholds})
+    return params.Run(run.name, run.kind, run.changes, run.params.model_copy(update={"evaluate": evaluate}))
 
 
-def test_inferred_runs_are_evaluated_by_their_own_unit_alone():
-    assert units_of(Run(), P) == units_of(Run("untrained", "clip"), P) == ["meta-point", "pixel", "group"]
-    assert units_of(Run("trained", "mgca.k=0"), P) == ["meta-point", "pixel"]
-    assert units_of(Run("inferred", "segment.meta_points=9"), P) == ["meta-point"]
+def test_inferred_runs_are_evaluated_with_their_own_unit_only():
+    assert runs.units_of(DEFAULT) == runs.units_of(RUNS["clip"]) == ["meta-point", "pixel", "group"]
+    assert runs.units_of(K) == ["meta-point", "pixel"] and runs.units_of(POINTS) == ["meta-point"]
 
 
-def test_a_result_averages_over_seeds_and_keeps_each(tmp_path):
-    found = {"street": {(0, "pixel"): {"cat": 10.0, "sea": None}, (1, "pixel"): {"cat": 20.0, "sea": 40.0}}}
-    result = make_result(Run("trained", "mgca.k=0"), P, found, {"train": 3.0, "evaluate": 1.0})
+def test_a_result_averages_over_seeds_and_keeps_each():
+    iou = {"street": {(0, "pixel"): {"cat": 10.0, "sea": None}, (1, "pixel"): {"cat": 20.0, "sea": 40.0}}}
+    result = runs.make_result(K, iou, {"train": 3.0, "evaluate": 1.0}, 7)
     assert result["miou"] == {"street": {"pixel": 20.0}}  # of 10 and (20 + 40) / 2
     assert [seed["miou"]["street"]["pixel"] for seed in result["seeds"]] == [10, 30]
     assert result["seeds"][1]["iou"]["street"]["pixel"] == {"cat": 20.0, "sea": 40.0}
-    assert result["thresholds"] == {}  # street has no background
+    assert (result["run"], result["kind"], result["weights"], result["thresholds"]) == ("mgca.k=0", "trained", 7, {})
     assert result["classes"] == [["street", "a420285883291977360ae3a0ca0100524031d2e46f8ce2ce38c2f29bce3af252"]]  # cat, sea
     assert result["versions"][0] == ["python", sys.version.split()[0]] and dict(result["versions"])["numpy"] == np.__version__
-    assert result["changes"] == [("mgca.k", 0)] and dict(result["parameters"])["segment.meta_points"] == 36
-    write_result(result, tmp_path / "a/b/mgca.k=0.4.json")
-    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["mgca.k=0.4.json"]
+    assert result["changes"] == [("mgca.k", 0)] and dict(result["parameters"])["mgca.k"] == 0
+    assert runs.by_class(result)["street", "pixel"].to_dict() == {"cat": 15, "sea": 40}
 
 
 def test_a_result_names_the_threshold_of_each_benchmark_with_background():
-    p = P.model_copy(update={"evaluate": P.evaluate.model_copy(update={"thresholds": {"street": 0.4}})})
-    iou = {"pixel": {"background": 1.0, "cat": 2.0}}
-    found = {name: {(0, unit): of for unit, of in iou.items()} for name in ("street", "park")} | {"plain": {(0, "pixel"): {"cat": 1.0}}}
-    assert make_result(Run(), p, found, {})["thresholds"] == {"street": 0.4, "park": P.segment.threshold}
+    iou = {name: {(0, "pixel"): {"background": 1.0, "cat": 2.0}} for name in ("street", "park")} | {"plain": {(0, "pixel"): {"cat": 1.0}}}
+    result = runs.make_result(with_thresholds(DEFAULT, {"street": 0.4}), iou, {})
+    assert result["thresholds"] == {"street": 0.4, "park": DEFAULT.params.segment.threshold}
+
+
+def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/runs").mkdir(parents=True)
+    ours = runs.make_result(K, {"street": {(seed, "pixel"): {"cat": 50.0 + seed} for seed in (0, 1)}}, {})
+    other = runs.make_result(DEFAULT, {"street": {(0, "meta-point"): {"cat": 40.0}}}, {})
+    others = {"default run": DEFAULT, "baseline": RUNS["maskclip"]}
+    DEFAULT.result.write_text(json.dumps(other))
+    row = runs.beside(ours, others).loc["street", "pixel"]
+    assert row["this run"] == "50.5 ± 0.7 (2)" and row["default run"] == "40.0, by meta-point"
+    assert row["this - default run"] == "+10.5" and row["baseline"] == row["this - baseline"] == "–"
+    DEFAULT.result.write_text(json.dumps(other | {"parameters": []}))
+    assert runs.beside(ours, others).loc["street", "pixel"]["default run"] == "–"
+
+
+def test_the_heading_says_what_a_run_changes():
+    assert runs.heading(DEFAULT, DEFAULT).startswith("**Run `default`**: `params.yaml` as it is; seeds 0 to 2.")
+    assert "changes `mgca.k` from 0.06 to 0; seeds" in runs.heading(K, DEFAULT)
+    assert "changes `segment.meta_points` from 36 to 9; the default run's decoders" in runs.heading(POINTS, DEFAULT)
+    assert "as SCLIP reads them, without training" in runs.heading(RUNS["sclip"], DEFAULT)

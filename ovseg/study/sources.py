@@ -1,0 +1,71 @@
+"""The stage `sources`: `python -m ovseg.study.sources`. It checks what it can before hours of work, and writes runs/sources.
+
+    runs/sources/NOTEBOOK.ipynb     the notebooks without outputs, so that saving one in JupyterLab reruns nothing
+    runs/sources/runs/NAME.json     the parameters that a run's result depends on: its stage reruns if one of them changes
+"""
+
+import contextlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+
+from .. import params
+from ..benchmarks import datasets
+from ..data import shards
+
+PREPARED = "data/prepared/"  # made by `prepare`
+
+
+def check_machine(runs):
+    """Raises ParamsError if the shards, the benchmarks, label maps of a supervised run, or GPUs are missing. runs: {name: params.Run}.
+
+    What `prepare` makes, and optional benchmarks, may be missing.
+    """
+    p = runs[params.DEFAULT].params
+    for run in runs.values():
+        params.device(p.device, run.params.train.processes)
+    try:
+        for name, settings in p.benchmarks.items():
+            if not (settings.folder or settings.shards).startswith(PREPARED):
+                with contextlib.suppress(datasets.NotHere if settings.optional else ()):
+                    datasets.open_benchmark(name, settings)
+        paths = shards.expand(p.data.shards) if p.data.shards else []
+    except (OSError, ValueError) as error:
+        raise params.ParamsError(f"{error}") from None
+    for name, run in runs.items():
+        if paths and run.params.train.method == "supervised":
+            label = p.benchmarks[run.params.supervised.labels].label
+            if label not in next(shards.read_samples(paths[0]), {label: None}):
+                raise params.ParamsError(f"{name}: it learns from label maps, but the samples of {paths[0]} hold no {label}")
+
+
+def stripped(notebook):
+    """A notebook with nothing but its cells' texts and tags: what JupyterLab, VS Code or Colab save besides does not matter here."""
+    notebook.metadata = {}
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = f"cell-{number}", {"tags": cell.metadata.get("tags", [])}
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def main(folder=Path("runs/sources")):
+    params.enter_project()
+    runs = params.load_runs()
+    check_machine(runs)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "runs").mkdir(parents=True)
+    for path in sorted(Path("notebooks").glob("*.ipynb")):
+        nbformat.write(stripped(nbformat.read(path, as_version=4)), folder / path.name)
+    for name, run in runs.items():
+        (folder / f"runs/{name}.json").write_text(json.dumps(run.depends(), indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except params.ParamsError as error:
+        sys.exit(f"{error}")

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# `make quick`: run presets/quick.yaml in a folder of its own, quick/. params.yaml, dvc.lock and results/ of the study stay as they are.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p quick/models quick/results
+cp -R notebooks ovseg paper scripts dvc.yaml params.yaml .dvcignore quick
+cp -R models/clip quick/models
+cp results/pretrain.json quick/results
+[[ -e quick/dvc.lock ]] || cp dvc.lock quick # knows that models/clip is made
+cd quick
+[[ -d .dvc ]] || dvc init --quiet --no-scm
+export PYTHONPATH=$PWD
+python -m ovseg.params ../presets/quick.yaml
+python scripts/repro.py "$@"
+echo "Look at quick/results/REPORT.md, quick/results/figures and quick/runs/default.ipynb."

@@ -1,0 +1,92 @@
+"""`make repro JOBS=n`: `dvc repro`, with n runs of the study at a time. `python scripts/repro.py [n]`; default: a run a GPU, or a core.
+
+DVC itself runs one stage after another. The pipeline has three levels: stages that all runs share; the runs, NAME@LINE, independent of
+each other but for `inferred`, which needs the default run; the figures. Runs are started as `dvc repro --single-item`, each with its
+share of the cores and, if there are GPUs, one of them. Their output goes to runs/logs. After a failure no other run starts.
+"""
+
+import itertools
+import json
+import os
+import queue
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+LOGS = Path("runs/logs")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+LOCK_WAIT = 120  # seconds for another DVC process to end, before any work
+
+
+def visible_gpus():
+    """GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def changed(*kinds):
+    """Names of the stages of these kinds that have to run. Ends if another DVC process holds its lock for LOCK_WAIT seconds."""
+    for attempt in itertools.count(1):
+        done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
+        if done.returncode == 0:
+            return [name for name in json.loads(done.stdout) if name.split("@")[0] in kinds]
+        if "lock" not in done.stderr or attempt * 4 > LOCK_WAIT:  # DVC waits 3 s itself
+            sys.exit(done.stderr)
+
+
+def say(line):
+    print(time.strftime("%H:%M:%S"), line, flush=True)
+
+
+class Runner:
+    """Runs stages side by side. jobs: how many at a time. gpus: from visible_gpus, one for each in turn; [] for none."""
+
+    def __init__(self, jobs, gpus):
+        self.jobs, self.failed, self.slots = jobs, [], queue.Queue()
+        for slot in range(jobs):
+            # Waiting threads sleep instead of spinning: two processes with two spinning threads each would block two cores.
+            share = {"OMP_NUM_THREADS": str(max(1, CORES // jobs)), "OMP_WAIT_POLICY": "PASSIVE"}
+            self.slots.put(os.environ | share | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus and jobs > 1 else {}))
+
+    def run(self, name):
+        """Run one stage with the environment of a free slot."""
+        environment, log = self.slots.get(), LOGS / f"{name}.log"
+        try:
+            if self.failed:
+                return
+            say(f"start  {name}")
+            started = time.perf_counter()
+            with open(log, "wb") as file:
+                command = ["dvc", "--wait-for-lock", "repro", "--single-item", name]
+                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+            say(f"{'done  ' if code == 0 else 'FAILED'} {name}  {time.perf_counter() - started:.0f} s")
+            if code:
+                self.failed.append(name)
+                print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), f"(the end of {log})", flush=True)
+        finally:
+            self.slots.put(environment)
+
+    def run_all(self, names):
+        """Run stages side by side, in this order. Ends the process if one of them fails."""
+        if names:
+            say(f"{len(names)} runs, {self.jobs} at a time")
+        with ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(self.run, names))
+        if self.failed:
+            sys.exit(f"failed: {', '.join(self.failed)}. Run again to go on: finished stages are not repeated.")
+
+
+if __name__ == "__main__":
+    gpus = visible_gpus()
+    runner = Runner(int(sys.argv[1]) if len(sys.argv) > 1 else len(gpus) or CORES, gpus)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    changed()
+    subprocess.run(["dvc", "repro", "encode"], check=True)  # what all runs share
+    runner.run_all(changed("run", "untrained"))
+    runner.run_all(changed("inferred"))
+    sys.exit(subprocess.run(["dvc", "repro"]).returncode)  # the figures

@@ -1,0 +1,67 @@
+"""scripts/repro.py with a stand-in for dvc, and scripts/notebook.sh with one for srun."""
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def repro(tmp_path, monkeypatch):
+    """scripts/repro.py as a module, in an empty folder."""
+    spec = importlib.util.spec_from_file_location("repro", ROOT / "scripts/repro.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    module.LOGS.mkdir(parents=True)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return module
+
+
+def stand_in(name, script):
+    """Put a shell script on the PATH of the fixture's folder."""
+    path = Path("bin", name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_no_more_than_jobs_run_at_once_each_with_its_share(repro, monkeypatch):
+    monkeypatch.setattr(repro, "CORES", 8)
+    stand_in("dvc", 'touch "on-$4"; ls | grep -c "^on-" >> counts; sleep 0.3; rm "on-$4"; echo "$OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES"')
+    names = [f"run@{letter}" for letter in "abcde"]
+    repro.Runner(2, ["4", "6"]).run_all(names)
+    assert max(int(line) for line in Path("counts").read_text().split()) == 2
+    said = {(repro.LOGS / f"{name}.log").read_text() for name in names}
+    assert said == {"4 4\n", "4 6\n"}
+
+
+def test_after_a_failure_no_run_is_started_and_running_ones_end(repro, capsys):
+    stand_in("dvc", 'echo "$4" >> begun; if [ "$4" = a ]; then sleep 0.2; echo "why a failed"; exit 3; fi; sleep 0.6; touch "ended-$4"')
+    with pytest.raises(SystemExit, match="failed: a. Run again"):
+        repro.Runner(2, []).run_all(["a", "b", "c", "d"])
+    assert sorted(Path("begun").read_text().split()) == ["a", "b"] and Path("ended-b").exists()
+    assert "FAILED a" in (printed := capsys.readouterr().out) and "why a failed" in printed
+
+
+def test_changed_stages_are_those_of_the_kinds_and_a_held_lock_ends_the_wait(repro, monkeypatch):
+    stand_in("dvc", """echo '{"run@a": [], "untrained@clip": [], "sources": [], "inferred@x": []}'""")
+    assert repro.changed("run", "untrained") == ["run@a", "untrained@clip"]
+    stand_in("dvc", 'echo try >> tries; echo "ERROR: Unable to acquire lock" >&2; exit 1')
+    monkeypatch.setattr(repro, "LOCK_WAIT", 8)
+    with pytest.raises(SystemExit, match="Unable to acquire lock"):
+        repro.changed()
+    assert Path("tries").read_text().count("try") == 3
+
+
+def test_a_notebooks_command_is_launched_by_the_prefix(repro):
+    stand_in("srun", 'echo "$@" > words; touch out.ipynb')
+    environment = os.environ | {"OVSEG_LAUNCH": "srun --gres=gpu:1 --cpus-per-task=8"}
+    command = ["bash", ROOT / "scripts/notebook.sh", "a.ipynb", "out.ipynb", "-r", "name", "mgca.k=0"]
+    subprocess.run(command, env=environment, check=True)
+    words = "--gres=gpu:1 --cpus-per-task=8 python scripts/notebook.py a.ipynb out.ipynb -r name mgca.k=0\n"
+    assert Path("words").read_text() == words
