@@ -108,7 +108,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed, written)
 def test_the_names_of_dense_modes_are_the_same_everywhere():
     from ovseg.clip import dense
 
-    assert get_args(schema.Dense) == tuple(dense.DENSE_MODES) == tuple(report.METHODS)
+    assert get_args(schema.Dense) == tuple(dense.DENSE_MODES) == tuple(report.DENSE_TITLES)
 
 
 @pytest.mark.parametrize(

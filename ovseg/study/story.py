@@ -10,8 +10,8 @@ import pandas as pd
 
 from .. import params
 from ..benchmarks.miou import mean
-from . import comparison, runs
-from .report import METHODS, mean_std
+from . import runs
+from .report import DENSE_TITLES, mean_std, method_title
 
 ABSENT = "–"
 
@@ -27,12 +27,12 @@ def head(run, p):
     if run.kind == "default":
         what = "the default run: `params.yaml` as it is"
     elif run.kind == "untrained":
-        what = f"CLIP's dense features as {METHODS[run.change]} reads them, without any training"
+        what = f"CLIP's dense features as {DENSE_TITLES[run.change]} reads them, without any training"
     else:
         of = " (the default run's decoders)" if run.kind == "inferred" else ""
         what = f"{changes(run)}{of}"
     seeds = ", ".join(map(str, range(p.train.seeds)))
-    learned = "nothing is trained" if run.kind == "untrained" else f"{comparison.name(p.train.method)}, trained at seeds {seeds}"
+    learned = "nothing is trained" if run.kind == "untrained" else f"{method_title(p.train.method)}, trained at seeds {seeds}"
     return f"**`{run.name}`**: {what}.\n\n- {learned}\n- semantic units: {', '.join(runs.units_of(run, p))} (the first is its own)"
 
 
@@ -75,7 +75,7 @@ def reference(run):
 def references(run):
     """{title: result or None} of the runs to compare with: the default run and the untrained baseline, except the run itself."""
     baseline = runs.Run("untrained", runs.Run().params().clip.dense)
-    others = {"default run": runs.Run(), METHODS[baseline.change]: baseline}
+    others = {"default run": runs.Run(), DENSE_TITLES[baseline.change]: baseline}
     return {title: reference(other) for title, other in others.items() if other != run}
 
 
