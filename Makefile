@@ -22,7 +22,7 @@ inspect: $(VENV)/inspect # the inspector, a page served on this machine only
 	JUPYTER_PATH=$(CURDIR)/scripts voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 --VoilaExecutor.startup_timeout=300
 
 report: $(VENV)/ready # writes report/index.html
-	python -m ovseg.study.site
+	python scripts/report.py
 
 test-browser: $(VENV)/inspect $(VENV)/browser # tests the inspector in Chromium
 	pytest -o addopts= -q -rs tests/browser

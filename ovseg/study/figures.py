@@ -172,13 +172,14 @@ def miou(labels, truth, classes):
     return "" if value is None else f"mIoU {value:.1f}%"
 
 
-def raw_labels(scores, segmenter, threshold):
+def raw_labels(scores, scale, threshold):
     """The label map (H, W) that gives each pixel the label of the embedding it lies in; where windows overlap, the first window's.
 
-    scores: segmentation.windows.Scores. threshold: softmax score below which a pixel is background; None: no background.
+    scores: segmentation.windows.Scores. scale: the segmenter's. threshold: softmax score below which a pixel is background; None: no
+    background.
     """
     row, column = ((weights * 1000).round().max(1).indices for weights in (scores.down, scores.across))  # ties are ties after rounding
-    return to_labels(scores.mosaic[:, row][:, :, column], segmenter.scale, threshold)
+    return to_labels(scores.mosaic[:, row][:, :, column], scale, threshold)
 
 
 def in_blocks(values, picture):
