@@ -47,9 +47,7 @@ def test_the_readme_says_the_reports_verdicts():
 def test_a_row_is_what_its_command_gave(name):
     *expected, _, command = EXPECTED[name]
     stage, _, run = re.fullmatch(r"`dvc repro '(.+)'`", command)[1].partition("@")
-    ablations = yaml.safe_load(committed("params.yaml"))["ablations"]
     assert stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert run in ("", "default", *ablations["trained"], *ablations["untrained"])
     result = json.loads(committed(f"results/runs/{run or 'default'}.json"))
     miou = []
     for benchmark in ("things", "scenes"):
