@@ -203,18 +203,6 @@ def highlight(image, mask):
     return (np.asarray(image) * np.where(in_blocks(mask, image), 1, UNMARKED)[..., None]).astype(np.uint8)
 
 
-def heats(rows, captions, label, name=SCORE, titles=None, title=None):
-    """Pictures, each with maps of values on one common scale, and a colour bar.
-
-    rows: lists of (picture, map (h, w), ...) of equal length. label: what the values are. name: a colour map. Others as in `grid`.
-    """
-    low, high = np.quantile(np.concatenate([np.ravel(values) for _, *maps in rows for values in maps]), [0.01, 0.99])  # not one pixel's
-    pictures = [[picture, *(heat(values, low, high, name) for values in maps)] for picture, *maps in rows]
-    figure = grid(pictures, titles, 2.1, captions, title=title)
-    colour_bar(figure, low, high, name, label)
-    return figure
-
-
 def correspondences(pictures, texts, mined, shown, title=None):
     """The pseudo-correspondences of training pairs, one row per pair.
 

@@ -63,10 +63,10 @@ def sections(results, findings, paper, speeds):
     return parts
 
 
-def markdown(sections):
-    """The report's text. sections: as above; an empty table, or None, is left out."""
+def markdown(listed):
+    """The report's text. listed: from `sections`, and more of them; an empty table, or None, is left out."""
     parts = []
-    for number, (title, text, table) in enumerate(sections):
+    for number, (title, text, table) in enumerate(listed):
         parts += [f"{'##' if number else '#'} {title}", text]
         if table is not None and len(table):
             parts.append(table.to_markdown(index=False, disable_numparse=True))
@@ -151,16 +151,17 @@ def against(results):
 
 
 def benchmarks_table(results, paper):
-    """The paper's Table 1 or 2 with our methods and baseline below, each by its own unit. paper: that table of paper/tables.yaml."""
+    """The paper's Table 1 or 2 with our methods, by their own units, and the baseline below. paper: that table of paper/tables.yaml."""
     columns, rows = [*paper["benchmarks"], "average"], []
     for row in paper["rows"]:
         numbers = ["–" if number is None else f"{number:.1f}" for number in (*row["miou"], row["average"])]
         rows.append({"method": row["method"], "pairs": row["data"]} | dict(zip(columns, numbers, strict=True)))
     for run, method in {**results.methods, results.baseline: None}.items():
-        ours = results.rows[(results.rows["run"] == run) & (results.rows["own"] if method else results.rows["unit"] == "pixel")]
+        rows_of_run = results.rows[results.rows["run"] == run]
+        ours = rows_of_run[rows_of_run["own"] if method else rows_of_run["unit"] == "pixel"]
         miou = ours.pivot(index="seed", columns="benchmark", values="miou").reindex(columns=paper["benchmarks"])
         miou["average"] = miou.mean(axis=1, skipna=False)
-        title = f"{method_title(method) if method else DENSE_TITLES[run]}, ours, by {ours['unit'].iloc[0]}s"
+        title = f"{method_title(method) if method else DENSE_TITLES[run]}, ours, by {next(iter(ours['unit']), 'pixel')}s"
         rows.append({"method": f"**{title}**", "pairs": "this study's" if method else "none"} | {c: mean_std(miou[c]) for c in columns})
     return pd.DataFrame(rows)
 

@@ -124,7 +124,8 @@ def load_results(paths):
             for benchmark, by_unit in seed["iou"].items():
                 for unit, iou in by_unit.items():
                     row = {"run": run, "kind": result["kind"], "seed": seed["seed"], "benchmark": benchmark, "unit": unit}
-                    row |= {"group": GROUPS[BACKGROUND not in iou], "own": unit == own_unit, "miou": seed["miou"][benchmark][unit]}
+                    row |= {"group": GROUPS[0] if BACKGROUND in iou else GROUPS[1], "own": unit == own_unit}
+                    row["miou"] = seed["miou"][benchmark][unit]
                     if set(scenes.CLASSES) <= set(iou):
                         row |= {"things": mean({c: iou[c] for c in scenes.THINGS}), "stuff": mean({c: iou[c] for c in scenes.STUFF})}
                     rows.append(row)
