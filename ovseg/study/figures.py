@@ -1,4 +1,4 @@
-"""Matplotlib figures of pictures and masks for the notebooks. No function computes a result."""
+"""Matplotlib figures of pictures, label maps and maps of values, and the colours of classes. No function computes a result."""
 
 import itertools
 import textwrap
@@ -6,31 +6,65 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import hsv_to_rgb, to_rgba_array
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
 from ..benchmarks.layouts import IGNORED
-from .colours import SCORE, SIMILARITY, heat, palette
+from ..benchmarks.miou import MeanIoU, mean
+from ..segmentation.windows import BACKGROUND, to_labels
 
-plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight"}
+SERIES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000"]  # Okabe and Ito, jfly.uni-koeln.de/color
+# Colours of the rendered world's classes. The first seven are Okabe and Ito's for classes; each later one was chosen to be furthest from
+# those before it, black and grey, for normal and red-green colour-blind vision. Stuff has the colours most like its own.
+WORLD = {
+    "sand": "#e69f00", "sky": "#56b4e9", "grass": "#009e73", "car": "#f0e442", "water": "#0072b2", "wood": "#d55e00", "bus": "#cc79a7",
+    "house": "#80ffff", "tree": "#80331a", "boat": "#663380", "fish": "#ffb2b2", "bird": "#8080e6", "flower": "#99b280",
+    "mushroom": "#b2ccff", "balloon": "#994c80", "road": "#4c664c", "snow": "#ffe6b2", "umbrella": "#4c4cb2", "rocket": "#99e680",
+    "penguin": "#00e6cc", "brick": "#994c00", "clock": "#66804c",
+}  # fmt: skip
+SCORE, SIMILARITY = "viridis", "magma"  # colour maps of cosines, and of S = V·t
 NAMED = 40  # maximum number of classes in a legend: those with the most pixels
 LARGE = 0.06  # minimum share of the picture for a region to be named
 EDGE = 0.18  # share of a picture's width: names closer than this to an edge are written away from it
 UNMARKED = 0.35  # brightness outside a mask
 PAINT = 0.75  # strength of a label map's colours over its picture
 CAPTION = 8.5  # points
+plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle": plt.cycler(color=SERIES), "image.cmap": SCORE}
+
+
+def palette(classes):
+    """Colours of classes, (C, 3) uint8: black for the background.
+
+    A class of the rendered world has the same colour in every list. Other classes take the free colours in order, then generated ones,
+    so two lists that differ only in the background give them the same colours.
+    """
+    others = [name for name in classes if name not in WORLD and name != BACKGROUND]
+    colours = [colour for name, colour in WORLD.items() if name not in classes]
+    for number in range(len(others) - len(colours)):
+        hue = 0.618034 * number % 1  # by the golden ratio, so that neighbours in the list are far apart
+        colours.append(hsv_to_rgb((hue, (0.9, 0.45)[number % 2], (0.95, 0.75, 0.55)[number % 3])))
+    colour_of = WORLD | dict(zip(others, colours, strict=False)) | {BACKGROUND: "black"}
+    return np.round(255 * to_rgba_array([colour_of[name] for name in classes])[:, :3]).astype(np.uint8)
+
+
+def heat(values, low, high, name=SCORE):
+    """Colour a map, (h, w) -> (h, w, 3) uint8. low, high: values at the ends of the colour map `name`."""
+    return (plt.get_cmap(name)((np.asarray(values) - low) / max(high - low, 1e-9))[..., :3] * 255).astype(np.uint8)
 
 
 def grid(pictures, titles=None, size=1.9, captions=None, title=None):
     """A grid of pictures without axes.
 
-    pictures: rows of (H, W, 3) arrays. titles: column titles. captions: rows of texts below the pictures, "" for none. title: figure
-    title. size: inches per picture.
+    pictures: rows of (H, W, 3) arrays; the last row may be shorter. titles: column titles. captions: rows of texts below the pictures, ""
+    for none. title: figure title. size: inches per picture.
     """
-    figure, axes = plt.subplots(
-        len(pictures), len(pictures[0]), squeeze=False, figsize=(size * len(pictures[0]), size * len(pictures)), layout="constrained"
-    )
-    for axis, picture in zip(axes.flat, itertools.chain(*pictures), strict=True):
+    rows, columns = len(pictures), len(pictures[0])
+    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(size * columns, size * rows), layout="constrained")
+    for axis, picture in itertools.zip_longest(axes.flat, itertools.chain(*pictures)):
+        if picture is None:
+            axis.set_visible(False)
+            continue
         axis.imshow(picture, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -38,7 +72,7 @@ def grid(pictures, titles=None, size=1.9, captions=None, title=None):
         axis.set_title(wrapped(text, size, 10), fontsize=10)
     if captions:
         texts = [[wrapped(text, size) for text in row] for row in captions]
-        for axis, text in zip(axes.flat, itertools.chain(*texts), strict=True):
+        for axis, text in zip(axes.flat, itertools.chain(*texts), strict=False):
             axis.set_xlabel(text, fontsize=CAPTION, labelpad=3)
         lines = sum(max(text.count("\n") + bool(text) for text in row) for row in texts)
         figure.set_figheight(figure.get_figheight() + lines * 1.3 * CAPTION / 72)  # the pictures keep their size
@@ -49,6 +83,12 @@ def grid(pictures, titles=None, size=1.9, captions=None, title=None):
     return figure
 
 
+def picture_grid(pictures, captions, columns):
+    """Pictures of one size or several in rows of `columns`, each with its caption."""
+    starts = range(0, len(pictures), columns)
+    return grid([pictures[i : i + columns] for i in starts], captions=[captions[i : i + columns] for i in starts])
+
+
 def wrapped(text, inches, points=CAPTION):
     """Wrap a text to a width. Existing line breaks are kept."""
     letters = int(inches * 72 / (0.6 * points))
@@ -56,9 +96,8 @@ def wrapped(text, inches, points=CAPTION):
 
 
 def colour_bar(figure, low, high, name, label):
-    """Add a colour bar next to a grid, for colours.heat between low and high."""
-    mappable = ScalarMappable(plt.Normalize(low, high), name)
-    bar = figure.colorbar(mappable, ax=figure.axes, shrink=0.7, aspect=30, pad=0.01)
+    """Add a colour bar next to a grid, for `heat` between low and high."""
+    bar = figure.colorbar(ScalarMappable(plt.Normalize(low, high), name), ax=figure.axes, shrink=0.7, aspect=30, pad=0.01)
     bar.set_label(label, fontsize=CAPTION + 1)
     bar.ax.tick_params(labelsize=CAPTION)
     bar.outline.set_visible(False)
@@ -104,18 +143,19 @@ def name_regions(axis, labels, classes):
     return named
 
 
-def segmentations(rows, titles, classes, captions=None, title=None):
+def segmentations(rows, titles, classes, title=None):
     """Rows of a picture and label maps painted over it. Large regions carry class names; a legend lists classes left unnamed somewhere.
+    Below each predicted label map is its mIoU on this picture, over the classes present in it or in the truth.
 
-    rows: lists of (picture, label map, label map, ...), the label maps (H, W) indices into classes. Other arguments as in `grid`.
+    rows: {picture number: (picture, truth, label map, ...)}, the label maps (H, W) indices into classes. titles, title: as in `grid`.
     """
-    colours = palette(classes)
-    pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in maps)] for image, *maps in rows]
+    colours, maps = palette(classes), [np.asarray(labels) for _, *labels_of_row in rows.values() for labels in labels_of_row]
+    pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in of_row)] for image, *of_row in rows.values()]
+    captions = [[f"picture {n}", "", *(miou(m, truth, classes) for m in predicted)] for n, (_, truth, *predicted) in rows.items()]
     figure = grid(pictures, titles, 2.3, captions, title=title)
-    maps = [None if index == 0 else np.asarray(labels) for row in rows for index, labels in enumerate(row)]
-    shown = [(axis, labels) for axis, labels in zip(figure.axes, maps, strict=True) if labels is not None]
-    unnamed = set().union(*({*np.unique(labels)} - name_regions(axis, labels, classes) for axis, labels in shown))
-    pixels = sum(np.bincount(labels[labels < len(classes)], minlength=len(classes)) for _, labels in shown)
+    axes = [axis for number, axis in enumerate(figure.axes) if number % len(pictures[0])]  # of the label maps
+    unnamed = set().union(*({*np.unique(m)} - name_regions(axis, m, classes) for axis, m in zip(axes, maps, strict=True)))
+    pixels = sum(np.bincount(labels[labels < len(classes)], minlength=len(classes)) for labels in maps)
     others = [index for index in np.argsort(-pixels, kind="stable") if pixels[index] and index in unnamed]
     if others:
         legend(figure, classes, colours, sorted(others[:NAMED]))
@@ -124,11 +164,33 @@ def segmentations(rows, titles, classes, captions=None, title=None):
     return figure
 
 
+def miou(labels, truth, classes):
+    """The mIoU of one label map as text, over the classes present in it or in its truth; "" if no pixel can be judged. Both (H, W)."""
+    iou = MeanIoU(classes)
+    iou.update(labels, truth)
+    value = mean(iou.compute())
+    return "" if value is None else f"mIoU {value:.1f}%"
+
+
+def raw_labels(scores, scale, threshold):
+    """The label map (H, W) that gives each pixel the label of the embedding it lies in; where windows overlap, the first window's.
+
+    scores: segmentation.windows.Scores. scale: the segmenter's. threshold: softmax score below which a pixel is background; None: no
+    background.
+    """
+    row, column = ((weights * 1000).round().max(1).indices for weights in (scores.down, scores.across))  # ties are ties after rounding
+    return to_labels(scores.mosaic[:, row][:, :, column], scale, threshold)
+
+
+def in_blocks(values, picture):
+    """Enlarge a map to a picture, each value a block: (h, w) -> (H, W)."""
+    (h, w), (height, width) = np.shape(values), np.shape(picture)[:2]
+    return np.asarray(values)[np.arange(height) * h // height][:, np.arange(width) * w // width]
+
+
 def unit_borders(image, assignment):
     """Draw unit borders in white over a picture. assignment (h, w): the unit of each pixel embedding."""
-    picture = np.array(image)
-    height, width = picture.shape[:2]
-    units = np.asarray(assignment)[np.arange(height) * assignment.shape[0] // height][:, np.arange(width) * assignment.shape[1] // width]
+    picture, units = np.array(image), in_blocks(assignment, image)
     border = np.zeros_like(units, bool)
     border[1:] |= units[1:] != units[:-1]
     border[:, 1:] |= units[:, 1:] != units[:, :-1]
@@ -138,63 +200,31 @@ def unit_borders(image, assignment):
 
 def highlight(image, mask):
     """Dim a picture outside a mask. mask (h, w) bool, per pixel embedding, drawn in blocks."""
-    picture = np.asarray(image)
-    height, width = picture.shape[:2]
-    blocks = np.asarray(mask)[np.arange(height) * mask.shape[0] // height][:, np.arange(width) * mask.shape[1] // width]
-    return (picture * np.where(blocks, 1, UNMARKED)[..., None]).astype(np.uint8)
+    return (np.asarray(image) * np.where(in_blocks(mask, image), 1, UNMARKED)[..., None]).astype(np.uint8)
 
 
-def heats(rows, captions, label, name=SCORE, titles=None, title=None):
-    """Pictures, each with maps of values on one common scale, and a colour bar.
-
-    rows: lists of (picture, map (h, w), ...) of equal length. label: what the values are. name: a colour map. Others as in `grid`.
-    """
-    values = np.concatenate([np.ravel(found) for _, *maps in rows for found in maps])
-    low, high = np.quantile(values, [0.01, 0.99])  # a single pixel does not set the scale
-    pictures = [[picture, *(heat(found, low, high, name) for found in maps)] for picture, *maps in rows]
-    figure = grid(pictures, titles, 2.1, captions, title=title)
-    colour_bar(figure, low, high, name, label)
-    return figure
-
-
-def correspondences(pictures, texts, found, shown, title=None):
+def correspondences(pictures, texts, mined, shown, title=None):
     """The pseudo-correspondences of training pairs, one row per pair.
 
-    pictures: (H, W, 3) arrays, and texts: str, of a batch of pairs. found: from mgca.correspondences for that batch, each map as
+    pictures: (H, W, 3) arrays, and texts: str, of a batch of pairs. mined: from mgca.correspondences for that batch, each map as
     (h, w). shown: indices of the pairs to draw.
     """
     columns = ("pair", "similarity S[i, i]", "object mask M", "semi-hard pixel", "hard negative region")
-    similarities = np.asarray(found["similarity"])[list(shown)]
-    low, high = similarities.min(), similarities.max()
+    similarities = np.asarray(mined["similarity"])
+    low, high = similarities[list(shown)].min(), similarities[list(shown)].max()
     rows, captions = [], []
     for i in shown:
-        similarity = np.asarray(found["similarity"][i])
-        of_object, of_region = (highlight(pictures[i], found[level][i]) for level in ("object", "region"))
-        rows.append([pictures[i], heat(similarity, low, high, SIMILARITY), of_object, pictures[i], of_region])
-        positive = similarity.flat[int(found["positive"][i])]
-        other = texts[int(found["negative"][i])]
-        captions.append([f"pair {i}\n“{texts[i]}”", "", "", f"S = {positive:.2f}; largest {similarity.max():.2f}", f"for “{other}”"])
+        of_object, of_region = (highlight(pictures[i], mined[level][i]) for level in ("object", "region"))
+        rows.append([pictures[i], heat(similarities[i], low, high, SIMILARITY), of_object, pictures[i], of_region])
+        positive = similarities[i].flat[int(mined["positive"][i])]
+        below = (f"S = {positive:.2f}; largest {similarities[i].max():.2f}", f"for “{texts[int(mined['negative'][i])]}”")
+        captions.append([f"pair {i}\n“{texts[i]}”", "", "", *below])
     figure = grid(rows, columns, 2.1, captions, title=title)
-    for line, i in enumerate(shown):
-        h, w = found["object"][i].shape
-        height, width = np.shape(pictures[i])[:2]
-        row, column = divmod(int(found["positive"][i]), w)
-        cross(figure.axes[line * len(columns) + 3], (column + 0.5) * width / w - 0.5, (row + 0.5) * height / h - 0.5)
+    for axis, i in zip(figure.axes[3 :: len(columns)], shown, strict=True):
+        (h, w), (height, width) = similarities[i].shape, np.shape(pictures[i])[:2]
+        row, column = divmod(int(mined["positive"][i]), w)
+        for colour, line in (("black", 4), ("white", 2)):  # a cross
+            x, y = (column + 0.5) * width / w - 0.5, (row + 0.5) * height / h - 0.5
+            axis.plot(x, y, "+", color=colour, markersize=14, markeredgewidth=line)
     colour_bar(figure, low, high, SIMILARITY, "S = V·t (Eq. 2)")
     return figure
-
-
-def cross(axis, x, y):
-    """Mark a pixel of a picture."""
-    for colour, width in (("black", 4), ("white", 2)):
-        axis.plot(x, y, "+", color=colour, markersize=14, markeredgewidth=width)
-
-
-def picture_grid(pictures, captions, columns):
-    """Pictures of one size or several in rows of `columns`, each with its caption. The last row may be shorter."""
-    pictures, captions = list(pictures), list(captions)
-    missing = -len(pictures) % min(columns, len(pictures))
-    filled, below = pictures + [np.full((1, 1, 3), 255, np.uint8)] * missing, captions + [""] * missing
-    width = min(columns, len(pictures))
-    starts = range(0, len(filled), width)
-    return grid([filled[start : start + width] for start in starts], captions=[below[start : start + width] for start in starts])

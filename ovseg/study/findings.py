@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 from scipy import stats
 
+from .results import DEFAULT, by_seed
+
 HOLDS, NOT, UNDECIDED = "holds", "does not hold", "undecided"
 LEVEL = 0.05
 PIXELS = "pixels"
@@ -23,59 +25,57 @@ LEVELS = {  # F1 to F3: the claim, and pairs of granularities, the first claimed
 }
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two settings on one group of benchmarks, mIoU in percent: is `first` better than `second`?
-
-    means and deviations are (first, second) over n seeds; difference is the mean of the paired differences. p: p-value of the claim;
-    against: p-value of its reverse. Both are NaN with fewer than two seeds.
-    """
-
-    group: str
-    first: str
-    second: str
-    means: tuple[float, float]
-    deviations: tuple[float, float]
-    n: int
-    difference: float
-    p: float
-    against: float
-
-    @property
-    def verdict(self):
-        return HOLDS if self.p < LEVEL else NOT if self.against < LEVEL else UNDECIDED
-
-
-@dataclass(frozen=True)
+@dataclass
 class Finding:
-    """code: "F1".."F6". claim: what the paper says. rule: how it is decided here, if more than the comparisons is needed."""
+    """A finding of the paper and the comparisons that decide it, from `compare`.
+
+    code: "F1".."F6". claim: what the paper says. rule: how it is decided here, if more than the comparisons is needed. missing: what it
+    needs but was not run, as sentences.
+    """
 
     code: str
     claim: str
-    verdict: str
-    comparisons: list[Comparison]
     rule: str = ""
-    notes: list[str] = field(default_factory=list)
+    comparisons: list = field(default_factory=list)
+    missing: list = field(default_factory=list)
+
+    def add(self, averages, names, first, second, margin=None):
+        """Compare two runs on each group of benchmarks. averages: from Results.averages. names: display names of the two. first, second:
+        names of runs, None if there is no such run. margin: as in `compare`."""
+        for group in dict.fromkeys(averages["group"]):
+            pair = by_seed(averages, first, group), by_seed(averages, second, group)
+            if any(seeds.empty for seeds in pair):
+                self.missing.append(f"{group}: {' against '.join(names)} was not run")
+            else:
+                self.comparisons.append(compare(group, names, *pair, margin))
+
+    @property
+    def verdict(self):
+        if any(row["against"] < LEVEL / len(self.comparisons) for row in self.comparisons):
+            return NOT
+        complete = self.comparisons and not self.missing
+        return HOLDS if complete and all(row["verdict"] == HOLDS for row in self.comparisons) else UNDECIDED
 
 
 def compare(group, names, first, second, margin=None):
-    """Compare two settings. first, second: mIoU by seed (Series); a `second` without seeds is used for every seed.
+    """Compare two settings on a group of benchmarks, pairing their seeds. Returns a dict, a row of a table.
 
-    With a margin, the claim is that the two are within that many points of each other (two one-sided tests), and its reverse is that
-    they are further apart. Without one, the claim is that the first is better.
+    first, second: mIoU by seed (Series), in percent; a `second` without seeds is used for every seed. names: of the two settings. With a
+    margin, the claim is that the two are within that many points of each other (two one-sided tests), and its reverse is that they are
+    further apart. Without one, the claim is that the first is better. The row: benchmarks, first and second (the names), means and
+    deviations (of the two), difference (mean of the paired ones), n (seeds), p (of the claim) and against (p of its reverse), both NaN
+    with fewer than two seeds, and verdict.
     """
-    if second.index.isna().all():
-        paired = pd.DataFrame({"first": first, "second": second.iloc[0]})
-    else:
-        paired = pd.DataFrame({"first": first, "second": second}).dropna()
+    paired = pd.DataFrame({"first": first, "second": second.iloc[0] if second.index.isna().all() else second}).dropna()
     d = paired["first"] - paired["second"]
     if margin is None:
         p, against = greater(d, 0), greater(-d, 0)
     else:
         p = max(greater(d, -margin), greater(-d, -margin))
         against = min(greater(d, margin), greater(-d, margin))
-    means, deviations = (tuple(getattr(paired, how)()[["first", "second"]]) for how in ("mean", "std"))
-    return Comparison(group, *names, means, deviations, len(d), float(d.mean()), p, against)
+    row = {"benchmarks": group, "first": names[0], "second": names[1], "means": tuple(paired.mean()), "deviations": tuple(paired.std())}
+    verdict = HOLDS if p < LEVEL else NOT if against < LEVEL else UNDECIDED
+    return row | {"difference": float(d.mean()), "n": len(d), "p": p, "against": against, "verdict": verdict}
 
 
 def greater(differences, than):
@@ -87,94 +87,57 @@ def greater(differences, than):
     return float(stats.ttest_1samp(differences, than, alternative="greater").pvalue)
 
 
-def conclude(comparisons, missing=()):
-    """A finding's verdict from its comparisons. missing: runs it lacks; with any missing, it cannot hold."""
-    if any(c.against < LEVEL / len(comparisons) for c in comparisons):
-        return NOT
-    complete = comparisons and not missing
-    return HOLDS if complete and all(c.verdict == HOLDS for c in comparisons) else UNDECIDED
-
-
-class Compared:
-    """Collects the comparisons of one finding, and what was not run. averages: from Results.averages."""
-
-    def __init__(self, averages):
-        self.averages, self.comparisons, self.missing = averages, [], []
-
-    def seeds(self, run, group):
-        """mIoU by seed, a Series."""
-        rows = self.averages
-        return rows[(rows["run"] == run) & (rows["group"] == group)].set_index("seed")["miou"]
-
-    def add(self, names, first, second, margin=None):
-        """Compare two runs on each group of benchmarks. first, second: run names, None if there is no such run. names: display names."""
-        for group in dict.fromkeys(self.averages["group"]):
-            pair = self.seeds(first, group), self.seeds(second, group)
-            if any(seeds.empty for seeds in pair):
-                self.missing.append(f"{group}: {' against '.join(names)} was not run")
-            else:
-                self.comparisons.append(compare(group, names, *pair, margin))
-
-    def finding(self, code, claim, rule=""):
-        return Finding(code, claim, conclude(self.comparisons, self.missing), self.comparisons, rule, self.missing)
-
-
 def judge(results):
-    """F1 to F6, a list of Finding. results: results.Results."""
-    return [*(of_levels(results, code) for code in LEVELS), f4(results), f5(results), f6(results)]
+    """F1 to F6, a list of Finding. results: results.Results. F1 to F3 are by pixels, as in the paper's Table 3."""
+    findings, averages = [], results.averages("pixel")
+    for code, (claim, pairs) in LEVELS.items():
+        finding = Finding(code, claim)
+        for pair in pairs:
+            runs = [results.find({"mgca.granularity": levels}) if levels else results.baseline for levels in pair]
+            finding.add(averages, tuple(levels or "untrained" for levels in pair), *runs)
+        findings.append(finding)
+    return [*findings, meta_points(results), semi_hard(results), region_share(results)]
 
 
-def of_levels(results, code):
-    """One of LEVELS, by pixels as in the paper's Table 3."""
-    claim, pairs = LEVELS[code]
-    found = Compared(results.averages("pixel"))
-    for pair in pairs:
-        runs = [results.find({"mgca.granularity": levels}) if levels else results.baseline for levels in pair]
-        found.add(tuple(levels or "untrained" for levels in pair), *runs)
-    return found.finding(code, claim)
+def meta_points(results):
+    """F4, by the number of meta-points."""
+    finding = Finding("F4", "Fewer meta-points than pixels help, with a best count in the middle")
+    finding.rule = "The best count is that with the highest mean, the fewest points aside; it is compared with pixels and with the fewest"
+    finding.rule += " points. It is chosen on the runs that it is then compared on, which favours the finding."
+    pixels = results.averages("pixel").replace({"run": {DEFAULT: PIXELS}})
+    averages, counts = pd.concat([results.averages("meta-point"), pixels]), results.series("segment.meta_points")
+    if len(counts) < 3 or DEFAULT not in set(averages["run"]):
+        finding.missing.append("at least three numbers of meta-points are needed, the default run's among them")
+        return finding
+    fewest, *others = counts
+    for group, rows in averages.groupby("group", sort=False):
+        best = max(others, key=lambda points: by_seed(averages, counts[points], group).mean())
+        for name, run in ((PIXELS, PIXELS), (f"{fewest} meta-points", counts[fewest])):
+            finding.add(rows, (f"{best} meta-points", name), counts[best], run)
+    return finding
 
 
-def f4(results):
-    """Fewer meta-points than pixels help, with a best count in the middle."""
-    own = pd.concat([results.averages("meta-point"), results.averages("pixel").replace({"run": {results.default: PIXELS}})])
-    found, counts = Compared(own), results.series("segment.meta_points")
-    if len(counts) < 3 or own[own["run"] == results.default].empty:
-        found.missing.append("at least three numbers of meta-points are needed, the default run's among them")
-    else:
-        for group in dict.fromkeys(own["group"]):
-            fewest, *others = counts
-            best = max(others, key=lambda points: found.seeds(counts[points], group).mean())
-            of_best = found.seeds(counts[best], group)
-            for name, run in ((PIXELS, PIXELS), (f"{fewest} meta-points", counts[fewest])):
-                found.comparisons.append(compare(group, (f"{best} meta-points", name), of_best, found.seeds(run, group)))
-    rule = (
-        "The best count is that with the highest mean, the fewest points aside; it is compared with pixels and with the fewest points."
-        " It is chosen on the runs that it is then compared on, which favours the finding."
-    )
-    return found.finding("F4", "Fewer meta-points than pixels help, with a best count in the middle", rule)
-
-
-def f5(results):
-    """Semi-hard k beats the hardest and the most trustworthy."""
-    default, runs, found = results.parameters["mgca.k"], results.series("mgca.k"), Compared(results.averages())
+def semi_hard(results):
+    """F5, by mgca.k."""
+    finding = Finding("F5", "A semi-hard k beats the hardest and the most trustworthy positives")
+    finding.rule = "The smallest k that was run stands for the most trustworthy positives, the largest for the hardest."
+    default, runs = results.parameters["mgca.k"], results.series("mgca.k")
     ends = [k for k in (min(runs), max(runs)) if k != default]
     for k in ends:
-        found.add((f"k = {default:g}", f"k = {k:g}"), runs[default], runs[k])
+        finding.add(results.averages(), (f"k = {default:g}", f"k = {k:g}"), runs[default], runs[k])
     if len(ends) < 2:
-        found.missing.append(f"values of k on both sides of {default:g} are needed")
-    rule = "The smallest k that was run stands for the most trustworthy positives, the largest for the hardest."
-    return found.finding("F5", "A semi-hard k beats the hardest and the most trustworthy positives", rule)
+        finding.missing.append(f"values of k on both sides of {default:g} are needed")
+    return finding
 
 
-def f6(results):
-    """beta hardly matters."""
-    default, runs, found = results.parameters["mgca.beta"], results.series("mgca.beta"), Compared(results.averages())
-    for beta in sorted(set(runs) - {default}):
-        found.add((f"beta = {beta:g}", f"beta = {default:g}"), runs[beta], runs[default], MARGIN)
+def region_share(results):
+    """F6, by mgca.beta."""
+    finding = Finding("F6", "beta hardly matters")
+    finding.rule = f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and"
+    finding.rule += " does not if they are further apart."
+    default, runs = results.parameters["mgca.beta"], results.series("mgca.beta")
+    for beta in (beta for beta in runs if beta != default):
+        finding.add(results.averages(), (f"beta = {beta:g}", f"beta = {default:g}"), runs[beta], runs[default], MARGIN)
     if len(runs) < 2:
-        found.missing.append("other values of beta are needed")
-    rule = (
-        f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and does not"
-        " if they are further apart."
-    )
-    return found.finding("F6", "beta hardly matters", rule)
+        finding.missing.append("other values of beta are needed")
+    return finding

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ovseg.study.results import GROUPS, Results
+from ovseg.study.results import DEFAULT, GROUPS, Results
 
 WITH, WITHOUT = GROUPS
 ALL = "object+region+pixel"
@@ -21,11 +21,10 @@ PARAMETERS = {
 }
 
 
-def run(changes, meta_point=None, pixel=None, group=WITH, kind=None):
+def run(changes, meta_point=None, pixel=None, group=WITH, kind="trained"):
     """A run's rows: (changes, rows). changes: {} for the default run. meta_point, pixel: mIoU at seeds 0, 1, ..."""
-    kind = kind or ("default" if not changes else "trained")
-    text = ",".join(f"{key}={value}" for key, value in changes.items())
-    name = "mgca" if kind == "default" else f"untrained/{changes['clip.dense']}" if kind == "untrained" else f"{kind}/{text}"
+    line = ",".join(f"{key}={value}" for key, value in changes.items())
+    name = changes["clip.dense"] if kind == "untrained" else line or DEFAULT
     rows = []
     for unit, values in {"meta-point": meta_point, "pixel": pixel}.items():
         for seed, miou in enumerate(values or ()):

@@ -1,4 +1,4 @@
-"""Figures: what they show and say, not how they look."""
+"""Figures: what they show and say, and colours that are apart by measures that the code does not use."""
 
 import matplotlib
 
@@ -6,12 +6,20 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
+import torch
+from matplotlib.colors import to_rgb
 
-from ovseg.study import curves, figures
+from ovseg.segmentation.windows import WindowGrid, stitch
+from ovseg.study import figures
+from ovseg.world import scenes
 
 PICTURE = np.full((12, 16, 3), 200, np.uint8)
+# Viénot, Brettel and Mollon 1999, on linear RGB: another model of colour blindness than that with which the colours were chosen.
+DEUTERANOPE = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
+PROTANOPE = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
+TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+WHITE = np.array([0.95047, 1, 1.08883])
 
 
 @pytest.fixture(autouse=True)
@@ -25,73 +33,86 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
 
 
-def test_a_grid_has_titles_captions_and_a_picture_in_each_place():
-    figure = figures.grid([[PICTURE, PICTURE]] * 2, ["one", "two"], captions=[["a", "b"], ["c", ""]], title="all")
-    assert {"one", "two", "a", "b", "c", "all"} <= set(texts(figure)) and all(axis.images for axis in figure.axes)
+def distances(palette, vision):
+    """CIELAB distances of all pairs of colours (n, 3) 0..1, seen through a matrix on linear RGB."""
+    share = np.asarray(palette)
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ vision.T
+    x, y, z = np.moveaxis(np.cbrt(np.clip(linear, 0, 1) @ TO_XYZ.T / WHITE), -1, 0)  # none is so dark that the cube root does not hold
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+    first, second = np.triu_indices(len(lab), 1)
+    return np.linalg.norm(lab[first] - lab[second], axis=-1)
 
 
-def test_a_long_title_keeps_to_the_figure():
-    figure = figures.grid([[PICTURE] * 2], title="run trained/" + "section.key=value, " * 8)
-    figure.canvas.draw()
-    box = figure._suptitle.get_window_extent()
-    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+@pytest.mark.parametrize("vision, least", [(np.eye(3), 17), (DEUTERANOPE, 14), (PROTANOPE, 10)])
+def test_colours_are_apart(vision, least):
+    world = figures.palette(scenes.CLASSES)
+    assert set(figures.WORLD) == set(scenes.CLASSES) and len(world) == 22
+    assert distances(world / 255, vision).min() > least
+    assert distances([to_rgb(colour) for colour in figures.SERIES[:4]], vision).min() > 15
 
 
-def test_captions_keep_to_the_width_of_their_pictures():
+def test_a_class_has_one_colour_in_all_lists():
+    every = dict(zip(scenes.CLASSES, figures.palette(scenes.CLASSES).tolist(), strict=True))
+    background, sky, dog, car, snow = figures.palette(["background", "sky", "dog", "car", "snow"]).tolist()
+    assert background == [0, 0, 0] and [sky, car, snow] == [every[name] for name in ("sky", "car", "snow")]
+    assert dog not in (sky, car, snow)
+    names = [f"class {number}" for number in range(171)]
+    assert np.array_equal(figures.palette(["background", *names])[1:], figures.palette(names))
+    assert len(np.unique(figures.palette(names), axis=0)) == 171 and figures.palette([]).shape == (0, 3)
+
+
+def test_long_texts_keep_to_their_width():
     long = "a very long caption of a picture that does not fit into one line of it"
-    figure = figures.grid([[PICTURE] * 3], captions=[[long] * 3], size=2)
-    figure.canvas.draw()
-    boxes = [axis.xaxis.label.get_window_extent() for axis in figure.axes]
-    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    figure = figures.grid([[PICTURE] * 3], ["one", "two", "three"], 2, [[long, long, ""]], title="run section.key=value, " * 8)
+    assert {"one", "two", "three"} <= set(texts(figure))
+    left, right = (axis.xaxis.label.get_window_extent() for axis in figure.axes[:2])
+    title = figure._suptitle.get_window_extent()
+    assert left.x1 <= right.x0 and title.x0 >= 0 and title.x1 <= figure.bbox.x1
 
 
-def test_maps_share_a_scale_and_none_is_black():
-    values = np.linspace(0.1, 0.9, 16).reshape(4, 4)
-    figure = figures.heats([[PICTURE, values, values / 2]], [["", "cat", "dog"]], "cosine")
-    *panels, bar = figure.axes
-    assert all(axis.images[0].get_array()[..., :3].mean() > 30 for axis in panels)
-    assert bar.get_ylabel() == "cosine" and {"cat", "dog"} <= set(texts(figure))
-    assert np.allclose(bar.get_ylim(), np.quantile([values, values / 2], [0.01, 0.99]))
+def test_the_last_row_of_pictures_may_be_shorter():
+    figure = figures.picture_grid([PICTURE] * 5, list("abcde"), 3)
+    assert [axis.get_visible() for axis in figure.axes] == [True] * 5 + [False] and set("abcde") <= set(texts(figure))
 
 
-def test_names_stand_on_large_regions_and_the_legend_has_the_others():
-    labels = np.zeros((20, 20), int)
-    labels[5:7, 5:7], labels[:, 15:] = 1, 2
-    figure = figures.segmentations([(np.zeros((20, 20, 3)), labels)], ["picture", "truth"], ["sky", "car", "tree"], [["", "mIoU 1%"]])
+def test_heat_clips_at_the_ends_of_the_colour_map():
+    assert figures.heat(np.array([[-5.0, 0, 1, 9]]), 0, 1, "viridis")[0].tolist() == [[68, 1, 84]] * 2 + [[253, 231, 36]] * 2
+
+
+def test_label_maps_carry_names_a_legend_and_their_miou():
+    truth = np.zeros((20, 20), int)
+    truth[5:7, 5:7], truth[:, 15:] = 1, 2
+    half = np.where(truth == 1, 1, 0)  # sky 300 - 4 of 400 - 4 pixels, car right, tree wrong; 3 classes
+    figure = figures.segmentations({7: (np.zeros((20, 20, 3)), truth, half)}, ["picture", "truth", "map"], ["sky", "car", "tree", "sea"])
     assert [text.get_text() for text in figure.axes[1].texts] == ["sky", "tree"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["car"]
     assert figure.axes[1].texts[1].get_ha() == "right"  # away from the edge
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["car"]
+    assert [axis.get_xlabel() for axis in figure.axes] == ["picture 7", "", f"mIoU {100 * (296 / 396 + 1) / 3:.1f}%"]
+    assert figures.miou(truth, np.full((20, 20), 255), ["sky", "car", "tree"]) == ""
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_raw_labels_are_those_of_the_embeddings_in_blocks(threshold):
+    """Two windows of 8 px with 4 x 4 embeddings, side by side without overlap: the label of each block of 2 x 2 px."""
+    cosines = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    scores = stitch(cosines, WindowGrid(8, 16, (0,), (0, 8)), 8, (8, 16))
+    share = torch.softmax(cosines, 1).numpy()
+    labels = share.argmax(1) if threshold is None else np.where(share.max(1) < threshold, 0, 1 + share.argmax(1))
+    expected = np.kron(np.concatenate(labels, 1), np.ones((2, 2), int))
+    assert np.array_equal(figures.raw_labels(scores, 1.0, threshold), expected)
+
+
+def test_borders_and_masks_are_drawn_in_blocks():
+    picture = np.full((4, 6, 3), 100, np.uint8)
+    assert (figures.unit_borders(picture, np.array([[0, 1], [0, 1]]))[..., 0] == 255).tolist() == [[x == 3 for x in range(6)]] * 4
+    assert figures.highlight(picture, np.array([[True], [False]]))[..., 0].tolist() == [[100] * 6] * 2 + [[35] * 6] * 2
 
 
 def test_correspondences_mark_the_positive_pixel():
-    found = {
-        "similarity": np.arange(16.0).reshape(1, 4, 4),
-        "object": np.ones((1, 4, 4), bool),
-        "region": np.zeros((1, 4, 4), bool),
-        "positive": np.array([6]),
-        "negative": np.array([0]),
-    }
-    figure = figures.correspondences([np.zeros((8, 8, 3), np.uint8)], ["a cat"], found, [0], "run")
+    mined = {"similarity": np.arange(16.0).reshape(1, 4, 4), "object": np.ones((1, 4, 4), bool), "region": np.zeros((1, 4, 4), bool)}
+    mined |= {"positive": np.array([6]), "negative": np.array([0])}
+    figure = figures.correspondences([np.zeros((8, 8, 3), np.uint8)], ["a cat"], mined, [0], "run")
     x, y = figure.axes[3].lines[0].get_data()
     assert (list(x), list(y)) == ([4.5], [2.5])  # row 1, column 2 of blocks of 2 x 2 pixels
     assert {"S = 6.00; largest 15.00", "for “a cat”", "run"} <= set(texts(figure))
-
-
-def test_curves_have_labels_and_units():
-    history = pd.DataFrame({"step": [0, 1] * 2, "seed": [0, 0, 1, 1], "epoch": 0, "lr": 0, "loss": 3.0, "object": 1.0, "pixel": 2.0})
-    history = history.assign(gate0=[0, 1, 0, -1], gate1=0)
-    left, right = curves.training(history).axes
-    assert (left.get_xlabel(), right.get_xlabel()) == ("step", "step") and left.get_ylabel() == "loss"
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["sum", "object", "pixel"]
-    assert sorted(line.get_ydata()[-1] for line in right.lines if line.get_ydata().any()) == pytest.approx([-np.tanh(1), np.tanh(1)])
-
-
-def test_the_threshold_that_is_used_and_the_best_one_are_named():
-    curve = pd.DataFrame({"benchmark": "street", "threshold": [0.2, 0.4, 0.6], "mIoU": [10.0, 30.0, 20.0]})
-    found = texts(curves.thresholds(curve, {"street": 0.6}))
-    assert "street: best 30.0% at 0.4" in found and "street: this run's threshold, 0.6" in found
-
-
-def test_a_table_of_pictures_fills_its_last_row():
-    figure = figures.picture_grid([PICTURE] * 5, list("abcde"), 3)
-    assert len(figure.axes) == 6 and figure.axes[5].images[0].get_array().min() == 255 and set("abcde") <= set(texts(figure))
+    assert figure.axes[-1].get_ylabel() == "S = V·t (Eq. 2)" and figure.axes[-1].get_ylim() == (0, 15)

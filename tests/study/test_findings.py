@@ -1,13 +1,13 @@
 """Findings on results made by hand: verdicts, the paired test against its closed form, what is paired with what."""
 
 import math
+import statistics
 
 import pandas as pd
 import pytest
 from made import ALL, WITH, WITHOUT, baseline, inferred, results, run
 
-from ovseg.study import findings
-from ovseg.study.findings import HOLDS, NOT, UNDECIDED
+from ovseg.study.findings import HOLDS, NOT, UNDECIDED, Finding, compare, greater, judge
 
 
 def series(*values):
@@ -16,10 +16,7 @@ def series(*values):
 
 def one_sided_p(differences):
     """Student's t with 2 degrees of freedom, whose distribution has a closed form: three seeds."""
-    assert len(differences) == 3
-    mean = sum(differences) / 3
-    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2)
-    t = mean / (deviation / math.sqrt(3))
+    t = sum(differences) / 3 / (statistics.stdev(differences) / math.sqrt(3))
     return 0.5 - t / (2 * math.sqrt(2 + t * t))
 
 
@@ -27,158 +24,98 @@ def one_sided_p(differences):
 def test_comparison_is_the_one_sided_paired_t_test(differences, verdict):
     second = (40.0, 20.0, 30.0)  # seeds differ much more than the settings: only a paired test sees through it
     first = [a + b for a, b in zip(second, differences, strict=True)]
-    found = findings.compare(WITH, ("a", "b"), series(*first), series(*second))
-    assert found.p == pytest.approx(one_sided_p(differences)) and found.verdict == verdict
-    assert found.n == 3 and found.difference == pytest.approx(sum(differences) / 3)
-    assert found.means == pytest.approx((sum(first) / 3, 30)) and found.deviations[1] == pytest.approx(10)
+    row = compare(WITH, ("a", "b"), series(*first), series(*second))
+    assert row["p"] == pytest.approx(one_sided_p(differences)) and row["against"] == pytest.approx(1 - row["p"])
+    assert (row["verdict"], row["n"]) == (verdict, 3) and row["difference"] == pytest.approx(sum(differences) / 3)
+    assert row["means"] == pytest.approx((sum(first) / 3, 30)) and row["deviations"][1] == pytest.approx(10)
 
 
-def test_only_common_seeds_are_paired():
-    first, second = series(1.0, 2.0, 3.0), series(0.0, 0.5)
-    found = findings.compare(WITH, ("a", "b"), first, second)
-    assert found.n == 2 and found.difference == pytest.approx(1.25)
+def test_seeds_are_paired():
+    row = compare(WITH, ("a", "b"), series(1.0, 2.0, 3.0), series(0.0, 0.5))
+    assert row["n"] == 2 and row["difference"] == pytest.approx(1.25)  # of the common seeds
+    row = compare(WITH, ("a", "b"), series(11.0, 12.0, 13.0), pd.Series([10.0], index=pd.Index([float("nan")])))
+    assert row["n"] == 3 and row["p"] == pytest.approx(one_sided_p((1, 2, 3)))  # a baseline has no seed: it is paired with every seed
+    row = compare(WITH, ("a", "b"), series(50.0), series(10.0))
+    assert row["verdict"] == UNDECIDED and row["n"] == 1 and math.isnan(row["p"])
+    assert compare(WITH, ("a", "b"), series(2.0, 3.0), series(1.0, 2.0))["verdict"] == HOLDS  # equal differences
+    assert compare(WITH, ("a", "b"), series(1.0, 2.0), series(2.0, 3.0))["verdict"] == NOT
 
 
-def test_a_baseline_without_a_seed_is_paired_with_every_seed():
-    nothing = pd.Series([10.0], index=pd.Index([float("nan")]))
-    found = findings.compare(WITH, ("a", "b"), series(11.0, 12.0, 13.0), nothing)
-    assert found.n == 3 and found.p == pytest.approx(one_sided_p((1, 2, 3)))
-
-
-def test_one_seed_decides_nothing():
-    found = findings.compare(WITH, ("a", "b"), series(50.0), series(10.0))
-    assert found.verdict == UNDECIDED and found.n == 1 and math.isnan(found.p)
-
-
-def test_differences_without_any_spread():
-    assert findings.compare(WITH, ("a", "b"), series(2.0, 3.0), series(1.0, 2.0)).verdict == HOLDS
-    assert findings.compare(WITH, ("a", "b"), series(1.0, 2.0), series(2.0, 3.0)).verdict == NOT
-
-
-def test_greater_by_the_closed_form():
-    d = pd.Series([1.0, 2.0, 4.0])
-    for than in (-1, 0, 1.5, 3):
-        assert findings.greater(d, than) == pytest.approx(one_sided_p([x - than for x in d]))
-    assert math.isnan(findings.greater(d[:1], 0))
-
-
-def test_within_a_margin_is_two_one_sided_tests():
+def test_a_margin_means_two_one_sided_tests():
     second = series(40.0, 20.0, 30.0)
-    near, far, between = ([0.1, -0.2, 0.15], [4.0, 4.1, 3.8], [0.5, 2.5, -1.0])
+    near, far, between = [0.1, -0.2, 0.15], [4.0, 4.1, 3.8], [0.5, 2.5, -1.0]
     for differences, verdict in ((near, HOLDS), (far, NOT), ([-d for d in far], NOT), (between, UNDECIDED)):
-        found = findings.compare(WITH, ("a", "b"), second + differences, second, margin=1)
-        assert found.verdict == verdict
-        assert found.p == pytest.approx(max(one_sided_p([d + 1 for d in differences]), one_sided_p([1 - d for d in differences])))
-        assert found.against == pytest.approx(min(one_sided_p([d - 1 for d in differences]), one_sided_p([-d - 1 for d in differences])))
+        row = compare(WITH, ("a", "b"), second + differences, second, margin=1)
+        assert row["verdict"] == verdict
+        assert row["p"] == pytest.approx(max(one_sided_p([d + 1 for d in differences]), one_sided_p([1 - d for d in differences])))
+        assert row["against"] == pytest.approx(min(one_sided_p([d - 1 for d in differences]), one_sided_p([-d - 1 for d in differences])))
+    assert greater(second, 25) == pytest.approx(one_sided_p(second - 25))
 
 
-def comparison(p):
-    return findings.Comparison(WITH, "a", "b", (1, 2), (0, 0), 3, 1.0, p, 1 - p)
+CONCLUSIONS = [
+    ([0.01, 0.04], [], HOLDS), ([0.01, 0.3], [], UNDECIDED), ([0.01, 0.99], [], NOT), ([], [], UNDECIDED),
+    ([0.01] * 5 + [0.97], [], UNDECIDED),  # one of six fails by chance
+    ([0.01], ["a run"], UNDECIDED), ([0.999], ["a run"], NOT),
+]  # fmt: skip
 
 
-def test_conclusion():
-    assert findings.conclude([comparison(0.01), comparison(0.04)]) == HOLDS
-    assert findings.conclude([comparison(0.01), comparison(0.3)]) == UNDECIDED
-    assert findings.conclude([comparison(0.01), comparison(0.99)]) == NOT
-    assert findings.conclude([comparison(0.01)] * 5 + [comparison(0.97)]) == UNDECIDED  # one of six by chance
-    assert findings.conclude([comparison(0.01)], ["something"]) == UNDECIDED
-    assert findings.conclude([comparison(0.999)], ["something"]) == NOT
-    assert findings.conclude([]) == UNDECIDED
+@pytest.mark.parametrize("ps, missing, expected", CONCLUSIONS)
+def test_verdict_of_a_finding(ps, missing, expected):
+    rows = [{"against": 1 - p, "verdict": HOLDS if p < 0.05 else NOT if p > 0.95 else UNDECIDED} for p in ps]
+    assert Finding("F0", "", "", rows, missing).verdict == expected
 
 
 def granularities(group=WITH, **levels):
-    """Runs of the granularity table by pixels; levels: {name: mIoU of three seeds}, None leaves one out."""
-    values = {
-        "object": (30, 31, 32),
-        "region": (29, 30, 31.5),
-        "pixel": (36, 37.5, 38),
-        "object+region": (33, 34, 35),
-        ALL: (40, 41, 42.5),
-    } | levels
-    found = [baseline(20, group)]
-    for name, miou in values.items():
-        if miou is not None:
-            found.append(run({} if name == ALL else {"mgca.granularity": name}, pixel=miou, group=group))
-    return found
+    """Runs of the granularity table by pixels. levels: {name: mIoU of three seeds} that replace the paper's order; None leaves one out."""
+    values = {"object": (30, 31, 32), "region": (29, 30, 31.5), "pixel": (36, 37.5, 38), "object+region": (33, 34, 35), ALL: (40, 41, 42.5)}
+    values = {name: miou for name, miou in (values | levels).items() if miou is not None}
+    runs = [run({} if name == ALL else {"mgca.granularity": name}, pixel=miou, group=group) for name, miou in values.items()]
+    return [baseline(20, group), *runs]
 
 
-def test_the_papers_own_order_makes_f1_f2_and_f3_hold():
-    r = results(*granularities())
-    assert [findings.of_levels(r, code).verdict for code in ("F1", "F2", "F3")] == [HOLDS] * 3
-    assert [c.first for c in findings.of_levels(r, "F3").comparisons] == [ALL] * 4
-    assert {c.second for c in findings.of_levels(r, "F1").comparisons} == {"untrained"}
+def test_f1_f2_and_f3_hold_in_the_papers_order_only():
+    f1, f2, f3, *_ = judge(results(*granularities()))
+    assert [f1.verdict, f2.verdict, f3.verdict] == [HOLDS] * 3 and {row["second"] for row in f1.comparisons} == {"untrained"}
+    assert [row["first"] for row in f3.comparisons] == [ALL] * 4
+    assert judge(results(*granularities(region=(10, 11, 10.5))))[0].verdict == NOT  # below the baseline
+    weak = judge(results(*granularities(), *granularities(WITHOUT, pixel=(20, 21, 21.5))))[1]
+    assert weak.verdict == NOT and {row["benchmarks"] for row in weak.comparisons if row["verdict"] == NOT} == {WITHOUT}
+    assert judge(results(*granularities(**{"object+region": (40.5, 41.5, 41)})))[2].verdict == UNDECIDED
+    for finding in judge(results(*granularities(region=None)))[:3]:
+        assert finding.verdict == UNDECIDED and "region" in finding.missing[0] and "was not run" in finding.missing[0]
 
 
-def test_a_level_that_was_not_run_leaves_the_finding_undecided_and_is_named():
-    r = results(*granularities(region=None))
-    for finding in (findings.of_levels(r, code) for code in ("F1", "F2", "F3")):
-        assert finding.verdict == UNDECIDED and "region" in finding.notes[0] and "was not run" in finding.notes[0]
+def test_runs_at_other_values_are_not_compared():
+    others = [run({"mgca.tau": 0.1}, pixel=(1, 2, 3)), run({"mgca.granularity": "pixel", "mgca.tau": 0.1}, pixel=(1, 2, 3))]
+    assert judge(results(*granularities(), *others)) == judge(results(*granularities()))
 
 
-def test_one_level_below_the_baseline_undoes_f1():
-    assert findings.of_levels(results(*granularities(region=(10, 11, 10.5))), "F1").verdict == NOT
-
-
-def test_a_weak_pixel_level_undoes_f2_on_one_group_alone():
-    r = results(*granularities(), *granularities(WITHOUT, pixel=(20, 21, 21.5)))
-    found = findings.of_levels(r, "F2")
-    assert found.verdict == NOT and {c.group for c in found.comparisons if c.verdict == NOT} == {WITHOUT}
-
-
-def test_f3_is_undecided_when_another_row_is_within_noise():
-    r = results(*granularities(**{"object+region": (40.5, 41.5, 41)}))
-    assert findings.of_levels(r, "F3").verdict == UNDECIDED
-
-
-def test_runs_at_other_values_are_no_part_of_the_comparisons():
-    """A run at another tau was once counted as one more seed of the default run."""
-    r = results(*granularities())
-    others = [
-        run({"mgca.tau": 0.1}, pixel=(1, 2, 3)),
-        run({"train.lr": 0.004}, pixel=(90, 91, 99)),
-        run({"mgca.granularity": "pixel", "mgca.tau": 0.1}, pixel=(1, 2, 3)),
-    ]
-    assert findings.judge(results(*granularities(), *others)) == findings.judge(r)
-
-
-def test_f4_holds_with_a_best_count_in_the_middle():
-    r = results(run({}, (40, 41, 42), (38, 39.5, 40)), inferred(64, (39, 40, 41)), inferred(9, (30, 31, 32.5)))
-    found = findings.f4(r)
-    assert found.verdict == HOLDS and {(c.first, c.second) for c in found.comparisons} == {
-        ("36 meta-points", "pixels"),
-        ("36 meta-points", "9 meta-points"),
-    }
-
-
-@pytest.mark.parametrize("fewest, pixels", [((50, 51, 52.5), (38, 39, 40)), ((30, 31, 32), (45, 46, 47.5))])
-def test_f4_does_not_hold_when_the_fewest_are_best_or_pixels_are(fewest, pixels):
-    r = results(run({}, (40, 41, 42), pixels), inferred(64, (39, 40, 41)), inferred(9, fewest))
-    assert findings.f4(r).verdict == NOT
-
-
-def test_f4_needs_three_counts():
-    found = findings.f4(results(run({}, (40, 41, 42), (38, 39, 40)), inferred(9, (30, 31, 32))))
-    assert found.verdict == UNDECIDED and "three numbers" in found.notes[0] and not found.comparisons
+def test_f4_holds_with_a_best_count_in_the_middle_only():
+    f4 = judge(results(run({}, (40, 41, 42), (38, 39.5, 40)), inferred(64, (39, 40, 41)), inferred(9, (30, 31, 32.5))))[3]
+    assert f4.verdict == HOLDS
+    assert [(row["first"], row["second"]) for row in f4.comparisons] == [("36 meta-points", "pixels"), ("36 meta-points", "9 meta-points")]
+    for fewest, pixels in (((50, 51, 52.5), (38, 39, 40)), ((30, 31, 32), (45, 46, 47.5))):
+        assert judge(results(run({}, (40, 41, 42), pixels), inferred(64, (39, 40, 41)), inferred(9, fewest)))[3].verdict == NOT
 
 
 def test_f5_compares_the_default_with_both_ends():
     ks = [run({"mgca.k": k}, values) for k, values in {0: (30, 31, 32), 0.02: (90, 91, 92), 0.4: (20, 21, 22.5)}.items()]
-    found = findings.f5(results(run({}, (40, 41, 42.5)), *ks))
-    assert found.verdict == HOLDS and [c.second for c in found.comparisons] == ["k = 0", "k = 0.4"]
-    found = findings.f5(results(run({}, (40, 41, 42.5)), *ks[:2]))
-    assert found.verdict == UNDECIDED and "both sides" in found.notes[0]
+    f5 = judge(results(run({}, (40, 41, 42.5)), *ks))[4]
+    assert f5.verdict == HOLDS and [row["second"] for row in f5.comparisons] == ["k = 0", "k = 0.4"]
+    f5 = judge(results(run({}, (40, 41, 42.5)), *ks[:2]))[4]
+    assert f5.verdict == UNDECIDED and "both sides" in f5.missing[0]
 
 
 def test_f6_holds_when_no_beta_is_further_than_a_point_away():
-    betas = [run({"mgca.beta": b}, values) for b, values in {0.01: (40.1, 40.9, 42.1), 0.2: (39.9, 41.2, 42)}.items()]
+    betas = [run({"mgca.beta": b}, values) for b, values in {0.2: (39.9, 41.2, 42), 0.01: (40.1, 40.9, 42.1)}.items()]
     elsewhere = run({"mgca.beta": 0.01, "mgca.granularity": "object+region"}, (10, 11, 12))
-    assert findings.f6(results(run({}, (40, 41, 42)), *betas, elsewhere)).verdict == HOLDS
-    far = run({"mgca.beta": 0.5}, (30, 31.1, 32))
-    assert findings.f6(results(run({}, (40, 41, 42)), *betas, far)).verdict == NOT
-    assert findings.f6(results(run({}, (40, 41, 42)))).verdict == UNDECIDED
+    f6 = judge(results(run({}, (40, 41, 42)), *betas, elsewhere))[5]
+    assert f6.verdict == HOLDS and [row["first"] for row in f6.comparisons] == ["beta = 0.01", "beta = 0.2"]
+    assert judge(results(run({}, (40, 41, 42)), *betas, run({"mgca.beta": 0.5}, (30, 31.1, 32))))[5].verdict == NOT
 
 
-def test_all_six_are_judged_in_order():
-    r = results(run({}, (40, 41, 42), (38, 39, 40)), baseline(20))
-    assert [f.code for f in findings.judge(r)] == ["F1", "F2", "F3", "F4", "F5", "F6"]
-    assert {f.verdict for f in findings.judge(r)} == {UNDECIDED} and all(f.notes for f in findings.judge(r))
+def test_the_default_run_alone_decides_nothing_and_every_finding_says_why():
+    findings = judge(results(run({}, (40, 41, 42), (38, 39, 40)), baseline(20), inferred(9, (30, 31, 32))))
+    assert [f.code for f in findings] == ["F1", "F2", "F3", "F4", "F5", "F6"]
+    assert {f.verdict for f in findings} == {UNDECIDED} and all(f.missing for f in findings)
+    assert "three numbers" in findings[3].missing[0] and not findings[3].comparisons
