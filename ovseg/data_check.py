@@ -14,7 +14,6 @@ from .benchmarks import datasets
 from .benchmarks.layouts import IGNORED
 from .data import shards
 
-RENDERED = "data/prepared/scenes/train-*.tar"
 SHOWN = 5  # unreadable files, and ids without a class, that a warning names
 
 
@@ -36,7 +35,7 @@ def check_study(limit):
     params.enter_project()
     p = params.load()
     try:
-        yield check_pairs(shards.expand(p.data.shards or RENDERED), p.data.max_bad_fraction, limit)
+        yield check_pairs(shards.expand(p.data.shards or "data/prepared/scenes/train-*.tar"), p.data.max_bad_fraction, limit)
     except FileNotFoundError as error:
         yield ["pairs", f"warning: {error}" + ("" if p.data.shards else "; `dvc repro prepare` renders them")]
     for name, settings in p.benchmarks.items():
@@ -53,16 +52,16 @@ def check_pairs(paths, max_bad_fraction, limit=0):
     """A report on image-text pairs. paths: of all shards. limit: of pairs, the first ones of evenly spread shards."""
     some = paths[:: max(1, math.ceil(len(paths) / (limit or math.inf)))]
     each = math.ceil(limit / len(some)) if limit else None
-    counts, sizes, captions = shards.Report(), [], set()
+    counts, sizes = shards.Report(), []
     for path in tqdm(some, "pairs", mininterval=2, leave=False, disable=None):
-        for _, image, caption in islice(shards.pairs(path, counts), each):
-            sizes.append(image.size)
-            captions.add(caption)
-    lines = [f"pairs: {len(sizes):,} in {len(some):,} of {len(paths):,} shards, {len(captions):,} different captions", *_sizes(sizes)]
+        sizes += [image.size for _, image, _ in islice(shards.pairs(path, counts), each)]
+    lines = [f"pairs: {len(sizes):,} in {len(some):,} of {len(paths):,} shards", *_sizes(sizes)]
     lines += [f"skipped: {count:,} {kind}" for kind, count in counts.skipped.most_common()]
     lines += [f"repaired: {count:,} {kind}" for kind, count in counts.repaired.most_common()]
     if counts.bad_fraction > max_bad_fraction:
         lines.append(f"warning: {counts.bad_fraction:.1%} of the samples cannot be used; max_bad_fraction is {max_bad_fraction:.1%}")
+    if counts.skipped["truncated tar"]:
+        lines.append("warning: shards end early or cannot be read")
     repeated = [name for name, count in Counter(Path(path).stem for path in paths).items() if count > 1]
     lines += _warning("shards with the same name", repeated)
     return lines if sizes else [*lines, "warning: no usable pair"]
@@ -86,7 +85,7 @@ def check_benchmark(benchmark, limit=0):
     names = {label: (classes | {IGNORED: "(ignored)"}).get(index, "(no class)") for label, index in indices.items()}
     rows = [[label, names[label], 100 * pixels[label] / pixels.total(), pictures[label]] for label in indices]
     lines = [f"benchmark {benchmark.name}: {len(sizes):,} of {len(benchmark):,} pictures, {len(classes)} classes", *_sizes(sizes)]
-    lines += tabulate(rows, ["id", "class", "% of pixels", "pictures"], floatfmt=".2f", disable_numparse=[1]).splitlines()
+    lines += tabulate(rows, ["id", "class", "% of pixels", "pictures"], floatfmt=".2f").splitlines()
     if absent := [name for index, name in classes.items() if index not in indices.values()]:
         lines.append(f"in no picture: {', '.join(absent)}")
     unknown = [label for label in indices if names[label] == "(no class)"]
