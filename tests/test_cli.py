@@ -71,9 +71,9 @@ def test_each_picture_gets_an_overlay_a_label_map_and_areas(here, model):
     assert sorted(os.listdir("out")) == [f"{stem}.{ending}" for stem in "ab" for ending in ("json", "labels.png", "overlay.png")]
     for stem, path in {"a": "a.png", "b": "photos/b.JPG"}.items():
         segmentation = Segmenter.load(model, "cpu").segment(Image.open(path), NAMES)
-        with Image.open(f"out/{stem}.labels.png") as labels:
-            assert labels.mode == "P" and np.array_equal(np.asarray(labels), segmentation.labels)
-            assert np.array_equal(np.reshape(labels.getpalette()[:9], (3, 3)), figures.palette(NAMES))
+        labels = Image.open(f"out/{stem}.labels.png")
+        assert labels.mode == "P" and np.array_equal(np.asarray(labels), segmentation.labels)
+        assert np.array_equal(np.reshape(labels.getpalette()[:9], (3, 3)), figures.palette(NAMES))
         assert max(Image.open(f"out/{stem}.overlay.png").size) < 2000
         about = json.loads((here / f"out/{stem}.json").read_text())
         percent = {name: 100 * np.mean(segmentation.labels == index) for index, name in enumerate(NAMES)}
@@ -90,16 +90,15 @@ def test_background_threshold_and_others(here, model):
     assert np.array_equal(np.asarray(Image.open("out/a.labels.png")), segmentation.labels)
     assert (list(about["percent"]), about["others"], about["threshold"]) == (["background", "cat"], ["sofa", "tall tree"], 0.04)
     run(0, "segment", "a.png", "--classes", "cat,sky", "--others", "default", "--force")
-    others = json.loads((here / "out/a.json").read_text())["others"]
-    assert "sky" not in others and "road" in others
+    assert {"sky", "road"} & set(json.loads((here / "out/a.json").read_text())["others"]) == {"road"}
 
 
 def test_a_failed_picture_is_one_line_and_the_others_go_on(here):
     (here / "broken.jpg").write_bytes(save(here / "a.jpg").read_bytes()[:-100])
     (here / "text.jpg").write_text("no picture")
     save(here / "zz.png")
-    *lines, last = run(1, "segment", "*.*", *CLASSES).stderr.splitlines()
-    assert [line.split(": ")[0] for line in lines] == ["broken.jpg", "text.jpg"] and last == "2 of 4 segmented, in out"
+    lines = run(1, "segment", "*.*", *CLASSES).stderr.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["broken.jpg", "text.jpg", "2 of 4 segmented, in out"]
     assert {name.split(".")[0] for name in os.listdir("out")} == {"a", "zz"}
 
 
@@ -121,7 +120,7 @@ def test_files_are_replaced_only_with_force_and_never_a_picture(here):
     assert refused("segment", "a.png", *CLASSES) == "out/a.json exists already; --force replaces it"
     assert "a.png and other/a.jpg would overwrite each other" in refused("segment", "a.png", "other", *CLASSES, "--force")
     assert "pair/b.overlay.png is one of the pictures" in refused("segment", "pair", *CLASSES, "-o", "pair", "--force")
-    assert os.listdir("out") == ["a.json"] and (here / "out/a.json").read_text() == "mine" and len(os.listdir("pair")) == 2
+    assert (here / "out/a.json").read_text() == "mine" and (len(os.listdir("out")), len(os.listdir("pair"))) == (1, 2)
     run(0, "segment", "a.png", *CLASSES, "--force")
     assert json.loads((here / "out/a.json").read_text())["width"] == 40
 
@@ -139,9 +138,9 @@ def benchmark(folder, names):
 @pytest.mark.parametrize("names, threshold", [(["background", "cat", "sofa"], 0.55), (["cat", "sofa", "tall tree", "sky"], None)])
 def test_iou_is_that_of_all_pixels(here, model, names, threshold):
     benchmark(here / "mine", names)
-    option = f" --threshold {threshold}" if threshold else ""
-    head, *lines = run(0, *f"evaluate mine --json results/mine.json{option}".split()).stdout.splitlines()
     segmenter, background = Segmenter.load(model, "cpu"), names[0] == "background"
+    option = f" --threshold {threshold}" if background else ""
+    head, *lines = run(0, *f"evaluate mine --json results/mine.json{option}".split()).stdout.splitlines()
     matrix = np.zeros((len(names), len(names)))  # pixels by true and by predicted class
     for index in range(2):
         labels = np.asarray(Image.open(f"mine/labels/{index}.png"))
@@ -149,8 +148,7 @@ def test_iou_is_that_of_all_pixels(here, model, names, threshold):
         np.add.at(matrix, (labels[labels < 255], predicted[labels < 255]), 1)
     iou = 100 * matrix.diagonal() / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
     written = json.loads((here / "results/mine.json").read_text())
-    assert written.pop("iou") == pytest.approx(dict(zip(names, iou, strict=True)), abs=0.3)
-    assert written.pop("miou") == pytest.approx(np.mean(iou), abs=0.3)
+    assert [*written.pop("iou").values(), written.pop("miou")] == pytest.approx([*iou, np.mean(iou)], abs=0.3)
     about = {"benchmark": "mine", "model": "models/default", "seed": 0, "pictures": 2, "threshold": threshold, "unit": "pixel"}
     assert written == about and [line.rsplit(maxsplit=1)[0] for line in lines] == [*names, "mIoU"]
     assert head == f"2 pictures, models/default, seed 0, threshold {threshold}; IoU in percent:"
@@ -160,7 +158,6 @@ def test_iou_is_that_of_all_pixels(here, model, names, threshold):
 WRONG = {  # a command: what its error says
     "segment": "Missing argument 'PICTURES...'",
     "segment absent.png --classes a,b": "absent.png: no pictures found",
-    "segment a.png --classes a,b --out a.png": "'a.png' is a file",
     "segment a.png --classes a,b --threshold 0.5": "--threshold needs --background",
     "segment a.png --classes a,b --background --threshold 1.5": "1.5 is not in the range",
     "segment a.png --classes a": "at least two classes, or one with background=True or with others",
@@ -186,15 +183,11 @@ def test_wrong_usage_is_refused_before_work_in_one_line(here, command):
     assert WRONG[command] in refused(*command.split()) and not (here / "out").exists()
 
 
-def test_a_benchmark_with_invalid_labels_fails_in_one_line(here):
-    benchmark(here / "mine", ["cat", "sofa"])  # labels hold 2
-    assert "label map 0 holds 2; allowed are 0..1 and 255" in run(1, "evaluate", "mine").stderr.splitlines()[-1]
-
-
-def test_check_data_reads_folders_or_params_and_exits_with_1_on_a_warning(here):
+def test_invalid_labels_have_exit_code_1_and_check_data_reads_params(here):
     benchmark(here / "mine", ["cat", "sofa"]), benchmark(here / "other", ["cat", "sofa", "sky"])
     assert "benchmark other: 2 of 2 pictures, 3 classes" in run(0, "check-data", "other").stdout
     assert "warning: ids without a class: 2" in run(1, "check-data", "other", "mine").stdout
+    assert "label map 0 holds 2; allowed are 0..1 and 255" in run(1, "evaluate", "mine").stderr.splitlines()[-1]
     values = yaml.safe_load((Path(__file__).parent.parent / "params.yaml").read_text())
     values["benchmarks"] = {"lost": {"folder": "lost", "calibration": "other"}, "voc": {"layout": "voc", "folder": "voc", "optional": True}}
     values["evaluate"]["thresholds"], values["supervised"]["labels"], values["ablations"]["trained"] = {}, None, []
@@ -213,8 +206,8 @@ def test_models_are_listed_with_their_results_the_best_first(here, model):
         if miou:  # the models' own unit is pixel
             (here / f"mine/{name}/result.json").write_text(json.dumps({"miou": {"street": {"meta-point": 99.0, "pixel": miou}}}))
     rows = [" ".join(line.split()) for line in run(0, "models", "--folder", "mine").stdout.splitlines()]
-    values = {"mgca.k=1": "61.3", "low": "40.0", "unknown": "-"}
-    assert rows == ["model seeds CLIP street", *(f"mine/{name} 1 ViT-B-16, openai, sclip {value}" for name, value in values.items())]
+    listed = [f"mine/{name} 1 ViT-B-16, openai, sclip {miou}" for name, miou in (("mgca.k=1", 61.3), ("low", "40.0"), ("unknown", "-"))]
+    assert rows == ["model seeds CLIP street", *listed]
     (here / "mine/low/segmenter.json").write_text("{}")
     assert refused("models", "--folder", "mine").startswith("mine/low: ")
 
@@ -231,8 +224,7 @@ def test_publish_exports_once_and_uploads_on_request(here, monkeypatch):
     assert "out was not uploaded to me/model: " in run(1, "publish", "models/default", "out", "--push", "me/model").stderr
 
 
-def test_help_imports_nothing_slow_and_states_exit_codes():
+def test_help_imports_nothing_slow():
     code = "import sys; from ovseg import cli\ntry: cli.main(['segment', '--help'])\nfinally: print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "--classes" in printed and not {"torch", "numpy", "matplotlib"} & set(printed.splitlines()[-1].split())
-    assert "1 something failed" in run(0, "--help").stdout
