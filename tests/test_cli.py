@@ -187,7 +187,7 @@ def test_invalid_labels_have_exit_code_1_and_check_data_reads_params(here):
     benchmark(here / "mine", ["cat", "sofa"]), benchmark(here / "other", ["cat", "sofa", "sky"])
     assert "benchmark other: 2 of 2 pictures, 3 classes" in run(0, "check-data", "other").stdout
     assert "warning: ids without a class: 2" in run(1, "check-data", "other", "mine").stdout
-    assert "label map 0 holds 2; allowed are 0..1 and 255" in run(1, "evaluate", "mine").stderr.splitlines()[-1]
+    assert "label map 0 holds 2" in run(1, "evaluate", "mine").stderr.splitlines()[-1]
     values = yaml.safe_load((Path(__file__).parent.parent / "params.yaml").read_text())
     values["benchmarks"] = {"lost": {"folder": "lost", "calibration": "other"}, "voc": {"layout": "voc", "folder": "voc", "optional": True}}
     values["evaluate"]["thresholds"], values["supervised"]["labels"], values["ablations"]["trained"] = {}, None, []
