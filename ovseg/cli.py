@@ -29,7 +29,7 @@ def errors_exit(code, what="", kinds=ERRORS):
 
 
 class Commands(click.Group):
-    """Errors of a command have exit code 2, except in its work, where it sets another one. Click's usage errors are one line, too."""
+    """Its commands end with one line and exit code 2 on an error (usage errors, too), unless an inner errors_exit gives another code."""
 
     def invoke(self, context):
         with errors_exit(2):
@@ -39,7 +39,7 @@ class Commands(click.Group):
                 raise ValueError(error.format_message()) from None
 
 
-NAMES = {"type": lambda text: [name.strip() for name in text.split(",")], "metavar": "NAMES"}
+NAMES = {"type": lambda text: [name.strip() for name in text.split(",")], "metavar": "NAMES"}  # of --classes and --others
 THRESHOLD = click.option("--threshold", type=click.FloatRange(0, 1), help="Lower softmax scores are background. Default: the model's own.")
 MODEL = click.option("--model", default="models/default", show_default=True, metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which of its trainings.")
@@ -72,8 +72,8 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
     Writes for each, into --out: NAME.overlay.png to look at, NAME.labels.png, whose values are indices of the classes, and NAME.json with
     the area of each class in percent.
     """
-    if threshold is not None and not background:
-        raise ValueError("--threshold needs --background")
+    if threshold is not None and not (background and threshold >= 0):  # NaN passes click's range
+        raise ValueError(f"--threshold {threshold}: must be a number, and needs --background")
     if len(names) > 255:
         raise ValueError(f"--classes: {len(names)} names; a label map of one byte per pixel holds 255 and the background")
     os.environ["MPLBACKEND"] = "agg"  # no window
@@ -148,15 +148,15 @@ def evaluate(folder, threshold, model, seed, device, file, force):
     if file and file.exists() and not force:
         raise ValueError(f"{file} exists already; --force replaces it")
     benchmark = FolderBenchmark(Path(folder).resolve().name, folder)
-    if threshold is not None and not benchmark.background:
-        raise ValueError(f"--threshold: {folder} has no background; its first class is {benchmark.classes[0]}")
+    if threshold is not None and not (benchmark.background and threshold >= 0):  # NaN passes click's range
+        raise ValueError(f"--threshold {threshold}: must be a number, and the first class 'background'; it is {benchmark.classes[0]!r}")
     segmenter = load(model, device, seed)
     with errors_exit(1):
         result = evaluate_folder(segmenter, benchmark, threshold) | {"model": model, "seed": seed}
+        click.echo(f"{result['pictures']} pictures, {model}, seed {seed}, threshold {result['threshold']}; IoU in percent:")
+        click.echo(tabulate([*result["iou"].items(), ("mIoU", result["miou"])], tablefmt="plain", floatfmt=".1f", missingval="-"))
         if file:
             write_whole(file, lambda part: part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
-    click.echo(f"{result['pictures']} pictures, {model}, seed {seed}, threshold {result['threshold']}; IoU in percent:")
-    click.echo(tabulate([*result["iou"].items(), ("mIoU", result["miou"])], tablefmt="plain", floatfmt=".1f", missingval="-"))
 
 
 @main.command("check-data")
@@ -180,7 +180,7 @@ def models(folder):
 
     rows = []
     for file in sorted(Path(folder).glob("*/segmenter.json")):
-        with errors_exit(2, f"{file.parent}: "):
+        with errors_exit(2, f"{file.parent}: segmenter.json or result.json is broken: "):
             clip, segment = (json.loads(file.read_text())[section] for section in ("clip", "segment"))
             result = file.with_name("result.json")
             miou = json.loads(result.read_text())["miou"] if result.is_file() else {}

@@ -51,7 +51,7 @@ def check_study(limit):
 def check_pairs(paths, max_bad_fraction, limit=0):
     """A report on image-text pairs. paths: of all shards. limit: of pairs, the first ones of evenly spread shards."""
     some = paths[:: max(1, math.ceil(len(paths) / (limit or math.inf)))]
-    each = math.ceil(limit / len(some)) if limit else None
+    each = limit // len(some) if limit else None
     counts, sizes = shards.Report(), []
     for path in tqdm(some, "pairs", mininterval=2, leave=False, disable=None):
         sizes += [image.size for _, image, _ in islice(shards.pairs(path, counts), each)]
