@@ -1,273 +1,219 @@
-"""The command `ovseg`: segment pictures, evaluate a folder, check data, list models, publish one.
+"""The command `ovseg`: segment pictures, evaluate a folder, check data, list models, publish one. Slow imports are inside the commands."""
 
-Exit codes: 0 success; 1 some pictures failed, the evaluation failed, or data look wrong; 2 wrong usage, found before any work. Errors are
-one line on stderr. Slow imports happen inside the commands.
-"""
-
+import contextlib
+import glob
 import json
+import os
 import sys
 from pathlib import Path
 
 import click
+from safetensors import SafetensorError
 
 HUB = "hf-hub:"  # prefix of --model for a published model, as in open_clip and timm
-MODEL = click.option("--model", default="models/mgca", show_default=True, metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.")
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in a folder; a file given by name may have any
+ERRORS = (OSError, ValueError, KeyError, RuntimeError, MemoryError, ImportError, SafetensorError)  # RuntimeError: GPU out of memory
+
+
+@contextlib.contextmanager
+def errors_exit(code, what="", kinds=ERRORS):
+    """Context manager: an error ends the command with this exit code and one line on stderr, which starts with `what`."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):  # the last two are RuntimeErrors
+        raise
+    except kinds as error:
+        failure = click.ClickException(what + (" ".join(str(error).split()) or type(error).__name__))
+        failure.exit_code = code
+        raise failure from None
+
+
+class Commands(click.Group):
+    """Its commands end with one line and exit code 2 on an error (usage errors, too), unless an inner errors_exit gives another code."""
+
+    def invoke(self, context):
+        with errors_exit(2):
+            try:
+                return super().invoke(context)
+            except click.UsageError as error:
+                raise ValueError(error.format_message()) from None
+
+
+NAMES = {"type": lambda text: [name.strip() for name in text.split(",")], "metavar": "NAMES"}  # of --classes and --others
+THRESHOLD = click.option("--threshold", type=click.FloatRange(0, 1), help="Lower softmax scores are background. Default: the model's own.")
+MODEL = click.option("--model", default="models/default", show_default=True, metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which of its trainings.")
 DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-FORCE = click.option("--force", is_flag=True, help="Replace files that are there already.")
-COMMON = "default"  # value of --others for the common list
+FORCE = click.option("--force", is_flag=True, help="Replace files that exist already.")
 
 
-class WrongUsage(click.ClickException):
-    """An error found before any work starts."""
-
-    exit_code = 2
-
-
-def _share(context, parameter, value):
-    if value is not None and not 0 <= value <= 1:  # NaN too
-        raise click.BadParameter(f"{value:g} is not in the range 0<=x<=1.")
-    return value
-
-
-def _names(context, parameter, value):
-    return None if value is None else [name.strip() for name in value.split(",")]
-
-
-def _line(error):
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-THRESHOLD = click.option(
-    "--threshold", type=float, callback=_share, help="Softmax score, 0 to 1, below which a pixel is background. Default: the model's own."
-)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def commands():
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main():
     """Open-vocabulary segmentation: name any classes, get a label map.
 
-    Exit codes: 0 all done, 1 some pictures failed or data look wrong, 2 wrong usage.
+    Exit codes: 0 all done; 1 something failed, or data look wrong; 2 wrong usage, and nothing was done.
     """
 
 
-@commands.command()
+@main.command()
 @click.argument("pictures", nargs=-1, required=True)
-@click.option("--classes", "names", required=True, callback=_names, metavar="NAMES", help="What to look for, e.g. 'car,tree,road'.")
+@click.option("--classes", "names", required=True, **NAMES, help="What to look for, e.g. 'car,tree,road'.")
 @click.option("--background", is_flag=True, help="Pixels may belong to no class.")
-@click.option(
-    "--others",
-    callback=_names,
-    metavar="NAMES",
-    help=f"What else there is, reported as background, e.g. 'sky,grass'; '{COMMON}': a common list, which one class with --background "
-    "has anyway.",
-)
+@click.option("--others", **NAMES, help="Further classes, reported as background; 'default': a list of common ones.")
 @THRESHOLD
 @MODEL
 @SEED
 @DEVICE
-@click.option("-o", "--out", default="out", show_default=True, metavar="FOLDER", help="Where to write.")
+@click.option("-o", "--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Where to write.")
 @FORCE
 def segment(pictures, names, background, others, threshold, model, seed, device, out, force):
     """Segment PICTURES: files, folders, or patterns in quotes.
 
-    Writes of each, into --out: NAME.overlay.png to look at, NAME.labels.png, whose values are indices of the classes, and NAME.json, the
-    areas in percent.
+    Writes for each, into --out: NAME.overlay.png to look at, NAME.labels.png, whose values are indices of the classes, and NAME.json with
+    the area of each class in percent.
     """
-    from .study import batch
-
-    if threshold is not None and not background:
-        raise WrongUsage("--threshold goes with --background")
-    try:
-        jobs = batch.plan_files(batch.gather(pictures), out, force)
-        call = _call(names, background, threshold, others)
-        segmenter = _load(model, device, seed)
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise WrongUsage(_line(error)) from None
-    failed = _segment_all(jobs, segmenter, call, {"model": model, "seed": seed})
-    done = len(jobs) - failed
-    click.echo(f"{done} of {len(jobs)} segmented, in {out}" if failed else f"{done} segmented, in {out}", err=True)
-    sys.exit(1 if failed else 0)
-
-
-def _call(names, background, threshold, others):
-    """The arguments of Segmenter.segment. Raises ValueError on bad names."""
-    import matplotlib
-
-    matplotlib.use("agg")  # no window
-    from .segmentation.names import besides, check_names
-    from .study.pictures import check_count
-
-    others = besides(names) if others == [COMMON] else others
-    check_names(names, background, others)
-    check_count(len(names) + (background or others is not None))
-    return {"names": names, "background": background, "threshold": threshold, "others": others}
-
-
-def _segment_all(jobs, segmenter, call, made_with):
-    """Segment pictures and write the results; one line on stderr for each failure. Returns the number of failures."""
+    if threshold is not None and not (background and threshold >= 0):  # NaN passes click's range
+        raise ValueError(f"--threshold {threshold}: must be a number, and needs --background")
+    if len(names) > 255:
+        raise ValueError(f"--classes: {len(names)} names; a label map of one byte per pixel holds 255 and the background")
+    os.environ["MPLBACKEND"] = "agg"  # no window
     from tqdm import tqdm
 
-    from .study import pictures
+    from .data.images import read_image
+    from .segmentation.names import besides, check_names
+    from .study.pictures import plan_outputs, write_segmentation
 
-    failed = 0
-    for job in tqdm(jobs, "segment", disable=None):  # no bar where stderr is a file
+    outputs = plan_outputs(gather(pictures), out, force)
+    names, others = check_names(names, background, besides(names) if others == ["default"] else others)
+    segmenter, failed = load(model, device, seed), 0
+    out.mkdir(parents=True, exist_ok=True)
+    for picture, files in tqdm(outputs.items(), "segment", disable=None):  # no bar where stderr is a file
         try:
-            image = pictures.read_picture(job.picture)
-            pictures.write_segmentation(job, image, segmenter.segment(image, **call), made_with)
-        except (OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: GPU out of memory
+            with errors_exit(1, f"{picture}: "):
+                image = read_image(picture)
+                segmentation = segmenter.segment(image, names, background, threshold, others)
+                write_segmentation(files, image, segmentation, {"picture": str(picture), "model": model, "seed": seed})
+        except click.ClickException as failure:
             failed += 1
-            tqdm.write(f"{job.picture}: {_line(error)}", file=sys.stderr)
-    return failed
+            tqdm.write(failure.message, file=sys.stderr)
+    click.echo(f"{len(outputs) - failed} of {len(outputs)} segmented, in {out}", err=True)
+    sys.exit(failed > 0)
 
 
-def _load(model, device, seed):
-    """Load the Segmenter of --model. Raises OSError or ValueError."""
-    from safetensors import SafetensorError
+def gather(inputs):
+    """List the pictures named by files, folders and glob patterns, each once, in the given order: a list of Path.
 
+    Folders and patterns give files that end in SUFFIXES. Raises FileNotFoundError for an input without pictures.
+    """
+    pictures = {}
+    for name in map(str, inputs):
+        pattern = f"{glob.escape(name)}/*" if os.path.isdir(name) else name
+        matches = [file for file in sorted(glob.glob(pattern, recursive=True)) if file.lower().endswith(SUFFIXES)]
+        files = [name] if os.path.isfile(name) else matches
+        if not files:
+            raise FileNotFoundError(f"{name}: no pictures found")
+        pictures |= {os.path.abspath(file): Path(file) for file in files}
+    return list(pictures.values())
+
+
+def load(model, device, seed):
+    """Load the Segmenter of --model."""
     from .segmentation.segmenter import Segmenter
 
-    try:
-        if model.startswith(HUB):
-            return Segmenter.from_pretrained(model.removeprefix(HUB), device=device, seed=seed)
-        return Segmenter.load(model, device, seed)
-    except (KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{model} cannot be loaded: {error}") from None
+    with errors_exit(2, f"{model} cannot be loaded: "):
+        load_model = Segmenter.from_pretrained if model.startswith(HUB) else Segmenter.load
+        return load_model(model.removeprefix(HUB), device=device, seed=seed)
 
 
-@commands.command()
+@main.command()
 @click.argument("folder")
 @THRESHOLD
 @MODEL
 @SEED
 @DEVICE
-@click.option("--json", "file", metavar="FILE", help="Write the result there, too.")
+@click.option("--json", "file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write the result to this file, too.")
 @FORCE
 def evaluate(folder, threshold, model, seed, device, file, force):
-    """Evaluate a model on a FOLDER of pictures with label maps.
+    """Evaluate a model on a FOLDER of pictures with label maps: IoU of each class and mIoU, in percent.
 
-    FOLDER holds images/, labels/ (a png of the same name, whose values are indices of the classes, 255 ignored) and classes.txt (a name a
-    line, "background" first if there is one). Prints IoU by class and mIoU, in percent.
-    """
-    from .study.folder import evaluate_folder, open_folder
-
-    if file and Path(file).is_dir():
-        raise WrongUsage(f"--json: {file} is a folder; expected a file to write")
-    if file and Path(file).exists() and not force:
-        raise WrongUsage(f"{file} exists already; --force replaces it")
-    try:
-        benchmark = open_folder(folder, threshold)
-        segmenter = _load(model, device, seed)
-    except (OSError, ValueError) as error:
-        raise WrongUsage(_line(error)) from None
-    try:
-        result = evaluate_folder(segmenter, benchmark, threshold) | {"model": model, "seed": seed}
-        if file:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-            Path(file).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except (OSError, ValueError, MemoryError, RuntimeError) as error:
-        raise click.ClickException(_line(error)) from None
-    of_background = "" if result["threshold"] is None else f", threshold {result['threshold']:g}"
-    rows = [*result["iou"].items(), ("mIoU", result["miou"])]
-    width = max(len(name) for name, _ in rows)
-    click.echo(f"IoU in percent, {result['pictures']} pictures, {model}, seed {seed}{of_background}")
-    for name, value in rows:
-        click.echo(f"{name:{width}}  {'  -' if value is None else f'{value:5.1f}'}")
-
-
-@commands.command("check-data")
-@click.argument("folders", nargs=-1)
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=0), help="Pairs, and pictures a benchmark; 0: all.")
-@click.option(
-    "--model", metavar="FOLDER", help="Compare its predictions with the labels of 20 pictures, too: do shifted labels fit better?"
-)
-@SEED
-@DEVICE
-def check_data(folders, limit, model, seed, device):
-    """Count what is in the image-text pairs and benchmarks of params.yaml, or in FOLDERS as `evaluate` takes them.
-
-    Prints sizes, captions, and how often each label id occurs, with its class. Warnings are of what is wrong: files that cannot be read,
-    ids that no class has, labels that do not fit a model's predictions. Notes are of what may be. Exit code 1 if there is a warning.
-    """
-    from .study import data_check
-    from .study.folder import open_folder
-
-    try:
-        segmenter = model and _load(model, device, seed)
-        found = data_check.Data(benchmarks=[open_folder(folder) for folder in folders]) if folders else data_check.open_study()
-    except (OSError, ValueError) as error:
-        raise WrongUsage(_line(error)) from None
-    warned = False
-    for text, warnings, notes in data_check.check_data(found, limit, segmenter):
-        lines = [text, *(f"warning: {warning}" for warning in warnings), *(f"note: {note}" for note in notes)]
-        click.echo("\n  ".join(lines) + "\n")
-        warned |= bool(warnings)
-    sys.exit(1 if warned else 0)
-
-
-@commands.command()
-@click.option("--folder", default="models", show_default=True, help="Where models are.")
-def models(folder):
-    """List trained models, how good they are, and their CLIP.
-
-    mIoU in percent where they were evaluated, the mean over seeds by the unit of the model; the best first.
+    FOLDER holds images/, labels/ (a png of the same name, whose values are indices of the classes, 255 ignored) and classes.txt (one name
+    per line, "background" first if there is one).
     """
     from tabulate import tabulate
 
-    from .study.models import trained
+    from .benchmarks.datasets import FolderBenchmark
+    from .data.files import write_whole
+    from .study.folder import evaluate_folder
 
-    try:
-        found = trained(folder)
-    except (OSError, ValueError) as error:
-        raise WrongUsage(_line(error)) from None
-    benchmarks = list(dict.fromkeys(name for model in found for name in model.miou))
-    rows = [[model.folder, *(model.miou.get(name) for name in benchmarks), len(model.seeds), model.clip] for model in found]
-    click.echo(tabulate(rows, ["model", *benchmarks, "seeds", "CLIP"], tablefmt="plain", floatfmt=".1f", missingval="-"))
+    if file and file.exists() and not force:
+        raise ValueError(f"{file} exists already; --force replaces it")
+    benchmark = FolderBenchmark(Path(folder).resolve().name, folder)
+    if threshold is not None and not (benchmark.background and threshold >= 0):  # NaN passes click's range
+        raise ValueError(f"--threshold {threshold}: must be a number, and the first class 'background'; it is {benchmark.classes[0]!r}")
+    segmenter = load(model, device, seed)
+    with errors_exit(1):
+        result = evaluate_folder(segmenter, benchmark, threshold) | {"model": model, "seed": seed}
+        click.echo(f"{result['pictures']} pictures, {model}, seed {seed}, threshold {result['threshold']}; IoU in percent:")
+        click.echo(tabulate([*result["iou"].items(), ("mIoU", result["miou"])], tablefmt="plain", floatfmt=".1f", missingval="-"))
+        if file:
+            write_whole(file, lambda part: part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
 
 
-@commands.command()
+@main.command("check-data")
+@click.argument("folders", nargs=-1)
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=0), help="Pairs, and pictures per benchmark; 0: all.")
+def check_data(folders, limit):
+    """Count what is in the image-text pairs and benchmarks of params.yaml, or in FOLDERS as `evaluate` takes them.
+
+    Warnings report errors (exit code 1): unreadable files, ids without a class, too many bad samples. Notes report possible errors.
+    """
+    from .data_check import print_reports
+
+    sys.exit(print_reports(folders, limit))
+
+
+@main.command()
+@click.option("--folder", default="models", show_default=True, help="Where the models are.")
+def models(folder):
+    """List trained models, the best first, and their mIoU in percent: the mean over seeds, with the model's own unit."""
+    from tabulate import tabulate
+
+    rows = []
+    for file in sorted(Path(folder).glob("*/segmenter.json")):
+        with errors_exit(2, f"{file.parent}: segmenter.json or result.json is broken: "):
+            clip, segment = (json.loads(file.read_text())[section] for section in ("clip", "segment"))
+            result = file.with_name("result.json")
+            miou = json.loads(result.read_text())["miou"] if result.is_file() else {}
+            own = {benchmark: by_unit[segment["unit"]] for benchmark, by_unit in miou.items() if segment["unit"] in by_unit}
+            seeds = len(list(file.parent.glob("seeds/*/decoder.safetensors")))
+            read_by = ", ".join(filter(None, (clip["model"], clip["pretrained"], clip["dense"])))
+            rows.append({"model": file.parent, "seeds": seeds, "CLIP": read_by} | own)
+    if not rows:
+        raise FileNotFoundError(f"{folder}: no trained models here; `make repro` trains them")
+    rows.sort(key=lambda row: -sum(list(row.values())[3:]))  # over benchmarks
+    click.echo(tabulate(rows, "keys", tablefmt="plain", floatfmt=".1f", missingval="-"))
+
+
+@main.command()
 @click.argument("model")
 @click.argument("out")
-@click.option("--push", "repository", metavar="OWNER/NAME", help="Upload it to this repository of the Hugging Face Hub, too.")
-@click.option("--private", is_flag=True, help="Should the repository be made, nobody else sees it.")
+@click.option("--push", "repository", metavar="OWNER/NAME", help="Upload OUT to this repository of the Hugging Face Hub.")
+@click.option("--private", is_flag=True, help="Create the repository as private.")
 def publish(model, out, repository, private):
-    """Write the trained MODEL, e.g. models/mgca, to the folder OUT, to be handed on.
+    """Export a trained MODEL (e.g. models/default) to the folder OUT for sharing.
 
-    OUT holds all that Segmenter.from_pretrained needs, and a model card made of the model's result.
+    OUT holds what Segmenter.from_pretrained needs, and a model card. If OUT was exported before, --push uploads it as it is.
     """
-    try:
-        from .study import publish
-    except ModuleNotFoundError as error:
-        raise WrongUsage(f"{error.name} is not installed: `publish` needs the extra `study`") from None
+    from .study import publish as hub
+
     if private and not repository:
-        raise WrongUsage("--private goes with --push")
-    try:
-        if not (repository and (Path(out) / "README.md").is_file()):  # already written: uploaded as it is
-            publish.write_model(model, out, repository)
-    except (OSError, ValueError) as error:
-        raise WrongUsage(_line(error)) from None
+        raise ValueError("--private needs --push")
+    if not (repository and (Path(out) / "README.md").is_file()):
+        hub.write_model(model, out, repository)
     click.echo(out)
     if repository:
-        try:
-            click.echo(publish.push(out, repository, private))
-        except Exception as error:  # includes errors of huggingface_hub's HTTP library
-            raise click.ClickException(f"{repository}: {_line(error)}; run the command again to upload {out}") from None
-
-
-def main(arguments=None):
-    """Run the command line. Exits with a code from the module docstring, or 130 if interrupted."""
-    try:
-        sys.exit(commands.main(arguments, prog_name="ovseg", standalone_mode=False))
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        click.echo(f"ovseg: {error.format_message()}", err=True)
-        sys.exit(error.exit_code)
-    except click.Abort:
-        click.echo("ovseg: interrupted", err=True)
-        sys.exit(130)
+        with errors_exit(1, f"{out} was not uploaded to {repository}: ", Exception):  # of huggingface_hub's HTTP library
+            click.echo(hub.push(out, repository, private))
 
 
 if __name__ == "__main__":

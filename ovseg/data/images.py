@@ -1,7 +1,33 @@
 """Conversion of PIL images to a uniform format: upright, 8-bit, RGB, square."""
 
+import warnings
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000  # larger images are rejected before decoding
+
+
+def read_image(file):
+    """Read a picture as an upright PIL RGB image; an animation gives its first frame. file: a path, or a binary file object.
+
+    Raises ValueError, one line, if it is not a picture, is broken, or has more than MAX_PIXELS pixels, and OSError if it is missing.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size warning and broken EXIF
+            with Image.open(file) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                return rgb(image)
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than {MAX_PIXELS // 10**6} million pixels: make it smaller") from None
+    except UnidentifiedImageError:
+        raise ValueError("not a picture of a format that Pillow reads") from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken bytes
+        raise ValueError(f"cannot be decoded: {error}") from None
 
 
 def rgb(image):

@@ -1,17 +1,7 @@
 """Evaluate a segmenter on a folder of pictures with label maps, outside a study."""
 
-from pathlib import Path
-
-from ..benchmarks import datasets, evaluation
+from ..benchmarks import evaluation
 from ..benchmarks.miou import mean
-
-
-def open_folder(folder, threshold=None):
-    """Open a folder as a FolderBenchmark. Raises what opening it raises, and ValueError for a threshold without a background class."""
-    benchmark = datasets.FolderBenchmark(Path(folder).resolve().name, folder)
-    if threshold is not None and not benchmark.background:
-        raise ValueError(f"a threshold, but {folder} has no background; its first class is {benchmark.classes[0]}")
-    return benchmark
 
 
 def evaluate_folder(segmenter, benchmark, threshold=None):

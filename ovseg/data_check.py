@@ -1,0 +1,110 @@
+"""Check data before a study: reports, lists of lines. A line "warning: ..." says what is wrong, "note: ..." what may be wrong."""
+
+import math
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+from . import params
+from .benchmarks import datasets
+from .benchmarks.layouts import IGNORED
+from .data import shards
+
+SHOWN = 5  # unreadable files, and ids without a class, that a warning names
+
+
+def print_reports(folders, limit):
+    """Print reports on folders as benchmarks, or without folders on the data of params.yaml. Returns whether there is a warning.
+
+    limit: maximum number of pairs, and of pictures per benchmark; 0: all. Raises what opening the folders or params.yaml raises.
+    """
+    benchmarks = [datasets.FolderBenchmark(Path(folder).resolve().name, folder) for folder in folders]
+    warned = False
+    for lines in (check_benchmark(benchmark, limit) for benchmark in benchmarks) if folders else check_study(limit):
+        print("\n  ".join(lines), end="\n\n")
+        warned |= any(line.startswith("warning: ") for line in lines)
+    return warned
+
+
+def check_study(limit):
+    """Yields a report on the pairs and on each benchmark of params.yaml, calibration pictures included. Raises ParamsError."""
+    params.enter_project()
+    p = params.load()
+    try:
+        yield check_pairs(shards.expand(p.data.shards or "data/prepared/scenes/train-*.tar"), p.data.max_bad_fraction, limit)
+    except FileNotFoundError as error:
+        yield ["pairs", f"warning: {error}" + ("" if p.data.shards else "; `dvc repro prepare` renders them")]
+    for name, settings in p.benchmarks.items():
+        for split in ("evaluated", "calibration") if settings.calibration else ("evaluated",):
+            title = name if split == "evaluated" else f"{name}, calibration"
+            try:
+                yield check_benchmark(datasets.open_benchmark(title, settings, split), limit)
+            except (OSError, ValueError) as error:
+                skipped = settings.optional and isinstance(error, datasets.NotHere)
+                yield [f"benchmark {title}", f"{'note: skipped, because it is optional' if skipped else 'warning'}: {error}"]
+
+
+def check_pairs(paths, max_bad_fraction, limit=0):
+    """A report on image-text pairs. paths: of all shards. limit: of pairs, the first ones of evenly spread shards."""
+    some = paths[:: max(1, math.ceil(len(paths) / (limit or math.inf)))]
+    each = limit // len(some) if limit else None
+    counts, sizes = shards.Report(), []
+    for path in tqdm(some, "pairs", mininterval=2, leave=False, disable=None):
+        sizes += [image.size for _, image, _ in islice(shards.pairs(path, counts), each)]
+    lines = [f"pairs: {len(sizes):,} in {len(some):,} of {len(paths):,} shards", *_sizes(sizes)]
+    lines += [f"skipped: {count:,} {kind}" for kind, count in counts.skipped.most_common()]
+    lines += [f"repaired: {count:,} {kind}" for kind, count in counts.repaired.most_common()]
+    if counts.bad_fraction > max_bad_fraction:
+        lines.append(f"warning: {counts.bad_fraction:.1%} of the samples cannot be used; max_bad_fraction is {max_bad_fraction:.1%}")
+    if counts.skipped["truncated tar"]:
+        lines.append("warning: shards end early or cannot be read")
+    repeated = [name for name, count in Counter(Path(path).stem for path in paths).items() if count > 1]
+    lines += _warning("shards with the same name", repeated)
+    return lines if sizes else [*lines, "warning: no usable pair"]
+
+
+def check_benchmark(benchmark, limit=0):
+    """A report on a benchmark: sizes, and how often each label id occurs in its files. limit: of pictures, evenly spread."""
+    sizes, pixels, pictures, first, broken = [], Counter(), Counter(), {}, []
+    step = max(1, math.ceil(len(benchmark) / (limit or math.inf)))
+    samples = benchmark.samples(step, lambda error: broken.append(str(error)))
+    for key, image, labels in tqdm(samples, benchmark.name, math.ceil(len(benchmark) / step), mininterval=2, leave=False, disable=None):
+        sizes.append(image.size)
+        if labels.shape != (image.height, image.width):
+            broken.append(f"{key}: image is {image.width}x{image.height}, label map {labels.shape[1]}x{labels.shape[0]}")
+        ids, counts = np.unique(labels, return_counts=True)
+        pixels.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+        pictures.update(ids.tolist())
+        first = dict.fromkeys(ids.tolist(), key) | first
+    classes = dict(enumerate(benchmark.classes))
+    indices = {label: benchmark.decoded(np.array(label)).item() for label in sorted(pixels)}
+    names = {label: (classes | {IGNORED: "(ignored)"}).get(index, "(no class)") for label, index in indices.items()}
+    rows = [[label, names[label], 100 * pixels[label] / pixels.total(), pictures[label]] for label in indices]
+    lines = [f"benchmark {benchmark.name}: {len(sizes):,} of {len(benchmark):,} pictures, {len(classes)} classes", *_sizes(sizes)]
+    lines += tabulate(rows, ["id", "class", "% of pixels", "pictures"], floatfmt=".2f").splitlines()
+    if absent := [name for index, name in classes.items() if index not in indices.values()]:
+        lines.append(f"in no picture: {', '.join(absent)}")
+    unknown = [label for label in indices if names[label] == "(no class)"]
+    lines += _warning("unreadable files, or label maps of another size", broken)
+    lines += _warning("ids without a class", [f"{label} (first in {first[label]})" for label in unknown])
+    if [indices[label] for label in unknown] == [len(classes)]:
+        lines.append(f"note: id {unknown[0]} is one above the last class: are all ids one too high?")
+    if set(indices) == {0, IGNORED} and len(classes) > 2:
+        lines.append(f"note: only ids 0 and {IGNORED} are present: are these masks of one class?")
+    return lines if sizes else [*lines, "warning: no usable picture"]
+
+
+def _sizes(sizes):
+    """A line with the smallest, median and largest (width, height), by area; no line without sizes."""
+    ordered = [f"{width}x{height}" for width, height in sorted(sizes, key=lambda size: (math.prod(size), size))]
+    return [f"sizes: {ordered[0]} to {ordered[-1]}, median {ordered[len(ordered) // 2]}"] if ordered else []
+
+
+def _warning(what, items):
+    """A warning that names the first items; no line without items."""
+    more = [f"and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+    return [f"warning: {what}: {', '.join(items[:SHOWN] + more)}"] if items else []

@@ -1,0 +1,110 @@
+"""Reports of `ovseg check-data`: counts by hand, and each kind of wrong data."""
+
+import numpy as np
+import pytest
+import webdataset as wds
+from PIL import Image
+from tiny import picture
+
+from ovseg.benchmarks.datasets import FolderBenchmark, LayoutBenchmark, ShardBenchmark
+from ovseg.benchmarks.layouts import LAYOUTS
+from ovseg.data_check import check_benchmark, check_pairs
+
+
+def folder(path, maps, classes):
+    """A folder benchmark of label maps (H, W), with random pictures of the same sizes."""
+    for index, labels in enumerate(maps):
+        for part, array in (("images", picture(*np.shape(labels), index)), ("labels", np.array(labels))):
+            (path / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8 if array.max() < 256 else np.uint16)).save(path / part / f"{index}.png")
+    (path / "classes.txt").write_text("\n".join(classes) + "\n")
+    return FolderBenchmark("street", path)
+
+
+def findings(report):
+    """The warnings and notes of a report."""
+    return [line for line in report if line.startswith(("warning: ", "note: "))]
+
+
+def test_pixels_and_pictures_are_counted_by_stored_id(tmp_path):
+    benchmark = folder(tmp_path, [[[0, 0, 1], [3, 3, 255]], [[1, 1], [1, 3]], [[0], [1]]], ["road", "car", "sky", "tree"])
+    report = check_benchmark(benchmark)
+    assert report[:2] == ["benchmark street: 3 of 3 pictures, 4 classes", "sizes: 1x2 to 3x2, median 2x2"]
+    table = [" ".join(line.split()) for line in report[4:]]
+    assert table == ["0 road 25.00 2", "1 car 41.67 3", "3 tree 25.00 2", "255 (ignored) 8.33 1", "in no picture: sky"]
+
+
+@pytest.mark.parametrize(
+    "maps, warning, note",
+    [
+        ([[[0, 1]], [[2, 7]], [[1, 7]]], "ids without a class: 7 (first in 1)", None),
+        ([[[0, 1]], [[2, 1000]]], "ids without a class: 1000 (first in 1)", None),
+        ([[[*range(12)]]], f"ids without a class: {', '.join(f'{index} (first in 0)' for index in range(3, 8))}, and 4 more", None),
+        ([[[1, 2]], [[3, 255]]], "ids without a class: 3 (first in 1)", "id 3 is one above the last class: are all ids one too high?"),
+        ([[[0, 255]]], None, "only ids 0 and 255 are present: are these masks of one class?"),
+        ([[[0, 2]], [[1, 255]]], None, None),
+    ],
+)
+def test_ids_without_a_class_are_warned_of_and_suspicious_ids_noted(tmp_path, maps, warning, note):
+    expected = {f"warning: {warning}", f"note: {note}"} - {"warning: None", "note: None"}
+    assert set(findings(check_benchmark(folder(tmp_path, maps, "abc")))) == expected
+
+
+def test_unreadable_files_and_wrong_sizes_are_warned_of_and_the_others_counted(tmp_path):
+    benchmark = folder(tmp_path, [[[0, 1]], [[1, 1]], [[0, 0], [1, 0]]], "ab")
+    (tmp_path / "images/0.png").write_bytes(b"no picture")
+    Image.fromarray(picture(3, 4)).save(tmp_path / "images/1.png")
+    report = check_benchmark(benchmark)
+    assert "images/0.png" in findings(report)[0] and findings(report)[0].endswith("1: image is 4x3, label map 2x1")
+    assert report[0].startswith("benchmark street: 2 of 3 pictures") and [line.split()[2] for line in report[4:6]] == ["50.00", "50.00"]
+    for file in benchmark.files:
+        file.write_bytes(b"no picture")
+    assert findings(check_benchmark(benchmark))[-1] == "warning: no usable picture"
+
+
+@pytest.mark.parametrize("name, last", [("coco_object", 170), ("ade20k", 150)])
+def test_ids_of_a_layout_are_those_of_its_files(tmp_path, name, last):
+    """The last stored id has a class or belongs to the background; 20 more have none."""
+    for count, warned in ((last + 1, False), (last + 21, True)):
+        for pattern, array in ((LAYOUTS[name].images, picture(1, count)), (LAYOUTS[name].labels, np.arange(count, dtype=np.uint8)[None])):
+            file = tmp_path / pattern.format(split=LAYOUTS[name].evaluated, key="p")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(file)
+        benchmark = LayoutBenchmark(name, name, tmp_path, LAYOUTS[name].evaluated)
+        assert ("warning: ids without a class" in " ".join(check_benchmark(benchmark))) == warned
+
+
+def test_a_limit_takes_evenly_spread_pictures_and_shards_are_read_past_a_bad_sample(tmp_path):
+    with wds.TarWriter(str(tmp_path / "a.tar")) as tar:
+        for index in range(6):
+            labels = {} if index == 2 else {"seg.png": np.full((8, 8), index, np.uint8)}
+            tar.write({"__key__": f"p{index}", "png": picture(8, 8, index), **labels})
+    (tmp_path / "classes.txt").write_text("\n".join("abcdef"))
+    report = check_benchmark(ShardBenchmark("street", str(tmp_path / "a.tar"), "seg.png", tmp_path / "classes.txt"), 3)
+    assert [line.split()[0] for line in report[4:6]] == ["0", "4"] and report[0].startswith("benchmark street: 2 of 6")
+    assert "sample p2" in findings(report)[0] and "has no seg.png" in findings(report)[0]
+
+
+def shard(path, captions):
+    path.parent.mkdir(exist_ok=True)
+    with wds.TarWriter(str(path)) as tar:
+        for index, caption in enumerate(captions):
+            tar.write({"__key__": f"k{index}", "png": picture(10, 12 + index, index), "txt": caption})
+    return str(path)
+
+
+def test_pairs_are_counted_and_bad_samples_by_kind(tmp_path):
+    paths = [shard(tmp_path / "a.tar", ["a dog on a chair", "the red car", ""])]
+    report = ["pairs: 2 in 1 of 1 shards", "sizes: 12x10 to 13x10, median 13x10", "skipped: 1 empty caption"]
+    assert check_pairs(paths, 0.5) == report
+    assert check_pairs(paths, 0.2) == [*report, "warning: 33.3% of the samples cannot be used; max_bad_fraction is 20.0%"]
+    assert findings(check_pairs([shard(tmp_path / "b.tar", [])], 0.5)) == ["warning: no usable pair"]
+    (tmp_path / "c.tar").touch()
+    assert findings(check_pairs([*paths, str(tmp_path / "c.tar")], 0.9)) == ["warning: shards end early or cannot be read"]
+    assert findings(check_pairs([*paths, shard(tmp_path / "other/a.tar", ["a cat"])], 0.9)) == ["warning: shards with the same name: a"]
+
+
+def test_a_limit_of_pairs_takes_the_first_of_evenly_spread_shards(tmp_path):
+    paths = [shard(tmp_path / f"{name}.tar", [f"{name} {index}" for index in range(4)]) for name in "abcd"]
+    titles = [check_pairs(paths, 0.1, limit)[0] for limit in (2, 9, 0)]
+    assert titles == [f"pairs: {counts} of 4 shards" for counts in ("2 in 2", "8 in 4", "16 in 4")]
