@@ -10,18 +10,83 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .schema import Benchmark, Params
+from .methods import groupvit, mgca, mixreorg, pacl, supervised, tcl
+from .schema import Ablations, Benchmark, Benchmarks, Clip, Data, Evaluate, Figures, Pretrain, Scenes, Section, Segment, Train
 from .values import METHODS
 
 # Keys that may change between evaluations; the other values of `segment` are fixed when windows are encoded.
 INFERENCE = [
     f"segment.{key}" for key in ("unit", "meta_points", "groups", "affinity", "batch", "precision", "averaged", "scale", "threshold")
 ]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    scenes: Scenes
+    data: Data
+    benchmarks: Benchmarks
+    clip: Clip
+    pretrain: Pretrain
+    mgca: mgca.Settings
+    mixreorg: mixreorg.Settings
+    tcl: tcl.Settings
+    pacl: pacl.Settings
+    groupvit: groupvit.Settings
+    supervised: supervised.Settings
+    train: Train
+    segment: Segment
+    evaluate: Evaluate
+    ablations: Ablations
+    figures: Figures
+
+    @property
+    def sections(self):
+        """{method: its section} of train.method; None for a method without one."""
+        return {name: getattr(self, name, None) for name in self.train.method.split("+")}
+
+    @field_validator("train")
+    @classmethod
+    def _fits_its_method(cls, train, info):
+        in_shards = [name for name, benchmark in info.data.get("benchmarks", {}).items() if benchmark.shards]
+        labels = info.data["supervised"].labels if "supervised" in info.data else None
+        if train.method == "supervised" and labels not in in_shards:
+            allowed = f"allowed are benchmarks in shards, {', '.join(in_shards)}" if in_shards else "there is no benchmark in shards"
+            raise ValueError(f"method = 'supervised' learns from label maps as supervised.labels = {labels!r} has them: {allowed}")
+        mixed = info.data["mixreorg"].images if "mixreorg" in info.data else 1
+        if "mixreorg" in train.method.split("+") and train.batch % (mixed * train.processes):
+            raise ValueError(
+                f"batch = {train.batch}: with mixreorg a multiple of mixreorg.images * train.processes, {mixed * train.processes}"
+            )
+        if "clip" in info.data and info.data["clip"].cache_images:
+            block = getattr(info.data.get("mixreorg"), "block", None)
+            if "mixreorg" in train.method.split("+") and block is not None:
+                raise ValueError(f"mixreorg.block = {block!r} encodes images in each step: set clip.cache_images to false")
+        return train
+
+    @field_validator("segment")
+    @classmethod
+    def _unit_of_its_method(cls, segment, info):
+        if segment.unit == "learned-group" and "train" in info.data and "groupvit" not in info.data["train"].method.split("+"):
+            raise ValueError("unit = 'learned-group' needs the groups that train.method = groupvit learns")
+        return segment
+
+    @field_validator("evaluate")
+    @classmethod
+    def _thresholds_of_benchmarks(cls, evaluate, info):
+        unknown = set(evaluate.thresholds) - set(info.data.get("benchmarks", evaluate.thresholds))
+        if unknown:
+            raise ValueError(
+                f"thresholds of {', '.join(sorted(unknown))}: allowed are those of benchmarks, {', '.join(info.data['benchmarks'])}"
+            )
+        return evaluate
 
 
 class ParamsError(ValueError):

@@ -28,7 +28,6 @@ def check(runs):
         if value % patch:
             raise ParamsError(f"{key} = {value}: allowed are multiples of CLIP's patch, {patch}")
     vision = model_config(p.clip.model)["vision_cfg"] if p.clip.model != PRETRAINED else {"layers": p.pretrain.vision_layers}
-    own_size = p.pretrain.size if p.clip.model == PRETRAINED else vision.get("image_size", 224)  # 224: open_clip's own default
     side = 2 * p.segment.window // patch  # pixel embeddings: the decoder doubles the grid of patches
     for name, run in runs.items():
         s, where = run.segment, f"{name}: " if name else ""
@@ -37,8 +36,6 @@ def check(runs):
         methods, blocks = run.train.method.split("+"), vision.get("layers")
         if "mixreorg" in methods and blocks and (run.mixreorg.block or 0) >= blocks:
             raise ParamsError(f"{where}mixreorg.block = {run.mixreorg.block}: at most {blocks - 1}, CLIP's last block")
-        if "tcl" in methods and run.tcl.image_level and p.clip.image_size != own_size:
-            raise ParamsError(f"{where}clip.image_size = {p.clip.image_size}: with tcl.image_level {own_size}, that of CLIP's pretraining")
         if "group" in (s.unit, *run.evaluate.units) and s.groups > side**2:
             raise ParamsError(f"{where}segment.groups = {s.groups}: at most {side**2}, the pixel embeddings of a window")
     if p.data.shards is None:

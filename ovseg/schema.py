@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .values import Count, Dense, Granularity, Index, Layout, Method, Points, Positive, Seed, Share, Template, Units, distinct
+from .values import Count, Dense, Index, Layout, Method, Points, Positive, Seed, Share, Template, Units, distinct
 
 LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
 
@@ -132,77 +132,6 @@ class Pretrain(Rendered):
         return phases
 
 
-class Mgca(Section):
-    """Multi-grained alignment (methods/mgca.py)."""
-
-    granularity: Granularity
-    alpha: Annotated[float, Field(gt=0, le=1)]
-    beta: Annotated[float, Field(gt=0, le=1)]
-    k: Annotated[float, Field(ge=0, le=1)]
-    tau: Positive
-    direction: Literal["image-to-text", "text-to-image", "both"]
-    selection: Literal["float32", "bfloat16"]
-
-    @property
-    def levels(self):
-        """The levels of the granularity, e.g. ("object", "region")."""
-        return tuple(self.granularity.split("+"))
-
-    @field_validator("k")
-    @classmethod
-    def _semi_hard(cls, k, info):
-        if k > info.data.get("alpha", 1):
-            raise ValueError(f"at most alpha, {info.data['alpha']}: a positive pixel lies in the object")
-        return k
-
-
-class Mixreorg(Section):
-    """Mixed patches (methods/mixreorg.py)."""
-
-    images: Annotated[int, Field(ge=2)]
-    patch: Count
-    block: Index | None
-    progressive: bool
-    restoration: bool
-    tau: Positive
-    weight: Positive
-
-
-class Tcl(Section):
-    """Text-grounded masks (methods/tcl.py)."""
-
-    weight: float
-    bias: float
-    tau: Positive
-    area: Share
-    image_level: bool
-    contrast_weight: Annotated[float, Field(ge=0)]
-    area_weight: Annotated[float, Field(ge=0)]
-    variation_weight: Annotated[float, Field(ge=0)]
-
-
-class Pacl(Section):
-    """Patch-text compatibility (methods/pacl.py)."""
-
-    patch_tau: Positive
-    tau: Positive
-
-
-class Groupvit(Section):
-    """Learned groups (methods/groupvit.py)."""
-
-    groups: Annotated[int, Field(ge=2)]
-    gumbel_tau: Positive
-    tau: Positive
-
-
-class Supervised(Section):
-    """Training on label maps (methods/supervised.py)."""
-
-    labels: str | None
-    tau: Positive
-
-
 class Train(Section):
     """Training of the decoder (training.py)."""
 
@@ -284,67 +213,3 @@ class Figures(Section):
 
     quantiles: Annotated[list[Share], Field(min_length=1)]
     pairs: Annotated[list[Index], Field(min_length=1)]
-
-
-class Params(Section):
-    """All of params.yaml."""
-
-    device: Literal["auto", "cpu", "cuda"]
-    scenes: Scenes
-    data: Data
-    benchmarks: Benchmarks
-    clip: Clip
-    pretrain: Pretrain
-    mgca: Mgca
-    mixreorg: Mixreorg
-    tcl: Tcl
-    pacl: Pacl
-    groupvit: Groupvit
-    supervised: Supervised
-    train: Train
-    segment: Segment
-    evaluate: Evaluate
-    ablations: Ablations
-    figures: Figures
-
-    @property
-    def sections(self):
-        """{method: its section} of train.method; None for a method without one."""
-        return {name: getattr(self, name, None) for name in self.train.method.split("+")}
-
-    @field_validator("train")
-    @classmethod
-    def _fits_its_method(cls, train, info):
-        in_shards = [name for name, benchmark in info.data.get("benchmarks", {}).items() if benchmark.shards]
-        labels = info.data["supervised"].labels if "supervised" in info.data else None
-        if train.method == "supervised" and labels not in in_shards:
-            allowed = f"allowed are benchmarks in shards, {', '.join(in_shards)}" if in_shards else "there is no benchmark in shards"
-            raise ValueError(f"method = 'supervised' learns from label maps as supervised.labels = {labels!r} has them: {allowed}")
-        mixed = info.data["mixreorg"].images if "mixreorg" in info.data else 1
-        if "mixreorg" in train.method.split("+") and train.batch % (mixed * train.processes):
-            raise ValueError(
-                f"batch = {train.batch}: with mixreorg a multiple of mixreorg.images * train.processes, {mixed * train.processes}"
-            )
-        if "clip" in info.data and info.data["clip"].cache_images:
-            for method, key in (("mixreorg", "block"), ("tcl", "image_level")):
-                value = getattr(info.data.get(method), key, None)
-                if method in train.method.split("+") and value is not None and value is not False:
-                    raise ValueError(f"{method}.{key} = {value!r} encodes images in each step: set clip.cache_images to false")
-        return train
-
-    @field_validator("segment")
-    @classmethod
-    def _unit_of_its_method(cls, segment, info):
-        if segment.unit == "learned-group" and "train" in info.data and "groupvit" not in info.data["train"].method.split("+"):
-            raise ValueError("unit = 'learned-group' needs the groups that train.method = groupvit learns")
-        return segment
-
-    @field_validator("evaluate")
-    @classmethod
-    def _thresholds_of_benchmarks(cls, evaluate, info):
-        unknown = set(evaluate.thresholds) - set(info.data.get("benchmarks", evaluate.thresholds))
-        if unknown:
-            raise ValueError(
-                f"thresholds of {', '.join(sorted(unknown))}: allowed are those of benchmarks, {', '.join(info.data['benchmarks'])}"
-            )
-        return evaluate

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-LEVELS = ("object", "region", "pixel")  # levels of alignment in mgca
 METHODS = ("mgca", "mixreorg", "tcl", "pacl", "groupvit", "supervised")  # files of ovseg/methods
 Dense = Literal["clip", "maskclip", "sclip", "clearclip", "naclip", "pearl"]  # equals dense.DENSE_MODES, which is slow to import
 Layout = Literal["voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k"]  # layouts.LAYOUTS
@@ -34,13 +33,6 @@ def distinct(values):
     return values
 
 
-def _levels(granularity):
-    levels = granularity.split("+")
-    if not granularity or granularity != "+".join(level for level in LEVELS if level in levels):
-        raise ValueError(f"one or more of {', '.join(LEVELS)}, in this order, joined by +")
-    return granularity
-
-
 def _methods(method):
     names = method.split("+")
     if names != [name for name in METHODS if name in names] or ("supervised" in names and len(names) > 1):
@@ -49,7 +41,6 @@ def _methods(method):
 
 
 Method = Annotated[str, AfterValidator(_methods)]
-Granularity = Annotated[str, AfterValidator(_levels)]
 Template = Annotated[str, AfterValidator(_one_slot)]
 Points = Annotated[int, AfterValidator(_square)]
 Units = Annotated[list[Literal["pixel", "meta-point", "group"]], Field(min_length=1), AfterValidator(distinct)]

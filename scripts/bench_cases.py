@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ovseg.methods import contrast, mgca
-from ovseg.methods.decoder import Decoder
 from ovseg.schema import Mgca, Segment
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import cut_windows, to_labels
+from ovseg.training.decoder import Decoder
 
 LENGTH, WIDTH = 784, 512
 WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16

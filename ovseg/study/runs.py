@@ -24,16 +24,16 @@ from .. import params
 from ..benchmarks import datasets, evaluation
 from ..benchmarks.miou import mean
 from ..data.files import write_whole
-from ..methods import distributed, supervised, training
-from ..methods.decoder import Decoder
-from ..schema import Params
+from ..methods import supervised
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND
+from ..training import distributed, loop
+from ..training.decoder import Decoder
 from ..values import METHODS
 
 DEFAULT = "mgca"
 PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # packages whose versions a result records
-SECTIONS = ("clip", *(name for name in METHODS if name in Params.model_fields), "train", "segment", "evaluate")  # in a result
+SECTIONS = ("clip", *(name for name in METHODS if name in params.Params.model_fields), "train", "segment", "evaluate")  # in a result
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,17 @@ def all_runs(ablations):
 def train_run(run, device):
     """Train a run's decoder once per seed; finished trainings are not repeated. device: torch.device."""
     p, group = run.params(), distributed.joined()
-    settings = p.train.model_copy(update={"processes": group.size}) if group.size > 1 else p.train
+    if group.size > 1:
+        p = p.model_copy(update={"train": p.train.model_copy(update={"processes": group.size})})
+    else:
+        params.processes(p.train.processes, device)
     source = None
-    if settings.method == "supervised":
+    if p.train.method == "supervised":
         name = p.supervised.labels
         benchmark = datasets.open_benchmark(name, p.benchmarks[name])
         source = supervised.Source(benchmark.label, benchmark.background, f"data/features/benchmarks/{name}/classes.npy")
-    for seed in range(settings.seeds):
-        trained = training.train_into(run.model / "seeds" / str(seed), seed, p.clip, p.sections, settings, source, device)
+    for seed in range(p.train.seeds):
+        trained = loop.train_into(run.model / "seeds" / str(seed), seed, p, source, device)
         if group.rank == 0:
             print(f"seed {seed}: {'trained' if trained else 'was trained before, and nothing that it depends on has changed'}")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny import changed
 
-from ovseg.methods.decoder import Decoder
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import WindowGrid, stitch
 from ovseg.study import examples
+from ovseg.training.decoder import Decoder
 
 
 def test_miou_of_a_picture_is_over_the_classes_that_are_there():

@@ -61,9 +61,9 @@ def in_group(function, *arguments):
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    found = function(*arguments, device)
+    result = function(*arguments, device)
     dist.destroy_process_group()
-    return found
+    return result
 
 
 def launch(processes, function, *arguments):

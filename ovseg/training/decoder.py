@@ -43,10 +43,10 @@ class Decoder(nn.Module):
 
     def stages(self, features):
         """Feature maps after upsampling and after each block: a list of (B, d, 2h, 2w). The last one holds the pixel embeddings."""
-        found = [self.upsample(features)]
+        maps = [self.upsample(features)]
         for block in self.blocks:
-            found.append(block(found[-1]))
-        return found
+            maps.append(block(maps[-1]))
+        return maps
 
     @staticmethod
     def upsample(features):
@@ -56,8 +56,7 @@ class Decoder(nn.Module):
 
     def save(self, folder):
         """Write the weights into folder, creating it if needed."""
-        state = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        write_whole(Path(folder) / WEIGHTS, lambda part: save_file(state, part))
+        save_weights(self, Path(folder) / WEIGHTS)
 
     @classmethod
     def load(cls, folder):
@@ -66,3 +65,9 @@ class Decoder(nn.Module):
         decoder = cls(state["blocks.0.norm.weight"].shape[0])
         decoder.load_state_dict(state)
         return decoder.eval()
+
+
+def save_weights(module, path):
+    """Atomically write a module's weights as safetensors."""
+    state = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+    write_whole(path, lambda part: save_file(state, part))
