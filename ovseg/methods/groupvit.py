@@ -72,11 +72,10 @@ class Objective(BaseObjective):
 def load_grouping(folder):
     """Load the trained Objective of a training folder, on the CPU and in eval mode; None if another method was trained."""
     file = Path(folder) / WEIGHTS
-    weights = load_file(file) if file.is_file() else {}
-    state = {name.removeprefix("groupvit."): value for name, value in weights.items() if name.startswith("groupvit.")}
-    if not state:
+    state = {name.removeprefix("groupvit."): value for name, value in load_file(file).items()} if file.is_file() else {}
+    if "tokens" not in state:
         return None
     groups, width = state["tokens"].shape
     objective = Objective(Settings(groups=groups, gumbel_tau=1.0, tau=1.0), width)  # temperatures matter in training only
-    objective.load_state_dict(state)
+    objective.load_state_dict({name: state[name] for name in objective.state_dict()})
     return objective.eval()

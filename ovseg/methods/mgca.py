@@ -117,10 +117,9 @@ def correspondences(pixels, texts, negative, settings):
 
 @torch.no_grad()
 def explain(decoder, pairs, p, count=16):
-    """What the losses select in the first `count` pairs, each with a randomly drawn prompt, for visualisation.
+    """What the losses select in the first `count` pairs, each with a randomly drawn prompt: (texts, `correspondences`, maps (count, h, w)).
 
-    decoder: Decoder on the CPU. pairs: batches.Pairs. p: Params. Returns (the texts drawn, the dict of `correspondences` with maps as
-    (count, h, w)).
+    decoder: Decoder on the CPU. pairs: batches.Pairs. p: Params.
     """
     bank = pairs.bank
     drawn = bank.draw(np.arange(min(count, len(bank))), np.random.default_rng(0), caption_probability=0.0)

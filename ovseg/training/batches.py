@@ -37,8 +37,7 @@ class CachedImages:
         return len(self.array) // batch
 
     def epoch(self, seed, epoch, batch, skip, device):
-        """Yield (rows (B,), features (b, d, h, w) float32 on device, encode: see objectives.Batch). Features are this process' share.
-        Each pair occurs at most once. The first `skip` batches are skipped."""
+        """Yield (rows (B,), this process' features (b, d, h, w) float32 on device, encode of objectives.Batch), skipping `skip` batches."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self.array))
         own = distributed.joined().share(batch)
         for index in range(skip, self.batches(batch)):
@@ -109,10 +108,7 @@ class Pairs(NamedTuple):
 
 
 def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
-    """Open the output of `prepare` and `encode` as Pairs. Images are cached features if `encode` kept them, else they are streamed.
-
-    clip: schema.Clip. workers: number of processes that decode images.
-    """
+    """Open the output of `prepare` and `encode` as Pairs: features if `encode` kept them, else images, decoded by `workers` processes."""
     prepared, cache = Path(prepared), Path(cache)
     paths, array = preparation.load_paths(prepared), features.open_cached(cache / "pairs.npy")
     made_of = {"texts": json.loads((cache / "texts.json").read_text())["sha256"]}

@@ -95,7 +95,7 @@ def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
 
 
 def resume(checkpoint, mark, learner, optimizer):
-    """Load a checkpoint into learner and optimizer. Returns (step, history, seconds), or (0, [], 0.0) if none has the fingerprint `mark`."""
+    """Load a checkpoint into learner and optimizer. Returns (step, history, seconds), or (0, [], 0.0) without one of this mark."""
     world, state = distributed.joined(), {}
     if world.rank == 0 and Path(checkpoint).is_file():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
