@@ -7,9 +7,8 @@ Group tokens cross-attend to an image, each pixel is assigned to one of them, an
     z_k        = sum_p A[p, k] V_p / (1 + sum_p A[p, k])
     loss       = InfoNCE of cos(mean over k of z_k, t_j) / tau, both directions
 
-GroupViT trains its encoder from scratch. Here the encoder is frozen, so groups remain means of pixels in the joint space: there is
-no value projection, no residual token and only one grouping stage. At inference a pixel is classified by the mean of its group,
-without noise (segment.unit: learned-group).
+GroupViT trains its encoder. Here it is frozen, so groups remain means of pixels in the joint space: there is no value projection, no
+residual token and only one grouping stage. At inference a pixel gets the mean of its group, without noise (segment.unit: learned-group).
 """
 
 from pathlib import Path

@@ -25,24 +25,15 @@ from ..training.objectives import BaseObjective, info_nce, negatives
 from . import mining
 
 TITLE = "MGCA"
-LEVELS = ("object", "region", "pixel")
 
 
 class Settings(Section):
-    granularity: str  # levels, joined by +
+    granularity: Literal["object", "region", "pixel", "object+region", "object+pixel", "region+pixel", "object+region+pixel"]
     alpha: Annotated[float, Field(gt=0, le=1)]
     beta: Annotated[float, Field(gt=0, le=1)]
     k: Share
     tau: Positive
     direction: Literal["image-to-text", "text-to-image", "both"]
-
-    @field_validator("granularity")
-    @classmethod
-    def _in_order(cls, granularity):
-        levels = granularity.split("+")
-        if levels != [level for level in LEVELS if level in levels]:
-            raise ValueError(f"must be one or more of {', '.join(LEVELS)}, in this order, joined by +")
-        return granularity
 
     @field_validator("k")
     @classmethod

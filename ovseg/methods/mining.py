@@ -1,9 +1,8 @@
 """Memory-efficient mining: the pixels and regions that each text selects in each image, without storing S (MGCA §3.2, Eq. 2-7).
 
-S has B*T*L entries of d multiply-adds each, and the pooled regions are B*T vectors of width d. Both dominate the method's cost, and
-neither is stored. Images are processed a few at a time. Only the selected pixels of S are kept (alpha*L for an image's own text, beta*L
-for the others). Gradients flow only through these, into one buffer; texts are frozen and get none. Values and gradients are exact.
-For an image and a text t that it is contrasted with:
+Neither S (B*T*L entries) nor the pooled regions (B*T vectors of width d) are stored. Images are processed a few at a time, and only the
+selected pixels of S are kept: alpha*L for an image's own text, beta*L for the others. Gradients flow only through these, into one buffer;
+texts are frozen and get none. Values and gradients are exact. For an image and a text t that it is contrasted with:
 
     m = max_p S_p                             the hardest pixel
     r = sum_p w_p V_p,  h = cos(r, t)         the hardest region; w is the softmax of S over its pixels
@@ -59,8 +58,8 @@ def dots(pixels, index, weights, vectors=None):
     with torch.enable_grad():  # these dot products are the gradient of `pool` w.r.t. its weights; no copy of the pixels is needed
         variable = weights.detach().requires_grad_()
         regions = pool(pixels.detach(), index, variable)
-    (found,) = torch.autograd.grad(regions, variable, regions.detach() if vectors is None else vectors)
-    return regions.detach(), found
+    (products,) = torch.autograd.grad(regions, variable, regions.detach() if vectors is None else vectors)
+    return regions.detach(), products
 
 
 def spread(vectors, which, weights, index, length):
@@ -74,8 +73,8 @@ def spread(vectors, which, weights, index, length):
     start = torch.searchsorted(rows, torch.arange(len(index) * length, dtype=rows.dtype, device=rows.device))
     who = which.flatten(0, 1)[order // top]  # entries, n
     what = weights.transpose(-2, -1).reshape(-1, n)[order]  # entries, n
-    found = F.embedding_bag(who.flatten(), vectors, start * n, per_sample_weights=what.flatten(), mode="sum")
-    return found.unflatten(0, (-1, length))
+    sums = F.embedding_bag(who.flatten(), vectors, start * n, per_sample_weights=what.flatten(), mode="sum")
+    return sums.unflatten(0, (-1, length))
 
 
 def largest(scores, count):

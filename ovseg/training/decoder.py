@@ -1,7 +1,6 @@
 """The decoder, the only thing trained: upsampling and two gated convolutions (MGCA §4.1, after TCL).
 
-At d = 512 it has the paper's 4.72M parameters. Every gate starts at 0, so the untrained decoder only upsamples CLIP's dense
-features (MaskCLIP's, by default) by a factor of 2, and training starts from there.
+At d = 512 it has the paper's 4.72M parameters. Gates start at 0: untrained, it only upsamples CLIP's dense features by a factor of 2.
 """
 
 from pathlib import Path

@@ -40,16 +40,14 @@ class Batch(NamedTuple):
 
 
 class BaseObjective(nn.Module):
-    """The losses of a method. Parameters that a subclass adds are trained and saved with the decoder's."""
+    """The losses of a method: forward(batch, stages, decoder) -> {name: scalar}, of a Batch and its maps from decoder.stages in float32.
+
+    Parameters that a subclass adds are trained and saved with the decoder's. settings: its section of params.yaml. width: d.
+    """
 
     def __init__(self, settings, width):
-        """settings: the method's section of params.yaml. width: d."""
         super().__init__()
         self.settings = settings
-
-    def forward(self, batch, stages, decoder):
-        """{name: scalar loss} of a Batch. stages: its maps from Decoder.stages, float32; the last one holds the pixel embeddings."""
-        raise NotImplementedError
 
 
 class Learner(nn.Module):
@@ -89,8 +87,8 @@ def module_of(method):
 def info_nce(logits, negative, direction="both"):
     """InfoNCE of (B, B) logits. Rows are images, columns are texts, positives lie on the diagonal.
 
-    negative: (B, B) bool, True for negatives; the diagonal is always included. direction: "image-to-text" contrasts each image's text
-    with the other texts, "text-to-image" the reverse, "both" averages the two.
+    negative: (B, B) bool; the diagonal is always included. direction: "image-to-text" contrasts each image's text with the other texts,
+    "text-to-image" the reverse, "both" averages the two.
     """
     positive = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(~(negative | positive), -torch.inf)

@@ -224,5 +224,5 @@ def test_explain_draws_prompts_of_the_first_pairs():
 
 @pytest.mark.parametrize("changes", [{"granularity": g} for g in ("", "pixel+object", "object+object", "image")] + [{"k": 0.5}])
 def test_wrong_levels_and_ranks_are_rejected(changes):
-    with pytest.raises(ValidationError, match="in this order, joined by|must be at most 0.4"):
+    with pytest.raises(ValidationError, match="should be 'object', 'region'|must be at most 0.4"):
         mgca(**changes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import CPU, WIDTH, P, batch_of, changed, make_pairs, same, write_tar
+from small import CPU, WIDTH, batch_of, changed, make_pairs, same, write_tar
 
 from ovseg.methods import supervised
 from ovseg.methods.supervised import IGNORED, Labels, Source

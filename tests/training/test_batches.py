@@ -96,7 +96,7 @@ def test_pairs_are_opened_with_cached_features_or_else_streamed(tmp_path, monkey
 def test_a_killed_training_on_a_stream_ends_with_the_same_weights(clip, tmp_path):
     """MixReorg mixes patches in CLIP, which encodes the images of the same batch once more."""
     images = stream(tmp_path, clip=clip, size=32)
-    for rows, dense, encode in images.epoch(0, 0, 6, 0, CPU):
+    for _, dense, encode in images.epoch(0, 0, 6, 0, CPU):
         source = torch.arange(6).roll(1)[:, None, None].expand(6, 4, 4)  # each image's patches are those of the one before it
         torch.testing.assert_close(encode(mixing=(0, source)), dense.roll(1, 0), rtol=1e-4, atol=1e-4)
     bank = bank_of(["a dog", "the sea", "a cat", "a tree"] * 5, ["many {}."])
