@@ -45,8 +45,8 @@ class Source(NamedTuple):
     def labels(self, paths, keys, size):
         """Read the Labels of pairs from shards. paths: shard paths; keys: keys of the pairs; size: pixel embeddings per side.
 
-        A label map is cropped like its upright image, and each embedding gets the label at the centre of its cell. Raises ValueError
-        if a sample has no label map, if a label has no class, or if a key has no sample.
+        A label map is cropped like its image, but not rotated by EXIF. Each embedding gets the label at the centre of its cell. Raises
+        ValueError if a sample has no label map, if a label has no class, or if a key has no sample.
         """
         classes = torch.from_numpy(np.load(self.class_file))
         rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)

@@ -99,8 +99,8 @@ def resume(checkpoint, mark, learner, optimizer):
     world, state = distributed.joined(), {}
     if world.rank == 0 and Path(checkpoint).is_file():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    state = world.from_first(state)  # other machines may see a file later
-    if state.get("fingerprint") != mark:
+    state = world.from_first(state if state.get("fingerprint") == mark else {})  # other machines may see a file later
+    if not state:
         return 0, [], 0.0
     learner.load_state_dict(state["learner"])
     optimizer.load_state_dict(state["optimizer"])
