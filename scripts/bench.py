@@ -74,7 +74,7 @@ def _in_process(connection, function, device, arguments):
         case = function(device, *arguments)
         memory = peak_memory(case.run, device) - case.held
         measured = {"seconds": timed(case.run, device), "memory": memory, "macs": case.macs, "bytes": case.bytes}
-        connection.send(measured | case.more())
+        connection.send(measured)
     except (torch.OutOfMemoryError, MemoryError):
         connection.send({"error": "out of memory"})
 

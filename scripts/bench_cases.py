@@ -12,17 +12,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ovseg.methods import contrast, mgca
-from ovseg.methods.decoder import Decoder
-from ovseg.schema import Mgca, Segment
+from ovseg.methods import mgca
+from ovseg.schema import Segment
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import cut_windows, to_labels
+from ovseg.training.decoder import Decoder
+from ovseg.training.objectives import info_nce
 
 LENGTH, WIDTH = 784, 512
 WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16
-MGCA = Mgca(
-    granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both", selection="float32"
-)  # fmt: skip
+MGCA = mgca.Settings(granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both")
 SEGMENT = Segment(
     unit="meta-point", meta_points=36, groups=8, affinity="cosine", short_side=448, max_ratio=4.5715, resize="bicubic", window=448,
     stride=224, batch=32, precision="bfloat16", averaged="cosine", scale=14.3, threshold=0.5, templates=["a photo of a {}."],
@@ -48,7 +47,7 @@ def plain_losses(pixels, texts, negative, settings):
         "region": torch.where(diagonal, (objects * unit).sum(-1, keepdim=True), hard) / settings.tau,
         "pixel": torch.where(diagonal, positive, scores.amax(-1)) / math.sqrt(width),
     }
-    return {level: contrast.info_nce(of_level, negative, settings.direction) for level, of_level in logits.items()}
+    return {level: info_nce(of_level, negative, settings.direction) for level, of_level in logits.items()}
 
 
 @dataclass
@@ -59,29 +58,22 @@ class Case:
     macs: dict[str, int]
     bytes: int
     held: int = 0
-    more: Callable = dict  # further columns, computed once the run is measured
 
 
-def loss_case(device, which, batch, length=LENGTH, selection="float32"):
-    """The three losses, forward and backward, float32. With a lower selection, how far the gradient is from the exact one."""
+def loss_case(device, which, batch, length=LENGTH):
+    """The three losses, forward and backward, float32."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(batch, length, WIDTH, generator=generator).to(device).requires_grad_()
     texts = (torch.randn(batch, WIDTH, generator=generator) / 8).to(device)
     negative = ~torch.eye(batch, dtype=torch.bool, device=device)
-    losses, settings = {"plain": plain_losses, "ours": mgca.losses}[which], MGCA.model_copy(update={"selection": selection})
+    losses = {"plain": plain_losses, "ours": mgca.losses}[which]
 
-    def run(pixels=pixels, settings=settings):
+    def run(pixels=pixels):
         pixels.grad = None
-        sum(losses(pixels, texts[: len(pixels)], negative[: len(pixels), : len(pixels)], settings).values()).backward()
-        return pixels.grad
-
-    def gradient_error():
-        exact = run(settings=MGCA)
-        return {"gradient_error": ((run() - exact).norm() / exact.norm()).item()}
+        sum(losses(pixels, texts[: len(pixels)], negative[: len(pixels), : len(pixels)], MGCA).values()).backward()
 
     run(pixels[:2].detach().requires_grad_())  # what is loaded when first used is no memory of the losses
-    macs = {selection: batch * batch * length * WIDTH}
-    return Case(run, macs, 2 * pixels.nbytes, held=pixels.nbytes, more=dict if selection == MGCA.selection else gradient_error)
+    return Case(run, {"float32": batch * batch * length * WIDTH}, 2 * pixels.nbytes, held=pixels.nbytes)
 
 
 def vit(device):
@@ -166,12 +158,11 @@ def cases(device):
     """[(group, name, function, arguments)]: what is measured, by device."""
     large = device == "cuda"
     batches = (256, 512, 1024) if large else (64, 128, 256)
-    found = [("loss over B", f"{which}, B = {b}", loss_case, (which, b)) for b in batches for which in ("plain", "ours")]
-    found += [("loss over L", f"{w}, L = {n}", loss_case, (w, batches[0], n)) for n in (196, 784, 3136) for w in ("plain", "ours")]
-    found += [("loss, bfloat16 selection", f"ours, B = {b}", loss_case, ("ours", b, LENGTH, "bfloat16")) for b in batches]
+    rows = [("loss over B", f"{which}, B = {b}", loss_case, (which, b)) for b in batches for which in ("plain", "ours")]
+    rows += [("loss over L", f"{w}, L = {n}", loss_case, (w, batches[0], n)) for n in (196, 784, 3136) for w in ("plain", "ours")]
     images = 256 if large else 8
-    found += [("encode", f"{images} images", encode_case, (images,)), ("step", f"{images} images", step_case, (images,))]
-    found += [("segment over classes", f"{w}, {c} classes", segment_case, (w, c)) for c in (21, 150) for w in ("plain", "ours")]
+    rows += [("encode", f"{images} images", encode_case, (images,)), ("step", f"{images} images", step_case, (images,))]
+    rows += [("segment over classes", f"{w}, {c} classes", segment_case, (w, c)) for c in (21, 150) for w in ("plain", "ours")]
     sizes = [(which, w, h) for w, h in ((640, 480), (2048, 1024)) for which in ("plain", "ours")]
     sizes += [("ours", 5472, 3648)]  # the plain one takes 12 GB of that
-    return found + [("segment over image size", f"{which}, {w}x{h}", segment_case, (which, 150, h, w)) for which, w, h in sizes]
+    return rows + [("segment over image size", f"{which}, {w}x{h}", segment_case, (which, 150, h, w)) for which, w, h in sizes]

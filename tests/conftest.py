@@ -39,7 +39,7 @@ def clip():
 @pytest.fixture(scope="module")
 def decoder(clip):
     """A Decoder of random weights whose gates are open."""
-    from ovseg.methods.decoder import Decoder
+    from ovseg.training.decoder import Decoder
 
     torch.manual_seed(1)
     decoder = Decoder(clip.width)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tiny import P, bank_of, changed
 
 from ovseg.benchmarks.miou import MeanIoU, mean
-from ovseg.methods import contrast, mgca
+from ovseg.methods import mgca
 from ovseg.segmentation import units
 from ovseg.segmentation.windows import interpolation, stitch, window_grid
+from ovseg.training import objectives
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,7 +34,7 @@ def batch(seed, size=4, length=9, width=6):
 
 
 def losses(pixels, texts, subjects, mask=True, **values):
-    negative = contrast.negatives(subjects, mask)
+    negative = objectives.negatives(subjects, mask)
     return mgca.losses(pixels, texts, negative, P.mgca.model_copy(update={"granularity": "+".join(LEVELS)} | values))
 
 
@@ -92,12 +93,12 @@ def test_info_nce_sees_differences_of_logits_alone(seed, size, shift, equal):
     logits = 3 * torch.randn(size, size, generator=torch.Generator().manual_seed(seed))
     negative = ~torch.eye(size, dtype=torch.bool)
     for direction in ("both", "image-to-text", "text-to-image"):
-        expected = contrast.info_nce(logits, negative, direction)
-        torch.testing.assert_close(contrast.info_nce(logits + shift, negative, direction), expected, rtol=1e-4, atol=1e-4)
-        assert contrast.info_nce(torch.full((size, size), equal), negative, direction).item() == pytest.approx(math.log(size), rel=1e-5)
+        expected = objectives.info_nce(logits, negative, direction)
+        torch.testing.assert_close(objectives.info_nce(logits + shift, negative, direction), expected, rtol=1e-4, atol=1e-4)
+        assert objectives.info_nce(torch.full((size, size), equal), negative, direction).item() == pytest.approx(math.log(size), rel=1e-5)
     rows = torch.linspace(-5, 5, size)[:, None]  # a shift of its own for each image
     torch.testing.assert_close(
-        contrast.info_nce(logits + rows, negative, "image-to-text"), contrast.info_nce(logits, negative, "image-to-text")
+        objectives.info_nce(logits + rows, negative, "image-to-text"), objectives.info_nce(logits, negative, "image-to-text")
     )
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from .. import params
 from ..clip.dense import DENSE_MODES
-from ..methods.decoder import Decoder
 from ..segmentation.segmenter import Segmenter
+from ..training.decoder import Decoder
 from .view import Texts
 
 UNTRAINED = "untrained/"

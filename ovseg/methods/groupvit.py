@@ -7,42 +7,37 @@ Group tokens cross-attend to an image, each pixel is assigned to one of them, an
     z_k        = sum_p A[p, k] V_p / (1 + sum_p A[p, k])
     loss       = InfoNCE of cos(mean over k of z_k, t_j) / tau, both directions
 
-GroupViT trains its encoder from scratch. Here the encoder is frozen, so groups remain means of pixels in the joint space: there is
-no value projection, no residual token and only one grouping stage. At inference a pixel is classified by the mean of its group,
-without noise (segment.unit: learned-group).
+GroupViT trains its encoder. Here it is frozen, so groups remain means of pixels in the joint space: there is no value projection, no
+residual token and only one grouping stage. At inference a pixel gets the mean of its group, without noise (segment.unit: learned-group).
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import nn
 
-from ..schema import Groupvit
-from .contrast import info_nce
-from .objectives import WEIGHTS
+from ..schema import Positive, Section
+from ..training.objectives import WEIGHTS, BaseObjective, info_nce
+
+TITLE = "GroupViT"
 
 
-def load_grouping(folder):
-    """Load the trained Objective of a training folder, on the CPU and in eval mode; None if another method was trained."""
-    file = Path(folder) / WEIGHTS
-    state = {name.removeprefix("groupvit."): value for name, value in load_file(file).items()} if file.is_file() else {}
-    if "tokens" not in state:
-        return None
-    groups, width = state["tokens"].shape
-    objective = Objective(Groupvit.model_construct(groups=groups), width)
-    objective.load_state_dict({name: value for name, value in state.items() if name in objective.state_dict()})
-    return objective.eval()
+class Settings(Section):
+    groups: Annotated[int, Field(ge=2)]
+    gumbel_tau: Positive
+    tau: Positive
 
 
-class Objective(nn.Module):
-    """settings: schema.Groupvit. Parameters: tokens (G, d), cross-attention, Wq and Wk."""
+class Objective(BaseObjective):
+    """Parameters: tokens (G, d), cross-attention, Wq and Wk."""
 
     def __init__(self, settings, width):
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings, width)
         self.tokens = nn.Parameter(0.02 * torch.randn(settings.groups, width))
         # a bias shared by all tokens would not change any assignment, so these layers have none
         self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width, bias=False)
@@ -71,3 +66,15 @@ class Objective(nn.Module):
         groups = member.transpose(1, 2) @ pixels / (1 + member.sum(1))[..., None]  # b, G, d
         images, texts = F.normalize(groups.mean(1), dim=-1), F.normalize(batch.texts, dim=-1)
         return {"group": info_nce(batch.world.gather(images @ texts.T / self.settings.tau), batch.negative)}
+
+
+def load_grouping(folder):
+    """Load the trained Objective of a training folder, on the CPU and in eval mode; None if another method was trained."""
+    file = Path(folder) / WEIGHTS
+    state = {name.removeprefix("groupvit."): value for name, value in load_file(file).items()} if file.is_file() else {}
+    if "tokens" not in state:
+        return None
+    groups, width = state["tokens"].shape
+    objective = Objective(Settings(groups=groups, gumbel_tau=1.0, tau=1.0), width)  # temperatures matter in training only
+    objective.load_state_dict({name: state[name] for name in objective.state_dict()})
+    return objective.eval()

@@ -11,13 +11,43 @@ Each level computes one (B, B) matrix of logits, with positives on the diagonal,
 """
 
 import math
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from pydantic import Field, field_validator
 
-from . import distributed, mining
-from .contrast import info_nce
+from ..clip import features
+from ..schema import Positive, Section, Share
+from ..training.distributed import World
+from ..training.objectives import BaseObjective, info_nce, negatives
+from . import mining
+
+TITLE = "MGCA"
+
+
+class Settings(Section):
+    granularity: Literal["object", "region", "pixel", "object+region", "object+pixel", "region+pixel", "object+region+pixel"]
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    beta: Annotated[float, Field(gt=0, le=1)]
+    k: Share
+    tau: Positive
+    direction: Literal["image-to-text", "text-to-image", "both"]
+
+    @field_validator("k")
+    @classmethod
+    def _semi_hard(cls, k, info):
+        if k > info.data.get("alpha", 1):
+            raise ValueError(f"must be at most {info.data['alpha']} (mgca.alpha): a positive pixel lies in the object")
+        return k
+
+
+class Objective(BaseObjective):
+    """The three losses. No parameters."""
+
+    def forward(self, batch, stages, decoder):
+        return losses(stages[-1].flatten(2).transpose(1, 2), batch.texts, batch.negative, self.settings, batch.world)
 
 
 def top_count(share, length):
@@ -25,30 +55,19 @@ def top_count(share, length):
     return min(length, max(1, math.floor(share * length + 0.5)))
 
 
-class Objective(nn.Module):
-    """The three losses as a training objective (see objectives.py). settings: schema.Mgca. It has no parameters."""
-
-    def __init__(self, settings, width):
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, batch, stages, decoder):
-        return losses(stages[-1].flatten(2).transpose(1, 2), batch.texts, batch.negative, self.settings, batch.world)
-
-
-def losses(pixels, texts, negative, settings, world=distributed.World()):  # noqa: B008 (frozen)
-    """Losses of the levels in settings.levels: {"object" | "region" | "pixel": scalar}. Eq. 5-7. Their sum is the objective (Eq. 8).
+def losses(pixels, texts, negative, settings, world=World()):  # noqa: B008 (frozen)
+    """Losses of the levels in settings.granularity: {"object" | "region" | "pixel": scalar}. Eq. 5-7. Their sum is the objective (Eq. 8).
 
     pixels: (b, L, d), embeddings of this process' share of the images. texts: (B, d), frozen embeddings of the whole batch. Neither is
-    normalised. negative: (B, B) bool, see contrast.negatives. settings: schema.Mgca. world: the processes; b = B if there is only one.
+    normalised. negative: (B, B) bool, see objectives.negatives. world: the processes; b = B if there is only one.
     """
     length, width = pixels.shape[1:]
-    levels, texts = settings.levels, texts.detach()
+    levels, texts = settings.granularity.split("+"), texts.detach()
     share = world.share(len(texts))
     own = torch.arange(len(texts), device=texts.device)[share]  # b
     object_top, rank = top_count(settings.alpha, length), top_count(settings.k, length)
     region_top = top_count(settings.beta, length) if "region" in levels else int("pixel" in levels)
-    mined = mining.mine(pixels, texts, own, object_top, rank, region_top, settings.selection)
+    mined = mining.mine(pixels, texts, own, object_top, rank, region_top)
     objects, unit_texts = F.normalize(mined.objects, dim=-1), F.normalize(texts, dim=-1)
     diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)[share]
     logits = {}  # b, B
@@ -85,3 +104,18 @@ def correspondences(pixels, texts, negative, settings):
         "negative": hardest,
         "region": top(mining.paired_similarity(pixels, texts[hardest]), settings.beta),
     }
+
+
+@torch.no_grad()
+def explain(decoder, pairs, p, count=16):
+    """What the losses select in the first `count` pairs, each with a randomly drawn prompt: (texts, `correspondences`, maps (count, h, w)).
+
+    decoder: Decoder on the CPU. pairs: batches.Pairs. p: Params.
+    """
+    bank = pairs.bank
+    drawn = bank.draw(np.arange(min(count, len(bank))), np.random.default_rng(0), caption_probability=0.0)
+    pixels = decoder(pairs.images.first(len(drawn), "cpu").cpu())  # B, d, h, w
+    negative = negatives(torch.from_numpy(bank.subjects(drawn)), p.train.mask_equal_texts)
+    selected = correspondences(pixels.flatten(2).transpose(1, 2), features.as_tensor(pairs.texts[drawn]), negative, p.mgca)
+    maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in selected.items()}
+    return [bank.texts[i] for i in drawn], maps

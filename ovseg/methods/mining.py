@@ -1,10 +1,8 @@
 """Memory-efficient mining: the pixels and regions that each text selects in each image, without storing S (MGCA §3.2, Eq. 2-7).
 
-S has B*T*L entries of d multiply-adds each, and the pooled regions are B*T vectors of width d. Both dominate the method's cost, and
-neither is stored. Images are processed a few at a time. Only the selected pixels of S are kept (alpha*L for an image's own text, beta*L
-for the others). Gradients flow only through these, into one buffer; texts are frozen and get none. Values and gradients are exact.
-The only approximation is optional: with selection in bfloat16, the pixels of negatives are chosen on a bfloat16 S, and their
-similarities are then recomputed in full precision. For an image and a text t that it is contrasted with:
+Neither S (B*T*L entries) nor the pooled regions (B*T vectors of width d) are stored. Images are processed a few at a time, and only the
+selected pixels of S are kept: alpha*L for an image's own text, beta*L for the others. Gradients flow only through these, into one buffer;
+texts are frozen and get none. Values and gradients are exact. For an image and a text t that it is contrasted with:
 
     m = max_p S_p                             the hardest pixel
     r = sum_p w_p V_p,  h = cos(r, t)         the hardest region; w is the softmax of S over its pixels
@@ -35,16 +33,15 @@ class Mined(NamedTuple):
     region: torch.Tensor  # (B, T): cos(r_ij, t_j)
 
 
-def mine(pixels, texts, own, object_top, rank, region_top, selection="float32"):
+def mine(pixels, texts, own, object_top, rank, region_top):
     """Mine objects, semi-hard positives and hard negatives of a batch.
 
     pixels (B, L, d), texts (T, d): not normalised. own (B,): index of each image's own text. object_top: pixels per object. rank: rank
     of the positive pixel, 1..object_top, where 1 is the most similar. region_top: pixels per region; 0 skips negatives, and peak and
-    region are then zeros. selection: float32, or bfloat16 to select negatives approximately. Returns Mined, once differentiable with
-    respect to pixels. Ties are broken as by `topk`.
+    region are then zeros. Returns Mined, once differentiable with respect to pixels. Ties are broken as by `topk`.
     """
     with torch.autocast(pixels.device.type, enabled=False):  # autocast would lower the precision of the selection
-        return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top, selection))
+        return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top))
 
 
 def pool(pixels, index, weights):
@@ -61,8 +58,8 @@ def dots(pixels, index, weights, vectors=None):
     with torch.enable_grad():  # these dot products are the gradient of `pool` w.r.t. its weights; no copy of the pixels is needed
         variable = weights.detach().requires_grad_()
         regions = pool(pixels.detach(), index, variable)
-    (found,) = torch.autograd.grad(regions, variable, regions.detach() if vectors is None else vectors)
-    return regions.detach(), found
+    (products,) = torch.autograd.grad(regions, variable, regions.detach() if vectors is None else vectors)
+    return regions.detach(), products
 
 
 def spread(vectors, which, weights, index, length):
@@ -76,8 +73,8 @@ def spread(vectors, which, weights, index, length):
     start = torch.searchsorted(rows, torch.arange(len(index) * length, dtype=rows.dtype, device=rows.device))
     who = which.flatten(0, 1)[order // top]  # entries, n
     what = weights.transpose(-2, -1).reshape(-1, n)[order]  # entries, n
-    found = F.embedding_bag(who.flatten(), vectors, start * n, per_sample_weights=what.flatten(), mode="sum")
-    return found.unflatten(0, (-1, length))
+    sums = F.embedding_bag(who.flatten(), vectors, start * n, per_sample_weights=what.flatten(), mode="sum")
+    return sums.unflatten(0, (-1, length))
 
 
 def largest(scores, count):
@@ -112,21 +109,15 @@ def paired_similarity(pixels, texts):
     return (pixels @ texts[..., None])[..., 0]
 
 
-def _select(pixels, texts, own, top, precision):
+def _select(pixels, texts, own, top):
     """Top pixels of each image for each text: similarities (descending) and indices, (b, T, top), and paired similarity (b, L)."""
-    if precision == "float32":
-        scores = texts @ pixels.transpose(1, 2)  # b, T, L
-        return *largest(scores, top), scores[torch.arange(len(scores), device=scores.device), own]
-    low = getattr(torch, precision)
-    _, index = largest(texts.to(low) @ pixels.to(low).transpose(1, 2), top)
-    _, exact = dots(pixels, index, torch.zeros(index.shape, dtype=pixels.dtype, device=pixels.device), texts.expand(len(pixels), -1, -1))
-    kept, order = exact.sort(descending=True)
-    return kept, index.gather(-1, order), paired_similarity(pixels, texts[own])
+    scores = texts @ pixels.transpose(1, 2)  # b, T, L
+    return *largest(scores, top), scores[torch.arange(len(scores), device=scores.device), own]
 
 
 class _Mine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pixels, texts, own, object_top, rank, region_top, selection):
+    def forward(ctx, pixels, texts, own, object_top, rank, region_top):
         images, length, width = pixels.shape
         count = len(texts)
         text_norm = texts.norm(dim=-1).clamp(min=EPSILON)
@@ -138,7 +129,7 @@ class _Mine(torch.autograd.Function):
         kept = pixels.new_empty(images, count, region_top)
         for i in _chunks(images, length * max(count, width)):
             if region_top:
-                kept[i], selected, paired = _select(pixels[i], texts, own[i], region_top, selection)  # b, T, top; b, L
+                kept[i], selected, paired = _select(pixels[i], texts, own[i], region_top)  # b, T, top; b, L
                 weights = kept[i].softmax(-1)
                 region_norm[i] = pool(pixels[i], selected, weights).norm(dim=-1).clamp(min=EPSILON)
                 region[i] = (weights * kept[i]).sum(-1) / (region_norm[i] * text_norm)  # r.t = sum_p w_p S_p
@@ -185,4 +176,4 @@ class _Mine(torch.autograd.Function):
             share.scatter_(2, selected.expand(-1, 2, -1), torch.cat([weights, by_score], 1))
             own_texts = torch.stack([g[:, 0], texts[own[i]]], 1)
             torch.baddbmm(others, share.transpose(1, 2), own_texts, out=pixels_gradient[i])
-        return pixels_gradient, None, None, None, None, None, None
+        return pixels_gradient, None, None, None, None, None

@@ -1,62 +1,70 @@
 """MixReorg: cross-modal mixed patch reorganization (Cai et al. 2023), on the decoder.
 
-Patches of several images are mixed, and the source image of each patch is known, which gives patch-text pairs without annotation. In
-each set of m images, patches are permuted across images at each position, so each patch occurs once and keeps its position:
+In each set of m images, patches are permuted across images at each position. The source image of each patch is known, which gives
+patch-text pairs without annotation:
 
     mix[i, p]   = F[source[i, p], p]            F: dense features of the images; source[:, p]: a permutation of the m images
     mixed       = -log of the softmax over the m texts of cos(D(mix)[i, p], t_j) / tau, at j = source[i, p], averaged over pixels
     restored    = InfoNCE of cos(r_i, t_j) / tau; r_i: the mean of the pixels of D(mix) that come from image i (mixing restoration)
     original    = InfoNCE of cos(v_i, t_j) / tau; v_i: the mean of the pixels of D(F)
 
-`block` sets where patches are mixed, and thus how much context of their own image they have (contextual mixing). null: after CLIP's
-last block, as above. n: before block n of CLIP, counted from 0; the mixed images pass through the remaining blocks, and the output
-replaces mix[i]. With n = 0, patches have no context. With any n, CLIP runs twice per step, and features cannot be cached.
-The class token stays with image i. Progressive mixing: after each decoder block, the mixed maps are averaged with the original
-images' maps of that block, mixed in the same way.
+`block: n` mixes before block n of CLIP, counted from 0 (contextual mixing): the class token stays with image i, and the output of the
+remaining blocks replaces mix[i]. CLIP then runs twice per step, and features cannot be cached. Progressive mixing: after each decoder
+block, the mixed maps are averaged with the original images' maps of that block, mixed in the same way.
 
-Our source is a summary of the paper. It does not say how many images are mixed, how the original features enhance the mixed ones, or
-how patches are pooled. Here m and each part are parameters; the rest is as above. The paper mixes patches after a ViT layer has given
-them context, and trains the whole ViT; here it is frozen.
+Our source is a summary of the paper, which does not say how many images are mixed, how original features enhance mixed ones, or how
+patches are pooled. The paper trains the whole ViT; here it is frozen.
 """
+
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from pydantic import Field
 
-from .contrast import info_nce
+from ..schema import Count, Index, Positive, Section
+from ..training.objectives import BaseObjective, info_nce
+
+TITLE = "MixReorg"
 
 
-class Objective(nn.Module):
-    """settings: schema.Mixreorg. It has no parameters. The batch size per process must be a multiple of settings.images."""
+class Settings(Section):
+    images: Annotated[int, Field(ge=2)]
+    patch: Count
+    block: Index | None
+    progressive: bool
+    restoration: bool
+    tau: Positive
+    weight: Positive
 
-    def __init__(self, settings, width):
-        super().__init__()
-        self.settings = settings
+
+class Objective(BaseObjective):
+    """No parameters. The number of images per process must be a multiple of settings.images."""
 
     def forward(self, batch, stages, decoder):
         s, world = self.settings, batch.world
         if len(batch.dense) % s.images:
-            raise ValueError(f"train.batch: {len(batch.dense)} images in a process; allowed are multiples of mixreorg.images = {s.images}")
+            raise ValueError(f"train.batch: {len(batch.dense)} images in a process, must be a multiple of {s.images} (mixreorg.images)")
         size, (height, width) = len(batch.texts), batch.dense.shape[2:]
         share = world.share(size)
         source = deal(batch.random, size, s.images, height, width, s.patch)[share] - share.start
         source = torch.from_numpy(source).to(batch.dense.device)  # b, h, w: index of the patch's source among this process' images
         fine = source.repeat_interleave(2, 1).repeat_interleave(2, 2)  # b, 2h, 2w: the decoder doubles the grid
-        if s.block is None:
-            mixed = mix(batch.dense, source)
-        else:
-            mixed = batch.clip.encode_dense(batch.images, mixing=(s.block, source))
+        mixed = mix(batch.dense, source) if s.block is None else batch.encode(mixing=(s.block, source))
         with batch.autocast():
-            maps = decode_mixed(decoder, mixed, [mix(stage, fine) for stage in stages[1:]] if s.progressive else None)
+            maps = decoder.upsample(mixed)
+            for block, stage in zip(decoder.blocks, stages[1:], strict=True):
+                maps = (block(maps) + mix(stage, fine)) / 2 if s.progressive else block(maps)
+        maps = maps.to(mixed.dtype)
         texts = F.normalize(batch.texts, dim=-1)
-        found = {"mixed": mixed_loss(F.normalize(maps, dim=1), fine, texts[share], batch.negative[share, share], s.images, s.tau)}
-        found["mixed"] = world.gather(found["mixed"]).mean()
+        of_mixed = mixed_loss(F.normalize(maps, dim=1), fine, texts[share], batch.negative[share, share], s.images, s.tau)  # b
+        losses = {"mixed": world.gather(of_mixed).mean()}
         images = {"original": stages[-1]} | ({"restored": mix(maps, restore(fine, s.images))} if s.restoration else {})
         for name, of_images in images.items():
             logits = F.normalize(of_images.mean((2, 3)), dim=-1) @ texts.T / s.tau  # b, B
-            found[name] = info_nce(world.gather(logits), batch.negative)
-        return {name: s.weight * loss for name, loss in found.items()}
+            losses[name] = info_nce(world.gather(logits), batch.negative)
+        return {name: s.weight * loss for name, loss in losses.items()}
 
 
 def deal(random, batch, images, height, width, patch):
@@ -80,16 +88,6 @@ def restore(source, images):
 def mix(maps, source):
     """Mix maps (b, d, h, w) by source (b, h, w) -> (b, d, h, w): each position takes the vector of the image given by `source`."""
     return maps.gather(0, source[:, None].expand(-1, maps.shape[1], -1, -1))
-
-
-def decode_mixed(decoder, dense, guides):
-    """Decode mixed features (b, d, h, w) to pixel embeddings. guides: mixed maps of the original images after each block, or None."""
-    maps = decoder.upsample(dense)
-    for index, block in enumerate(decoder.blocks):
-        maps = block(maps)
-        if guides is not None:
-            maps = (maps + guides[index]) / 2
-    return maps.to(dense.dtype)
 
 
 def mixed_loss(pixels, source, texts, negative, images, tau):

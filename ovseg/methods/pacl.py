@@ -11,17 +11,20 @@ The paper trains a residual projection of the patches instead of a decoder.
 """
 
 import torch.nn.functional as F
-from torch import nn
 
-from .contrast import info_nce
+from ..schema import Positive, Section
+from ..training.objectives import BaseObjective, info_nce
+
+TITLE = "PACL"
 
 
-class Objective(nn.Module):
-    """settings: schema.Pacl. It has no parameters."""
+class Settings(Section):
+    patch_tau: Positive
+    tau: Positive
 
-    def __init__(self, settings, width):
-        super().__init__()
-        self.settings = settings
+
+class Objective(BaseObjective):
+    """No parameters."""
 
     def forward(self, batch, stages, decoder):
         pixels = F.normalize(stages[-1].flatten(2), dim=1)  # b, d, L

@@ -21,8 +21,8 @@ from .. import params
 from ..data.files import write_whole
 from ..data.images import rgb
 from ..methods import groupvit
-from ..methods.decoder import Decoder
 from ..schema import LOCAL, Clip, Segment
+from ..training.decoder import Decoder
 from . import hub, units
 from .names import check_names
 from .windows import BACKGROUND, Scores, cut_windows, probabilities, stitch

@@ -9,8 +9,8 @@ from tiny import P
 
 from ovseg.benchmarks import evaluation
 from ovseg.benchmarks.datasets import FolderBenchmark
-from ovseg.methods.decoder import Decoder
 from ovseg.segmentation.segmenter import Segmenter
+from ovseg.training.decoder import Decoder
 
 SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})
 CLASSES = ("background", "a", "b")

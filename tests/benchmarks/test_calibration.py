@@ -17,9 +17,9 @@ from ovseg.benchmarks import calibration, evaluation
 from ovseg.benchmarks.calibration import THRESHOLDS, open_calibration, sweep
 from ovseg.benchmarks.datasets import open_benchmark
 from ovseg.benchmarks.miou import mean
-from ovseg.methods.decoder import Decoder
 from ovseg.schema import Benchmark
 from ovseg.segmentation.segmenter import Segmenter
+from ovseg.training.decoder import Decoder
 
 PROJECT = Path(params.__file__).parents[1]
 ZEROS = columns(*[0] * 8)

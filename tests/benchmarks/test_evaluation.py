@@ -13,10 +13,10 @@ from tiny import SETTINGS, changed, picture, reading
 from ovseg.benchmarks import evaluation
 from ovseg.benchmarks.evaluation import open_suite
 from ovseg.clip import dense
-from ovseg.methods.decoder import Decoder
 from ovseg.schema import Benchmark
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import cut_windows, to_labels
+from ovseg.training.decoder import Decoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

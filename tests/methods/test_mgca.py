@@ -1,28 +1,33 @@
-"""The three losses against the paper's equations, and hand-computed cases of their parts."""
+"""MGCA's losses and their gradients against the paper's equations; mining by itself; cases computed by hand."""
 
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
-import reference
 import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from small import CAPTIONS, WIDTH, P, make_pairs
 
-from ovseg import schema
-from ovseg.methods import contrast, mining
+from ovseg.data.captions import nouns
 from ovseg.methods import mgca as method
+from ovseg.methods import mining
+from ovseg.training.decoder import Decoder
+from ovseg.training.objectives import info_nce, negatives
 
 B, L, D = 5, 12, 7
 LEVELS = ("object", "region", "pixel")
 SUBJECTS = (0, 1, 0, 2, 2)  # images 0 and 2 drew one text, images 3 and 4 another
-NEGATIVE = {  # by the definition: others, those of the same subject left out or not
+NEGATIVE = {  # by the definition: all others, without those of the same subject or with them
     True: lambda subjects: torch.tensor([[a != b for b in subjects] for a in subjects]),
     False: lambda subjects: torch.tensor([[i != j for j in range(len(subjects))] for i in range(len(subjects))]),
 }
 
 
 def mgca(**changes):
-    values = {"granularity": "+".join(LEVELS), "alpha": 0.4, "beta": 0.3, "k": 0.25, "tau": 0.07}
-    return schema.Mgca(**values | {"direction": "both", "selection": "float32"} | changes)
+    values = {"granularity": "+".join(LEVELS), "alpha": 0.4, "beta": 0.3, "k": 0.25, "tau": 0.07, "direction": "both"}
+    return method.Settings(**values | changes)
 
 
 def batch(seed=0, subjects=SUBJECTS, length=L, width=D, dtype=torch.float64, mask=True):
@@ -33,53 +38,78 @@ def batch(seed=0, subjects=SUBJECTS, length=L, width=D, dtype=torch.float64, mas
     return pixels, texts[list(subjects)], NEGATIVE[mask](torch.tensor(subjects))
 
 
+# ---- the equations as they are written, with all similarities and regions in full
+
+
+def count(share, length):
+    return min(length, max(1, int(share * length + 0.5)))
+
+
+def pooled(pixels, scores, share):
+    """Eq. 3-4: softmax over all pixels, the mask of the top share, the weighted sum. pixels (B, L, d), scores (B, B, L) -> (B, B, d)."""
+    mask = scores.argsort(-1, descending=True).argsort(-1) < count(share, scores.shape[-1])
+    return torch.einsum("ijp,ipd->ijd", scores.softmax(-1) * mask, pixels)
+
+
+def plain_losses(pixels, texts, negative, settings):
+    length, width = pixels.shape[1:]
+    own = torch.eye(len(texts), dtype=torch.bool)
+    scores = torch.einsum("ipd,jd->ijp", pixels, texts)  # Eq. 2
+    objects, regions = pooled(pixels, scores, settings.alpha)[own][:, None], pooled(pixels, scores, settings.beta)  # B, 1, d; B, B, d
+    like_object = F.cosine_similarity(objects, texts, dim=-1) / settings.tau  # B, B
+    like_region = F.cosine_similarity(regions, texts, dim=-1) / settings.tau
+    ranked = scores.sort(-1, descending=True).values / math.sqrt(width)
+    logits = {
+        "object": like_object,  # Eq. 5
+        "region": torch.where(own, like_object, like_region),  # Eq. 6
+        "pixel": torch.where(own, ranked[..., count(settings.k, length) - 1], ranked[..., 0]),  # Eq. 7
+    }
+    losses = {}
+    for level in settings.granularity.split("+"):
+        e = logits[level].exp() * (own | negative)
+        to_text, to_image = (-(e.diagonal() / e.sum(dim)).log().mean() for dim in (1, 0))
+        losses[level] = {"image-to-text": to_text, "text-to-image": to_image, "both": (to_text + to_image) / 2}[settings.direction]
+    return losses
+
+
 def check(settings, data, rtol=1e-9):
-    """That losses and their gradients by the pixels are the reference's."""
-    found, expected = (losses(*data, settings) for losses in (method.losses, reference.losses))
-    assert set(found) == set(expected) == set(settings.levels)
-    for level in found:
-        torch.testing.assert_close(found[level], expected[level], rtol=rtol, atol=0)
-    gradient, wanted = (torch.autograd.grad(sum(levels.values()), data[0])[0] for levels in (found, expected))
+    """That losses and their gradients are those of the equations."""
+    actual, expected = (losses(*data, settings) for losses in (method.losses, plain_losses))
+    assert list(actual) == list(expected)
+    for level in actual:
+        torch.testing.assert_close(actual[level], expected[level], rtol=rtol, atol=0)
+    gradient, wanted = (torch.autograd.grad(sum(levels.values()), data[0])[0] for levels in (actual, expected))
     assert wanted.any() and (gradient - wanted).norm() <= rtol * wanted.norm()
 
 
 @pytest.mark.parametrize("levels", [c for size in (1, 2, 3) for c in combinations(LEVELS, size)], ids="+".join)
 @pytest.mark.parametrize("direction", ["image-to-text", "text-to-image", "both"])
-@pytest.mark.parametrize("mask", [True, False])
-def test_losses_and_gradients_are_those_of_the_equations(levels, direction, mask):
-    check(mgca(granularity="+".join(levels), direction=direction), batch(mask=mask))
+def test_losses_and_gradients_are_those_of_the_equations(levels, direction):
+    for mask in (True, False):
+        check(mgca(granularity="+".join(levels), direction=direction), batch(mask=mask))
 
 
 @pytest.mark.parametrize(("alpha", "beta", "k"), [(1.0, 0.05, 0.0), (0.4, 1.0, 0.4), (0.01, 0.5, 0.01)])
 @pytest.mark.parametrize("entries", [1, 2 * L * D, 1 << 20])  # an image at a time, two (the last chunk holds one), all
-def test_they_are_at_extreme_shares_however_the_batch_is_cut(monkeypatch, entries, alpha, beta, k):
+def test_extreme_shares_and_chunks_change_nothing(monkeypatch, entries, alpha, beta, k):
     monkeypatch.setattr(mining, "ENTRIES", entries)
     check(mgca(alpha=alpha, beta=beta, k=k), batch(seed=1))
 
 
-def test_they_are_to_four_digits_in_float32_at_a_larger_size():
+def test_float32_agrees_to_four_digits_at_a_larger_size():
     check(mgca(beta=0.05, k=0.06), batch(subjects=range(16), length=196, width=64, dtype=torch.float32), rtol=1e-4)
 
 
-def test_selection_in_bfloat16_finds_what_is_clear_and_computes_it_in_full():
-    """Pixels far apart in similarity: what bfloat16 selects is right, so all that follows equals the equations'."""
-    generator = torch.Generator().manual_seed(0)
-    directions, _ = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64))
-    strength = torch.stack([1.5 ** torch.randperm(12, generator=generator).double() for _ in range(5 * 5)]).view(5, 5, 12)
-    pixels = (strength.transpose(1, 2) @ directions[:5] / 40).requires_grad_()  # 5, 12, 12
-    check(mgca(selection="bfloat16"), (pixels, directions[:5], ~torch.eye(5, dtype=torch.bool)))
-
-
-def test_a_batch_of_one_text_has_nothing_to_contrast():
-    pixels, texts, _ = batch()
+def test_degenerate_batches_have_finite_losses_and_gradients():
+    pixels, texts, negative = batch()
     total = sum(method.losses(pixels, texts[:1].expand(B, -1), torch.zeros(B, B, dtype=torch.bool), mgca()).values())
-    (gradient,) = torch.autograd.grad(total, pixels)
-    assert total == 0 and not gradient.any()
-
-
-def test_losses_stay_finite_at_similarities_beyond_the_range_of_exp():
-    pixels, texts, negative = batch(dtype=torch.float32)
-    assert all(value.isfinite() for value in method.losses(300 * pixels, 10 * texts, negative, mgca()).values())
+    assert total == 0 and not torch.autograd.grad(total, pixels)[0].any()  # one text: nothing to contrast
+    large = method.losses(300 * pixels.float(), 10 * texts.float(), negative, mgca())  # beyond the range of exp
+    assert all(value.isfinite() for value in large.values())
+    zeros = torch.zeros(2, 4, 3, requires_grad=True)
+    mined = mining.mine(zeros, torch.zeros(2, 3), torch.arange(2), 2, 1, 2)
+    (gradient,) = torch.autograd.grad(sum(value.sum() for value in mined), zeros)
+    assert not any(value.any() for value in mined) and gradient.isfinite().all()
 
 
 def test_frozen_texts_get_no_gradient():
@@ -91,25 +121,76 @@ def test_frozen_texts_get_no_gradient():
 
 @pytest.mark.parametrize(
     ("share", "length", "expected"),
-    [(0.4, 784, 314), (0.05, 784, 39), (0.06, 784, 47), (0.25, 10, 3), (0.35, 10, 4), (0.24, 10, 2)]  # 313.6, 39.2, 47.04, 2.5, 3.5, 2.4
-    + [(0.0, 10, 1), (0.001, 10, 1), (1.0, 10, 10), (0.99, 10, 10), (1 / 784, 784, 1), (0.5, 1, 1)],
+    [(0.4, 784, 314), (0.05, 784, 39), (0.25, 10, 3), (0.35, 10, 4), (0.24, 10, 2)]  # 313.6, 39.2, 2.5, 3.5, 2.4
+    + [(0.0, 10, 1), (0.001, 10, 1), (1.0, 10, 10), (0.99, 10, 10), (0.5, 1, 1)],
 )
-def test_count_rounds_half_up_between_one_and_all(share, length, expected):
+def test_top_count_rounds_half_up_between_one_and_all(share, length, expected):
     assert method.top_count(share, length) == expected
 
 
-def test_info_nce_of_a_case_made_by_hand_leaves_out_what_is_no_negative():
+def test_info_nce_by_hand_leaves_out_pairs_that_are_not_negatives():
     logits = torch.tensor([[4.0, 1.0, 3.0], [2.0, 2.0, 5.0], [1.0, 1.0, 1.0]]).log().requires_grad_()
     negative = torch.tensor([[False, True, False], [True, False, True], [False, True, False]])
     rows, columns = [4 / 5, 2 / 9, 1 / 2], [4 / 6, 2 / 4, 1 / 6]
     for direction, shares in [("image-to-text", rows), ("text-to-image", columns), ("both", rows + columns)]:
-        found = contrast.info_nce(logits, negative, direction)
-        assert found.item() == pytest.approx(-sum(math.log(s) for s in shares) / len(shares))
-        (gradient,) = torch.autograd.grad(found, logits)
+        loss = info_nce(logits, negative, direction)
+        assert loss.item() == pytest.approx(-sum(math.log(s) for s in shares) / len(shares))
+        (gradient,) = torch.autograd.grad(loss, logits)
         assert torch.equal(gradient != 0, negative | torch.eye(3, dtype=torch.bool))
+    for mask in (True, False):
+        assert torch.equal(negatives(torch.tensor(SUBJECTS), mask), NEGATIVE[mask](torch.tensor(SUBJECTS)))
 
 
-def test_correspondences_of_a_case_made_by_hand():
+# ---- mining
+
+
+def inputs(images=5, texts=4, length=12, width=7, dtype=torch.float64):
+    """Pixels, texts, and the index of each image's own text: some images share a text, some texts belong to no image."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(images, length, width, generator=generator, dtype=dtype).requires_grad_()
+    own = torch.randint(texts, (images,), generator=generator)
+    return pixels, torch.randn(texts, width, generator=generator, dtype=dtype), own
+
+
+def test_gradients_agree_with_finite_differences():
+    pixels, texts, own = inputs(images=2, texts=3, length=6, width=4)
+    assert torch.autograd.gradcheck(lambda v: tuple(mining.mine(v, texts, own, 4, 2, 3)), pixels)
+
+
+def test_only_selected_pixels_get_a_gradient_and_a_share_of_images_mines_the_same():
+    pixels, texts, own = inputs()
+    scores = torch.einsum("ipd,jd->ijp", pixels, texts)
+    selected = scores.topk(2, dim=-1).indices.flatten(1), scores[torch.arange(5), own].topk(3, dim=-1).indices
+    mined = mining.mine(pixels, texts, own, 3, 1, 2)
+    (gradient,) = torch.autograd.grad(mined.peak.sum() + mined.region.sum() + mined.objects.sum(), pixels)
+    chosen = torch.zeros(pixels.shape[:2], dtype=torch.bool).scatter(1, torch.cat(selected, 1), True)
+    assert not chosen.all() and torch.equal(gradient.abs().sum(-1) > 0, chosen)
+    for part, whole in zip(mining.mine(pixels[3:], texts, own[3:], 3, 1, 2), mined, strict=True):
+        torch.testing.assert_close(part, whole[3:])
+
+
+@pytest.mark.parametrize("length, size", [(64, 8), (64, 3), (64, 9), (63, 3), (8, 1)])
+def test_largest_is_topk(length, size):
+    scores = torch.randn(3, 5, length, generator=torch.Generator().manual_seed(0))
+    for actual, expected in zip(mining.largest(scores, size), scores.topk(size), strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_autocast_changes_nothing():
+    results = []
+    for enabled in (False, True):
+        pixels, texts, own = inputs(images=4, texts=4, length=49, width=64, dtype=torch.float32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            mined = mining.mine(pixels, texts, own, 20, 3, 5)
+            results.append((*mined, *torch.autograd.grad(sum(value.sum() for value in mined), pixels)))
+    for full, low in zip(*results, strict=True):
+        torch.testing.assert_close(low, full)
+
+
+# ---- what is shown and what is allowed
+
+
+def test_correspondences_by_hand():
     texts = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 0, 0]])  # the last image drew the first one's text
     pixels = torch.tensor(
         [
@@ -119,16 +200,29 @@ def test_correspondences_of_a_case_made_by_hand():
             [[1.0, 0, 0], [0, 3.0, 4.0], [2.0, 0, 0], [0, 0, 0.0]],  # text 2 in pixel 1 (0.8) before text 1 (0.6)
         ]
     )
-    found = method.correspondences(pixels, texts, contrast.negatives(torch.tensor([0, 1, 2, 0]), True), mgca(alpha=0.5, beta=0.25, k=0.5))
-    assert found["similarity"].tolist() == [[5, 3, 0, 0], [1, 0, 2, 0], [0, 1, 0, 3], [1, 0, 2, 0]]
-    assert [m.nonzero().flatten().tolist() for m in found["object"]] == [[0, 1], [0, 2], [1, 3], [0, 2]]
-    assert found["positive"].tolist() == [1, 0, 1, 0]  # rank 2 of 4: the object's lowest
-    assert found["negative"][[0, 1, 3]].tolist() == [2, 0, 2]
-    assert found["negative"][2] in (0, 3)  # one text, drawn for both
-    assert [m.nonzero().flatten().tolist() for m in found["region"]] == [[3], [1], [0], [1]]
+    selected = method.correspondences(pixels, texts, negatives(torch.tensor([0, 1, 2, 0]), True), mgca(alpha=0.5, beta=0.25, k=0.5))
+    assert selected["similarity"].tolist() == [[5, 3, 0, 0], [1, 0, 2, 0], [0, 1, 0, 3], [1, 0, 2, 0]]
+    assert [m.nonzero().flatten().tolist() for m in selected["object"]] == [[0, 1], [0, 2], [1, 3], [0, 2]]
+    assert selected["positive"].tolist() == [1, 0, 1, 0]  # rank 2 of 4: the object's lowest
+    assert selected["negative"][[0, 1, 3]].tolist() == [2, 0, 2] and selected["negative"][2] in (0, 3)  # one text, drawn for both
+    assert [m.nonzero().flatten().tolist() for m in selected["region"]] == [[3], [1], [0], [1]]
 
 
-@pytest.mark.parametrize("mask", [True, False])
-def test_negatives_are_the_others_of_another_subject(mask):
-    subjects = torch.tensor(SUBJECTS)
-    assert torch.equal(contrast.negatives(subjects, mask), NEGATIVE[mask](subjects))
+def test_explain_draws_prompts_of_the_first_pairs():
+    pairs = make_pairs()
+    drawn, maps = method.explain(Decoder(WIDTH).eval(), pairs, P, count=5)
+    assert len(drawn) == 5
+    for row, text in enumerate(drawn):
+        prompts = [template.format(noun) for noun in nouns(CAPTIONS[row]) for template in pairs.bank.templates]
+        assert text in (prompts or [CAPTIONS[row]])
+    assert maps["object"].shape == maps["similarity"].shape == maps["region"].shape == (5, 8, 8)
+    # an untrained decoder repeats each of the 4x4 features, and similarity is the plain product with the text
+    text = pairs.texts[list(pairs.bank.texts).index(drawn[2])].astype(np.float32)
+    expected = np.einsum("dhw,d->hw", pairs.images.array[2].astype(np.float32), text).repeat(2, 0).repeat(2, 1)
+    np.testing.assert_allclose(maps["similarity"][2], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"granularity": g} for g in ("", "pixel+object", "object+object", "image")] + [{"k": 0.5}])
+def test_wrong_levels_and_ranks_are_rejected(changes):
+    with pytest.raises(ValidationError, match="should be 'object', 'region'|must be at most 0.4"):
+        mgca(**changes)

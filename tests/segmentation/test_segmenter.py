@@ -9,10 +9,10 @@ from PIL import Image
 from tiny import TINY, P, bilinear, changed, picture, reading
 
 from ovseg import Segmenter
-from ovseg.methods.decoder import Decoder
 from ovseg.segmentation import units
 from ovseg.segmentation.names import OTHERS, besides
 from ovseg.segmentation.windows import cut_windows, stitch, to_labels
+from ovseg.training.decoder import Decoder
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")

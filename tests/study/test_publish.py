@@ -13,9 +13,9 @@ from PIL import Image
 from tiny import TINY, P, changed, picture
 
 from ovseg import Segmenter, cli
-from ovseg.methods.decoder import Decoder
 from ovseg.segmentation import hub
 from ovseg.study import publish
+from ovseg.training.decoder import Decoder
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,7 +1,9 @@
 """Sources of batches: dense features encoded once, or images read from shards and encoded at each step."""
 
 import collections
+import hashlib
 import itertools
+import json
 import random
 from dataclasses import dataclass
 from functools import partial
@@ -35,8 +37,7 @@ class CachedImages:
         return len(self.array) // batch
 
     def epoch(self, seed, epoch, batch, skip, device):
-        """Yield (rows (B,), features (b, d, h, w) float32 on device, images (b, H, W, 3) uint8, or None if features are cached).
-        Features and images are this process' share. Each pair occurs at most once. The first `skip` batches are skipped."""
+        """Yield (rows (B,), this process' features (b, d, h, w) float32 on device, encode of objectives.Batch), skipping `skip` batches."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self.array))
         own = distributed.joined().share(batch)
         for index in range(skip, self.batches(batch)):
@@ -78,11 +79,10 @@ class StreamedImages:
         )
         loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=min(self.workers, len(own))))
         chunks = zip(*[loader] * (batch // world.size), strict=False)  # an incomplete last batch is dropped
-        for index, chunk in enumerate(itertools.islice(chunks, self.batches(batch))):
-            if index >= skip:
-                rows, images = zip(*chunk, strict=True)
-                images = np.stack(images)  # b, H, W, 3
-                yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), self.clip.encode_dense(images), images
+        for chunk in itertools.islice(chunks, skip, self.batches(batch)):
+            rows, images = zip(*chunk, strict=True)
+            encode = partial(self.clip.encode_dense, np.stack(images))  # b, H, W, 3
+            yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), encode(), encode
 
 
 def _samples(stream):
@@ -104,21 +104,22 @@ class Pairs(NamedTuple):
     bank: captions.TextBank  # texts of the same pairs
     texts: np.ndarray  # (T, d), embeddings of bank.texts
     paths: list  # shard paths
+    made_of: dict  # JSON values that tell images and texts from those of other data
 
 
 def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
-    """Open the output of `prepare` and `encode` as Pairs. Images are cached features if `encode` kept them, else they are streamed.
-
-    clip: schema.Clip. workers: number of processes that decode images.
-    """
+    """Open the output of `prepare` and `encode` as Pairs: features if `encode` kept them, else images, decoded by `workers` processes."""
     prepared, cache = Path(prepared), Path(cache)
-    bank = captions.TextBank.load(prepared)
-    paths = preparation.load_paths(prepared)
-    array = features.open_cached(cache / "pairs.npy")
+    paths, array = preparation.load_paths(prepared), features.open_cached(cache / "pairs.npy")
+    made_of = {"texts": json.loads((cache / "texts.json").read_text())["sha256"]}
     if array is not None:
         images = CachedImages(array)
+        made_of["images"] = json.loads((cache / "pairs.json").read_text())["sha256"]
     else:
         from ..clip.frozen import FrozenCLIP  # slow import, not needed with cached features
 
-        images = StreamedImages(FrozenCLIP.open(clip, device), paths, preparation.load_keys(prepared), clip.image_size, workers)
-    return Pairs(images, bank, features.open_cached(cache / "texts.npy"), paths)
+        keys = preparation.load_keys(prepared)
+        images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
+        made_of["images"] = hashlib.sha256("\n".join(keys).encode()).hexdigest()
+        made_of["clip"] = clip.model_dump(exclude={"batch", "cache_images"})
+    return Pairs(images, captions.TextBank.load(prepared), features.open_cached(cache / "texts.npy"), paths, made_of)

@@ -1,7 +1,6 @@
 """The decoder, the only thing trained: upsampling and two gated convolutions (MGCA §4.1, after TCL).
 
-At d = 512 it has the paper's 4.72M parameters. Every gate starts at 0, so the untrained decoder only upsamples CLIP's dense
-features (MaskCLIP's, by default) by a factor of 2, and training starts from there.
+At d = 512 it has the paper's 4.72M parameters. Gates start at 0: untrained, it only upsamples CLIP's dense features by a factor of 2.
 """
 
 from pathlib import Path
@@ -43,10 +42,10 @@ class Decoder(nn.Module):
 
     def stages(self, features):
         """Feature maps after upsampling and after each block: a list of (B, d, 2h, 2w). The last one holds the pixel embeddings."""
-        found = [self.upsample(features)]
+        maps = [self.upsample(features)]
         for block in self.blocks:
-            found.append(block(found[-1]))
-        return found
+            maps.append(block(maps[-1]))
+        return maps
 
     @staticmethod
     def upsample(features):
@@ -56,8 +55,7 @@ class Decoder(nn.Module):
 
     def save(self, folder):
         """Write the weights into folder, creating it if needed."""
-        state = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        write_whole(Path(folder) / WEIGHTS, lambda part: save_file(state, part))
+        save_weights(self, Path(folder) / WEIGHTS)
 
     @classmethod
     def load(cls, folder):
@@ -66,3 +64,9 @@ class Decoder(nn.Module):
         decoder = cls(state["blocks.0.norm.weight"].shape[0])
         decoder.load_state_dict(state)
         return decoder.eval()
+
+
+def save_weights(module, path):
+    """Atomically write a module's weights as safetensors."""
+    state = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+    write_whole(path, lambda part: save_file(state, part))

@@ -1,8 +1,7 @@
 """Data-parallel training: each process takes an equal share of every batch (torch.distributed over gloo or NCCL).
 
-Images and their pixel embeddings stay local. Every process has the texts of the whole batch, so its rows of the (B, B) logits
-are complete. The rows are then gathered, and each process computes the loss of the whole batch. Gradients flow only through a
-process' own rows; their sum over processes equals the gradient of a single process on the same batch.
+Images stay local. Every process has the texts of the whole batch, so its rows of the (B, B) logits are complete. The rows are gathered,
+and each process computes the loss of the whole batch. The gradients of its own rows, summed over processes, are those of one process.
 """
 
 import os
@@ -61,16 +60,16 @@ def in_group(function, *arguments):
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    found = function(*arguments, device)
+    result = function(*arguments, device)
     dist.destroy_process_group()
-    return found
+    return result
 
 
 def launch(processes, function, *arguments):
     """Run `in_group` in `processes` new processes on this machine. Returns the result of the first one.
 
-    If one process raises or is killed, the others are terminated and ChildFailedError gives its rank and error. No process outlives
-    this one. SIGTERM is forwarded to all; once they have ended, or after 30 s, this process exits with 128 + the signal number.
+    If one raises or is killed, the others are terminated and ChildFailedError gives its rank and error. No process outlives this one:
+    SIGTERM is forwarded, and this process then exits with 128 + the signal number.
     """
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}  # at a free port
     with tempfile.TemporaryDirectory() as logs:

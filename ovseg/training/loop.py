@@ -1,0 +1,205 @@
+"""Training the decoder: the learning rate schedule, the loop with its checkpoints, and training into a folder.
+
+Every random choice is seeded by (seed, epoch) or (seed, step), not drawn from a running generator. A checkpoint therefore needs only the
+step, the weights and the optimizer state, and a resumed run ends with the weights of an uninterrupted one. All processes draw the same
+numbers: each knows the whole batch and encodes its share.
+"""
+
+import ast
+import hashlib
+import inspect
+import itertools
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ..clip import features
+from ..data import preparation
+from ..data.files import write_whole
+from . import distributed
+from .batches import StreamedImages, open_pairs
+from .objectives import Batch, Learner, module_of, negatives
+
+NO_RESULT = {"seeds", "checkpoint_steps", "workers", "processes"}  # keys of `train` that change no result of cached features
+
+
+def learning_rate(step, steps, warmup, peak):
+    """Learning rate at a step: linear warm-up over `warmup` steps, then cosine decay to 0 at `steps`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def make_optimizer(module, settings):
+    """Adam with weight decay, as in the paper, or AdamW. settings: schema.Train."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return kind(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+
+
+def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
+    """Train a decoder. Returns (Learner on the CPU, history: a dict per step, seconds: including those of killed runs).
+
+    p: Params. seed: of weights, batches and texts. pairs: Pairs. labels: supervised.Labels, used instead of texts. checkpoint: path;
+    the first process writes it every train.checkpoint_steps steps, and training resumes from it if its fingerprint matches. It is not
+    deleted at the end. In a process group, every process calls this function and gets the same decoder.
+    Raises ValueError if there are too few pairs for a batch, if the batch does not divide among the processes, or if there are fewer
+    images than `prepare` found; FloatingPointError if a loss or a gradient is not finite.
+    """
+    world, settings = distributed.joined(), p.train
+    if settings.batch % world.size:
+        raise ValueError(f"train.batch = {settings.batch}: must be a multiple of {world.size} (the number of processes)")
+    per_epoch = pairs.images.batches(settings.batch)
+    if per_epoch == 0:
+        more = f"; or use more shards, for each of {world.size} processes reads its own" if world.size > 1 else ""
+        raise ValueError(f"train.batch = {settings.batch}: must be between 2 and {len(pairs.bank)} (the number of pairs){more}")
+    steps = max(1, round(settings.epochs * per_epoch))
+    warmup = round(settings.warmup_epochs * per_epoch)
+    torch.manual_seed(seed)
+    learner = Learner(pairs.texts.shape[1], p.sections).to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(learner, settings)
+    mark = fingerprint(p, seed, pairs, labels)
+    start, history, before = resume(checkpoint, mark, learner, optimizer)
+    started = time.perf_counter() - before
+    forward = torch.nn.parallel.DistributedDataParallel(learner) if world.size > 1 else learner
+    batches = _batches(pairs.images, seed, start, per_epoch, settings.batch, device)
+    progress = tqdm(range(start, steps), "train", initial=start, total=steps, mininterval=2, disable=world.rank > 0)
+    for step in progress:
+        rate = learning_rate(step, steps, warmup, settings.lr)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        losses = forward(make_batch(*next(batches), pairs, labels, settings, (seed, step)))
+        loss = sum(losses.values())
+        optimizer.zero_grad(set_to_none=True)
+        (loss * world.size).backward()  # DDP averages gradients over processes; the sum is needed
+        optimizer.step()
+        gates = {f"gate{i}": block.gate for i, block in enumerate(learner.decoder.blocks)}
+        values = {name: value.detach().clone() for name, value in {"loss": loss, **losses, **gates}.items()}
+        history.append({"step": step, "epoch": step / per_epoch, "lr": rate, **values})
+        if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == steps:  # the only GPU sync
+            history = [{name: v.item() if isinstance(v, torch.Tensor) else v for name, v in row.items()} for row in history]
+            if bad := next((row for row in history if not all(map(math.isfinite, row.values()))), None):  # gates are after the step
+                where = f"at step {bad['step'] + 1}, epoch {bad['epoch']:.2f}"
+                raise FloatingPointError(f"the loss or a gradient is not finite {where}: try a smaller train.lr")
+            progress.set_postfix(loss=f"{history[-1]['loss']:.3f}")
+            if world.rank == 0:
+                state = {"fingerprint": mark, "step": step + 1, "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
+                state |= {"history": history, "seconds": time.perf_counter() - started}
+                write_whole(checkpoint, lambda part, state=state: torch.save(state, part))
+    return learner.cpu().eval(), history, time.perf_counter() - started
+
+
+def resume(checkpoint, mark, learner, optimizer):
+    """Load a checkpoint into learner and optimizer. Returns (step, history, seconds), or (0, [], 0.0) without one of this mark."""
+    world, state = distributed.joined(), {}
+    if world.rank == 0 and Path(checkpoint).is_file():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = world.from_first(state if state.get("fingerprint") == mark else {})  # other machines may see a file later
+    if not state:
+        return 0, [], 0.0
+    learner.load_state_dict(state["learner"])
+    optimizer.load_state_dict(state["optimizer"])
+    if world.rank == 0:
+        print(f"resuming at step {state['step']}, from {checkpoint}")
+    return state["step"], state["history"], state["seconds"]
+
+
+def make_batch(rows, dense, encode, pairs, labels, settings, place):
+    """The objectives.Batch of a step. rows, dense, encode: from CachedImages.epoch. place: (seed, step), the seed of all random draws."""
+    (seed, step), device, world = place, dense.device, distributed.joined()
+    batch = Batch(dense, settings.precision, np.random.default_rng([seed, 2, step]), world, encode=encode)
+    if labels is not None:
+        maps = torch.from_numpy(labels.maps[rows[world.share(len(rows))]]).to(device).long()
+        return batch._replace(labels=maps, classes=labels.classes.to(device))
+    text_ids = pairs.bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
+    subjects = torch.from_numpy(pairs.bank.subjects(text_ids)).to(device, non_blocking=True)
+    texts = features.as_tensor(pairs.texts[text_ids], device)
+    return batch._replace(texts=texts, negative=negatives(subjects, settings.mask_equal_texts))
+
+
+def _batches(images, seed, step, per_epoch, batch, device):
+    """Yield the batches of consecutive epochs, starting at `step`."""
+    first, skip = divmod(step, per_epoch)
+    for epoch in itertools.count(first):
+        count = skip
+        for of_step in images.epoch(seed, epoch, batch, skip, device):
+            yield of_step
+            count += 1
+        if count < per_epoch:
+            raise ValueError(f"epoch {epoch} ends {per_epoch - count} batches early: the shards have changed since `prepare`")
+        skip = 0
+
+
+def fingerprint(p, seed, pairs, labels=None):
+    """Hex digest of all that a training depends on: parameters, seed, data, torch and code. Arguments: see `train`.
+
+    The code is that of training/, of p's methods and of what these import from methods/, without comments and docstrings. Numbers of
+    workers and processes are left out, although they change the order of streamed images: resume such a training with the same ones.
+    """
+    sections = {name: section and section.model_dump(exclude={"labels"}) for name, section in p.sections.items()}
+    values = [seed, p.train.model_dump(exclude=NO_RESULT), sections, torch.__version__, pairs.made_of]
+    package = Path(__file__).parents[1]
+    files = [*package.glob("training/*.py"), package / "data/captions.py"]
+    if isinstance(pairs.images, StreamedImages):
+        files += [*package.glob("clip/*.py"), *package.glob("data/*.py")]
+    for module in map(module_of, p.sections):
+        imported = [value if inspect.ismodule(value) else inspect.getmodule(value) for value in vars(module).values()]
+        files += [Path(used.__file__) for used in (module, *imported) if getattr(used, "__package__", "") == module.__package__]
+    digest = hashlib.sha256(json.dumps(values).encode())
+    for file in sorted(set(files)):
+        digest.update(syntax(file).encode())
+    for array in (pairs.bank.caption, pairs.bank.noun, pairs.bank.offset, *([labels.maps, labels.classes.numpy()] if labels else [])):
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def syntax(file):
+    """The syntax tree of a Python file as text, without docstrings; comments and layout are no part of it."""
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def train_into(folder, seed, p, source, device):
+    """Train a decoder into a folder, unless it is there with the current fingerprint. Returns whether anything was trained.
+
+    folder: e.g. models/default/seeds/0. Files written: decoder.safetensors, objective.safetensors if the method has parameters,
+    history.csv (one row per step) and, last, training.json (seed, seconds, fingerprint, names of the weight files, number of trained
+    weights, parameters). p: Params. source: supervised.Source for that method, else None. Uses p.train.processes processes: those of
+    the current process group, all of which must call this function, or else new ones on this machine.
+    """
+    folder, world = Path(folder), distributed.joined()
+    if p.train.processes > world.size:
+        return distributed.launch(p.train.processes, train_into, folder, seed, p, source, device)
+    if world.size == 1 and device.type == "cpu":
+        torch.set_num_threads(p.train.threads)
+    pairs, labels = open_pairs(p.clip, p.train.workers, device), None
+    if source is not None:
+        side = 2 * pairs.images.first(1, device).shape[-1]  # side of the decoder's output
+        labels = source.labels(pairs.paths, preparation.load_keys("data/prepared"), side)
+    mark, file = fingerprint(p, seed, pairs, labels), folder / "training.json"
+    checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
+    about = json.loads(file.read_text()) if file.is_file() else {}
+    kept = world.from_first(about.get("fingerprint") == mark and all((folder / name).is_file() for name in about["files"]))
+    if not kept:
+        learner, history, seconds = train(p, seed, pairs, checkpoint, device, labels)
+    if not kept and world.rank == 0:
+        file.unlink(missing_ok=True)
+        learner.save(folder)
+        write_whole(folder / "history.csv", lambda part: pd.DataFrame(history).round(6).to_csv(part, index=False))
+        about = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark}
+        about["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
+        about["weights"] = sum(parameter.numel() for parameter in learner.parameters())
+        sections = {name: section for name, section in p.sections.items() if section} | {"train": p.train}
+        about["parameters"] = {f"{name}.{key}": value for name, part in sections.items() for key, value in part.model_dump().items()}
+        write_whole(file, lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
+    if world.rank == 0:
+        checkpoint.unlink(missing_ok=True)
+    return not kept
