@@ -241,7 +241,7 @@ def test_a_saved_segmenter_gives_the_same_labels_elsewhere(saved, clip, decoder,
 def test_the_decoder_is_that_of_the_seed_and_a_missing_part_is_named(saved, decoder):
     first, other = (Segmenter.load("models/default", device="cpu", seed=seed).decoder for seed in (0, 3))
     assert first.blocks[0].gate == decoder.blocks[0].gate != 0 and other.blocks[0].gate == 0
-    for gone, message in {"default/seeds/0/decoder.safetensors": "seeds/0/decoder", "clip": "clip", "default/segmenter.json": "holds no"}.items():
+    for gone, message in {"default/seeds/0": "seeds/0/decoder", "clip": "clip", "default/segmenter.json": "holds no segmenter"}.items():
         (saved / "models" / gone).rename(saved / gone.replace("/", " "))
         with pytest.raises(FileNotFoundError, match=message):
             Segmenter.load("models/default", device="cpu")
