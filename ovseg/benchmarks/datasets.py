@@ -3,6 +3,7 @@
 import functools
 import io
 import itertools
+from collections import Counter
 from pathlib import Path
 
 from ..data import shards
@@ -94,7 +95,7 @@ class FolderBenchmark(BenchmarkBase):
         self.label_files = [self.folder / "labels" / f"{key}.png" for key in self.keys]
         if not self.files:
             raise FileNotFoundError(f"benchmark {name}: {self.folder}/images holds no images ({', '.join(shards.IMAGES)})")
-        if twice := [key for key in self.keys if self.keys.count(key) > 1]:
+        if twice := [key for key, count in Counter(self.keys).items() if count > 1]:
             raise ValueError(f"benchmark {name}: {self.folder}/images holds several images named {twice[0]}")
         _check_files(name, self.label_files)
 

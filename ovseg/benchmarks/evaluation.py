@@ -122,7 +122,7 @@ def evaluate_folder(segmenter, benchmark, threshold=None):
     threshold (None without background), miou and iou {class: percent or None}. Raises ValueError for a threshold without background.
     """
     settings = segmenter.settings
-    datasets.check_thresholds([benchmark], {} if threshold is None else {benchmark.name})
+    datasets.check_thresholds([benchmark], {} if threshold is None else {benchmark.name: threshold})
     threshold = (settings.threshold if threshold is None else threshold) if benchmark.background else None
     classes = segmenter.clip.embed_classes(benchmark.named, settings.templates)
     iou = evaluate({"": segmenter}, [Encoded(benchmark, classes, None, threshold)])[benchmark.name][""]

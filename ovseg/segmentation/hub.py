@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from statistics import mean, stdev
 
+import huggingface_hub
 from tabulate import tabulate
 
 from ..schema import LOCAL
@@ -59,9 +60,7 @@ def write_model(model, out, where=None):
 
 def push(out, repository, private=False):
     """Upload a folder written by `write_model` to the Hub repository "owner/name", created if needed. Returns the URL of the commit."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     api.create_repo(repository, private=private, exist_ok=True)
     return api.upload_folder(repo_id=repository, folder_path=out, allow_patterns=FILES).commit_url
 
@@ -74,10 +73,8 @@ def fetch(name, **options):
     """
     folder = Path(name)
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
         try:
-            folder = Path(snapshot_download(str(name), allow_patterns=FILES, **options))
+            folder = Path(huggingface_hub.snapshot_download(str(name), allow_patterns=FILES, **options))
         except (OSError, ValueError) as error:  # of the network, of the Hub, of a name that cannot be one of its
             raise FileNotFoundError(f"{name}: no such folder, and no download from the Hub: {' '.join(str(error).split())}") from None
     check_clip(name, read_json(folder, "segmenter.json")["clip"], folder / "clip")

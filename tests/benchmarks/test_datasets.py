@@ -86,7 +86,8 @@ def test_samples_are_every_nth_picture_and_report_unreadable_ones(folder, in_sha
         tar.write({"__key__": "p0", "png": b"no picture", "seg.png": png(np.zeros((2, 2), np.uint8))})
     whole = (tmp_path / "b-1.tar").read_bytes()
     (tmp_path / "b-1.tar").write_bytes(whole + whole[: len(whole) // 3])  # more follows the end
-    for benchmark, bad in [(FolderBenchmark("mine", folder), "labels/p0.png: "), (ShardBenchmark("mine", spec, "seg.png", classes), "p0: ")]:
+    broken = {"labels/p0.png: ": FolderBenchmark("mine", folder), "sample p0: ": ShardBenchmark("mine", spec, "seg.png", classes)}
+    for bad, benchmark in broken.items():
         failed = []
         assert [key for key, _, _ in benchmark.samples(1, failed.append)][-1] == "p2"
         assert str(failed[0]).startswith("benchmark mine: ") and bad in str(failed[0]) and isinstance(failed[0], ValueError)
