@@ -151,7 +151,3 @@ def test_the_command_states_in_one_line_what_is_wrong(tmp_path, run):
     assert "models/default holds no segmenter.json" in str(run(benchmarks).exception)
     assert "no benchmark with a background has calibration pictures" in str(run({"mine": Benchmark(folder=folder)}).exception)
     assert "0 is not in the range" in run(benchmarks, "--pictures", "0").output
-
-
-def test_the_rendered_benchmark_with_background_has_calibration_pictures():
-    assert P.benchmarks["things"].calibration and P.benchmarks["things"].calibration != P.benchmarks["things"].shards

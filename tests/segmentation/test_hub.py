@@ -93,7 +93,7 @@ def test_a_model_pushed_to_the_hub_is_the_one_that_others_open(project, monkeypa
             pass
 
         def create_repo(self, repo_id, private=None, exist_ok=False):
-            Path("remote", repo_id).mkdir(parents=True, exist_ok=exist_ok)
+            Path("remote", repo_id).mkdir(parents=True)
             Path("remote", repo_id, ".private").write_text(str(private))
             return type("Repository", (), {"repo_id": repo_id})
 
@@ -101,13 +101,11 @@ def test_a_model_pushed_to_the_hub_is_the_one_that_others_open(project, monkeypa
             shutil.copytree(folder_path, Path("remote", repo_id), dirs_exist_ok=True)
             return type("Commit", (), {"commit_url": f"hub/{repo_id}/commit/1"})
 
-    def snapshot_download(repo_id, revision=None, allow_patterns=None):
-        assert revision == "v1"
-        for path in [path for pattern in allow_patterns for path in Path("remote", repo_id).rglob(pattern)]:
-            target = Path("cache") / path.relative_to(Path("remote", repo_id))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-        return "cache"
+    def snapshot_download(repo_id, revision, allow_patterns):
+        def ignored(folder, names):
+            return [name for name in names if Path(folder, name).is_file() and not any(Path(name).match(kind) for kind in allow_patterns)]
+
+        return shutil.copytree(f"remote/{repo_id}", f"cache/{revision}", ignore=ignored)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(hub_mixin, "HfApi", Api)
@@ -120,7 +118,7 @@ def test_a_model_pushed_to_the_hub_is_the_one_that_others_open(project, monkeypa
     for name in ("setup.py", "clip/tokenizer.pkl", "seeds/0/decoder.bin"):  # only safetensors, JSON and text are downloaded
         Path("remote/me/small", name).write_text("raise SystemExit")
     assert np.array_equal(scores(Segmenter.from_pretrained("me/small", revision="v1", device="cpu")), scores(segmenter))
-    assert files("cache") == WRITTEN
+    assert files("cache/v1") == WRITTEN
 
 
 def test_a_card_states_results_data_and_limits(project):

@@ -85,15 +85,6 @@ def test_a_segmentation_has_the_size_of_the_image(tiny, height, width, backgroun
     assert 0 <= result.labels.min() and result.labels.max() < len(result.names)
 
 
-def test_the_order_of_names_permutes_labels_only(tiny):
-    image = picture(40, 33)
-    given, back = tiny.segment(image, NAMES), tiny.segment(image, reversed(NAMES))
-    assert back.names == tuple(NAMES[::-1])
-    np.testing.assert_allclose(back.scores[::-1], given.scores, atol=1e-5)
-    clear = np.diff(np.sort(given.scores, axis=0), axis=0)[-1] > 1e-4
-    assert np.array_equal((len(NAMES) - 1 - back.labels)[clear], given.labels[clear])
-
-
 def test_the_threshold_moves_pixels_to_the_background_and_is_by_default_that_of_the_settings(tiny, clip, decoder):
     image = picture(40, 33)
     none, some, all_ = (tiny.segment(image, NAMES, background=True, threshold=threshold).labels for threshold in (0.0, 0.37, 1.0))

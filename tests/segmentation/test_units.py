@@ -50,16 +50,6 @@ def test_more_meta_points_than_fit_are_an_error():
         units.meta_points(5, 8, 36)
 
 
-def test_cosine_and_dot_affinity_join_different_units():
-    window = torch.ones(1, 2, 4, 4)  # every pixel (1, 1) but the meta-points
-    for place, value in zip([(1, 1), (1, 3), (3, 1), (3, 3)], [(10.0, 0.0), (0.5, 0.5), (0.0, -1.0), (-1.0, 0.0)], strict=True):
-        window[0, :, place[0], place[1]] = torch.tensor(value)
-    _, cosine = units.form(window, "meta-point", meta_point_count=4, affinity="cosine")
-    _, dot = units.form(window, "meta-point", meta_point_count=4, affinity="dot")
-    assert cosine[0, 0, 0] == 1  # (0.5, 0.5) has its direction
-    assert dot[0, 0, 0] == 0  # (10, 0) is longer
-
-
 @pytest.mark.parametrize("affinity", ["cosine", "dot"])
 def test_meta_point_units_are_those_of_the_loops(affinity):
     windows = embeddings(2, 5, 5, 8)
@@ -68,12 +58,6 @@ def test_meta_point_units_are_those_of_the_loops(affinity):
         expected_spread, expected_assignment = loop_meta_point(windows[i], 16, affinity)
         assert torch.equal(assignment[i], expected_assignment)
         torch.testing.assert_close(spread[i], expected_spread, rtol=1e-12, atol=1e-12)
-
-
-def test_the_pixel_unit_is_each_pixel_by_itself():
-    windows = embeddings(2, 3, 4, 5)
-    spread, assignment = units.form(windows, "pixel")
-    assert torch.equal(spread, windows) and torch.equal(assignment, torch.arange(20).view(4, 5).expand(2, -1, -1))
 
 
 @pytest.mark.parametrize("groups", [16, 40])
