@@ -143,7 +143,7 @@ def evaluate(folder, threshold, model, seed, device, file, force):
 
     from .benchmarks.datasets import FolderBenchmark
     from .data.files import write_whole
-    from .study.folder import evaluate_folder
+    from .benchmarks.evaluation import evaluate_folder
 
     if file and file.exists() and not force:
         raise ValueError(f"{file} exists already; --force replaces it")
@@ -204,7 +204,7 @@ def publish(model, out, repository, private):
 
     OUT holds what Segmenter.from_pretrained needs, and a model card. If OUT was exported before, --push uploads it as it is.
     """
-    from .study import publish as hub
+    from .segmentation import hub
 
     if private and not repository:
         raise ValueError("--private needs --push")

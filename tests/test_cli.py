@@ -16,7 +16,7 @@ from tiny import TINY, P, changed, picture
 
 from ovseg import Segmenter, cli
 from ovseg.study import figures, pictures
-from ovseg.study import publish as hub
+from ovseg.segmentation import hub
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -3,9 +3,6 @@
 Benchmarks over the same pictures (VOC 21 and VOC20; things and scenes) are evaluated in one pass.
 """
 
-import json
-import statistics
-import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..clip import features
+from ..clip.encode import as_tensor, open_cached
 from ..segmentation.windows import cut_windows, window_grid
 from . import datasets
 from .miou import MeanIoU, mean
@@ -40,29 +37,21 @@ class Encoded:
 
 
 def open_suite(p, folder="data/features/benchmarks"):
-    """Open the benchmarks that `encode` has encoded, as a list of Encoded, so that all runs are evaluated on the same benchmarks.
+    """Open the benchmarks of params.yaml with their cached features: a list of Encoded. p: Params.
 
-    p: Params. Raises FileNotFoundError if `encode` has not run, and ValueError if a benchmark, or a value that its features depend on, has
-    changed since.
+    Windows of benchmarks over the same pictures are cached once, in the folder of the first of them. Raises FileNotFoundError if features
+    are missing, and the errors of datasets.open_benchmarks.
     """
-    listing = Path(folder) / "suite.json"
-    if not listing.is_file():
-        raise FileNotFoundError(f"{listing} does not exist: `encode` makes it; run it first")
-    suite, made_with, opened = json.loads(listing.read_text()), features.made_with(p.clip, p.segment), []
-    for key, value in suite["made_with"].items():
-        if made_with[key] != value:
-            raise ValueError(f"{key} = {made_with[key]!r}: `encode` ran with {value!r}; run it again with this value")
-    for name, fingerprint in suite["benchmarks"].items():
-        if name not in p.benchmarks:
-            raise ValueError(f"benchmark {name} is in {listing}, not among the benchmarks ({', '.join(p.benchmarks)}): run `encode` again")
-        benchmark = datasets.open_benchmark(name, p.benchmarks[name])
-        if benchmark.fingerprint != fingerprint:
-            raise ValueError(f"benchmark {name} has changed since `encode` read it; run it again")
-        datasets.check_thresholds([benchmark], p.evaluate.thresholds)
-        classes = features.as_tensor(features.open_cached(f"{folder}/{name}/classes.npy"))
-        windows = features.open_cached(f"{folder}/{name}/{p.clip.dense}.npy")
-        opened.append(Encoded(benchmark, classes, windows, p.evaluate.thresholds.get(name)))
-    return opened
+    opened, first, suite = datasets.open_benchmarks(p.benchmarks), {}, []
+    datasets.check_thresholds(opened, p.evaluate.thresholds)
+    for benchmark in opened:
+        pictures = first.setdefault(benchmark.source, benchmark.name)
+        classes = open_cached(Path(folder) / benchmark.name / "classes.npy")
+        windows = open_cached(Path(folder) / pictures / f"{p.clip.dense}.npy") if p.clip.cache_images else None
+        if classes is None or (windows is None and p.clip.cache_images):
+            raise FileNotFoundError(f"benchmark {benchmark.name}: its features are not in {folder}: run `dvc repro encode`")
+        suite.append(Encoded(benchmark, as_tensor(classes), windows, p.evaluate.thresholds.get(benchmark.name)))
+    return suite
 
 
 def open_clip(settings, device):
@@ -83,21 +72,16 @@ def score_pictures(suite, segmenters, wanted=None):
     first, windows, row = segmenters[0], suite[0].windows, 0
     device = next(first.decoder.parameters()).device
     classes = [encoded.classes.to(device) for encoded in suite]
-    changed = ValueError(f"benchmark {suite[0].benchmark.name} has changed since `encode` read it; run it again")
+    changed = ValueError(f"benchmark {suite[0].benchmark.name}: the cached windows are not those of its pictures: run `dvc repro encode`")
     for index, samples in enumerate(zip(*(encoded.benchmark for encoded in suite), strict=True)):
         image, truths = samples[0][1], [labels for _, _, labels in samples]
+        where = window_grid(image.height, image.width, first.settings)
+        start, row = row, row + len(where.positions)
+        if windows is not None and row > len(windows):
+            raise changed
         if wanted is not None and index not in wanted:
-            row += len(window_grid(image.height, image.width, first.settings).positions)
             continue
-        if windows is None:
-            pixels, where = cut_windows(image, first.settings)
-            dense = first.encode(pixels)
-        else:
-            where = window_grid(image.height, image.width, first.settings)
-            row, start = row + len(where.positions), row
-            if row > len(windows):
-                raise changed
-            dense = features.as_tensor(windows[start:row], device)
+        dense = first.encode(cut_windows(image, first.settings)[0]) if windows is None else as_tensor(windows[start:row], device)
         embeddings = {decoder: s.embed(dense) for decoder, s in {s.decoder: s for s in segmenters}.items()}
         scores = []
         for segmenter in segmenters:
@@ -117,7 +101,7 @@ def evaluate(segmenters, suite):
     by_source = {}
     for encoded in suite:
         by_source.setdefault(encoded.benchmark.source, []).append(encoded)
-    found = dict.fromkeys(encoded.benchmark.name for encoded in suite)  # in their order
+    by_benchmark = dict.fromkeys(encoded.benchmark.name for encoded in suite)  # in their order
     for group in by_source.values():
         ious = [{name: MeanIoU(encoded.benchmark.classes) for name in segmenters} for encoded in group]
         title = ", ".join(encoded.benchmark.name for encoded in group)
@@ -127,8 +111,23 @@ def evaluate(segmenters, suite):
                 for encoded, iou, truth, score in zip(group, ious, truths, of_benchmarks, strict=True):
                     iou[name].update(encoded.labels(score, segmenter), truth)
         for encoded, iou in zip(group, ious, strict=True):
-            found[encoded.benchmark.name] = {name: matrix.compute() for name, matrix in iou.items()}
-    return found
+            by_benchmark[encoded.benchmark.name] = {name: matrix.compute() for name, matrix in iou.items()}
+    return by_benchmark
+
+
+def evaluate_folder(segmenter, benchmark, threshold=None):
+    """Evaluate a segmenter, by its own unit, on a benchmark outside of a study. benchmark: datasets.FolderBenchmark.
+
+    threshold: softmax score below which a pixel is background; None: the segmenter's own. Returns a dict: benchmark, pictures, unit,
+    threshold (None without background), miou and iou {class: percent or None}. Raises ValueError for a threshold without background.
+    """
+    settings = segmenter.settings
+    datasets.check_thresholds([benchmark], {} if threshold is None else {benchmark.name: threshold})
+    threshold = (settings.threshold if threshold is None else threshold) if benchmark.background else None
+    classes = segmenter.clip.embed_classes(benchmark.named, settings.templates)
+    iou = evaluate({"": segmenter}, [Encoded(benchmark, classes, None, threshold)])[benchmark.name][""]
+    about = {"benchmark": str(benchmark.folder), "pictures": len(benchmark), "unit": settings.unit, "threshold": threshold}
+    return about | {"miou": mean(iou), "iou": iou}
 
 
 def at_quantiles(segmenter, encoded, quantiles, pictures=200):
@@ -156,27 +155,3 @@ def examples(segmenters, encoded, wanted):
         labels = [encoded.labels(score, segmenter) for segmenter, (score,) in zip(segmenters, scores, strict=True)]
         rows[index] = [image, truth, *(of_segmenter.cpu().numpy() for of_segmenter in labels)]
     return [rows[index] for index in wanted]
-
-
-def images_a_second(segmenter, encoded, pictures=8):
-    """Pictures per second of a segmenter with its CLIP, from the picture in memory to the label map.
-
-    Uses the median time of the benchmark's first `pictures`, one after another, after one warm-up on the first picture.
-    """
-    images = [image for _, image, _ in islice(encoded.benchmark, pictures)]
-    names = [name for name in encoded.benchmark.classes if name != datasets.BACKGROUND]
-    spent = []
-    for image in images[:1] + images:
-        started = time.perf_counter()
-        segmenter.segment(image, names, background=encoded.benchmark.background)  # label maps are on the CPU, so the GPU has finished
-        spent.append(time.perf_counter() - started)
-    return 1 / statistics.median(spent[1:])
-
-
-def first_window(segmenter, encoded):
-    """The first window of a benchmark's first picture: (S, S, 3) uint8, and its pixel embeddings (1, d, h, w)."""
-    _, image, _ = next(iter(encoded.benchmark))
-    windows, _ = cut_windows(image, segmenter.settings)
-    if encoded.windows is None:
-        return windows[0], segmenter.embed(segmenter.encode(windows[:1]))
-    return windows[0], segmenter.embed(features.as_tensor(encoded.windows[:1], next(segmenter.decoder.parameters()).device))

@@ -17,10 +17,10 @@ THINGS, THINGS_AND_STUFF = 80, 171  # number of COCO-Stuff's classes; things com
 class Layout:
     """One benchmark's files. Paths are relative to the root; {split} is a part of the dataset, {key} an image of it.
 
-    images, labels: paths of an image and its label map. classes: name of the list in classes/. source: where to get the
-    data and how to convert it. listing: the file with a split's keys; None takes all images of the split's folder. evaluated,
-    calibration: the split for mIoU, and the split for choosing a threshold. zero_ignored: 0 is ignored and 1 is the first class
-    (MMSegmentation's reduce_zero_label). things_only: COCO-Stuff's things count from 1; everything else is background, 0.
+    images, labels: of an image and its label map. classes: the list in classes/. source: where to get the data. listing: the file with a
+    split's keys; None: all images of the split's folder. evaluated, calibration: the split for mIoU, and for choosing a threshold.
+    zero_ignored: 0 is ignored and 1 is the first class (MMSegmentation's reduce_zero_label). things_only: COCO-Stuff's things count from 1;
+    everything else is background, 0.
     """
 
     images: str
@@ -38,12 +38,12 @@ class Layout:
         return tuple(part.format(split=split, key="*") for part in (self.images, self.labels, self.listing) if part)
 
     def keys(self, folder, split):
-        """Keys of a split's images, in the order of the listing, or sorted if there is none. Raises FileNotFoundError if it is missing."""
+        """Keys of a split's images, in the order of the listing, or sorted if there is none."""
         if self.listing:
             return (folder / self.listing.format(split=split)).read_text().split()
         start, suffix = self.images.format(split=split, key="*").split("*")
-        found = sorted((folder / start).rglob(f"*{suffix}"))  # Cityscapes has a folder for each city
-        return [path.relative_to(folder / start).as_posix().removesuffix(suffix) for path in found]
+        images = sorted((folder / start).rglob(f"*{suffix}"))  # Cityscapes has a folder for each city
+        return [path.relative_to(folder / start).as_posix().removesuffix(suffix) for path in images]
 
     def decoded(self, labels):
         """Convert a stored label map (H, W) to class indices and 255, with the same shape and type."""

@@ -22,9 +22,9 @@ class MeanIoU:
 
     def compute(self):
         """{class: IoU in percent}, None for a class that is neither in the truth nor predicted."""
-        found = self.matrix.diagonal()
-        union = self.matrix.sum(0) + self.matrix.sum(1) - found
-        return {name: (100 * found[i] / union[i]).item() if union[i] else None for i, name in enumerate(self.classes)}
+        both = self.matrix.diagonal()
+        union = self.matrix.sum(0) + self.matrix.sum(1) - both
+        return {name: (100 * both[i] / union[i]).item() if union[i] else None for i, name in enumerate(self.classes)}
 
 
 def mean(iou):

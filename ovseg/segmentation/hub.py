@@ -1,64 +1,140 @@
-"""Published models: a folder, or a repository on the Hugging Face Hub.
+"""Published models: a folder with all seeds, the CLIP and a model card (card.md), or a repository of such files on the Hugging Face Hub.
 
-study/publish.py writes such a folder, CLIP included, and Segmenter.load opens it. Only safetensors, JSON and text files are downloaded
-from a repository, so nothing is unpickled and no code that comes with a model is run.
+Only safetensors, JSON and text files are written and downloaded: nothing is unpickled, and no code that comes with a model is run.
 """
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
+from statistics import mean, stdev
+
+import huggingface_hub
+from tabulate import tabulate
 
 from ..schema import LOCAL
 
+PRETRAINED_CLIP = f"{LOCAL}models/clip"  # clip.model of the CLIP that this repository pretrains
+PUBLISHED_CLIP = f"{LOCAL}clip"  # clip.model of a published model whose CLIP was a local folder
 FILES = ["*.json", "*.safetensors", "*.txt", "*.md"]
 CODE = ("trust_remote_code", "auto_map", "hf_model_name")  # keys of a CLIP's JSON that would fetch a model or code
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+FROM_TEXTS = "It learned from image-text pairs alone: no label map was seen in training."
+FROM_LABELS = "It was trained on label maps: a reference for methods that learn from texts, not one of them."
+CARTOON = (
+    "Its CLIP is a small one that was pretrained on rendered scenes of a cartoon world. It knows the 22 classes of that world and nothing "
+    "else: **it is of no use on photographs**. It is published for inspection and for checking a reproduction."
+)
+REAL = "It inherits the vocabulary, errors and biases of its CLIP."
 
 
-def fetch(name, revision=None):
-    """Return the folder of a published model after checking it. name: a folder, or "owner/name" on the Hub. revision: see from_pretrained.
+def write_model(model, out, where=None):
+    """Write a trained model's folder, e.g. "models/default", to the folder `out` for Segmenter.from_pretrained. No weights are loaded.
 
-    Raises FileNotFoundError if there is no such model, ConnectionError if it cannot be downloaded, and ValueError if its CLIP is not
-    allowed. Allowed are an open_clip name and tag, or a subfolder with safetensors.
+    out: new or empty. where: what its card gives to from_pretrained, "owner/name"; None: `out`. Before anything is written, raises
+    FileNotFoundError if the model, its result or its CLIP is missing, FileExistsError if `out` holds files, and ValueError if result.json
+    lacks a key or its CLIP may not be published (check_clip).
     """
-    folder = Path(name) if Path(name).is_dir() else _download(str(name), revision)
-    file = folder / "segmenter.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{name} holds no segmenter.json: expected a model that `ovseg publish` wrote")
-    check_clip(name, folder, json.loads(file.read_text())["clip"])
+    model, out = Path(model), Path(out)
+    config, result = read_json(model, "segmenter.json"), read_json(model, "result.json")
+    try:
+        card = make_card(result, str(where or out))
+    except KeyError as error:
+        raise ValueError(f"{model}/result.json lacks {error}: evaluate the model again") from None
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} exists already and is not empty")
+    files = {path: path.relative_to(model) for kind in ("*.safetensors", "training.json") for path in sorted(model.glob(f"seeds/*/{kind}"))}
+    clip = Path(os.path.normpath(model / config["clip"]["model"].removeprefix(LOCAL)))
+    if config["clip"]["model"].startswith(LOCAL):
+        files |= {path: Path("clip") / path.name for kind in FILES for path in sorted(clip.glob(kind))}
+        config["clip"]["model"] = PUBLISHED_CLIP
+    check_clip(model, config["clip"], clip)
+    for source, target in files.items():
+        (out / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out / target)
+    (out / "segmenter.json").write_text(json.dumps(config, indent=2) + "\n")
+    (out / "config.json").write_text('{"architectures": ["ovseg.Segmenter"]}\n')  # the Hub counts its downloads
+    (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def push(out, repository, private=False):
+    """Upload a folder written by `write_model` to the Hub repository "owner/name", created if needed. Returns the URL of the commit."""
+    api = huggingface_hub.HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    return api.upload_folder(repo_id=repository, folder_path=out, allow_patterns=FILES).commit_url
+
+
+def fetch(name, **options):
+    """The folder of a published model, downloaded if needed and checked. name: a folder, or "owner/name" on the Hub.
+
+    options: of huggingface_hub.snapshot_download, e.g. revision. Raises FileNotFoundError if there is no such model or it cannot be
+    downloaded, and the errors of `check_clip`.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(huggingface_hub.snapshot_download(str(name), allow_patterns=FILES, **options))
+        except (OSError, ValueError) as error:  # of the network, of the Hub, of a name that cannot be one of its
+            raise FileNotFoundError(f"{name}: no such folder, and no download from the Hub: {' '.join(str(error).split())}") from None
+    check_clip(name, read_json(folder, "segmenter.json")["clip"], folder / "clip")
     return folder
 
 
-def check_clip(name, folder, clip):
-    """Raise ValueError if `fetch` does not allow a published model's CLIP. name: for messages. clip: its section of segmenter.json."""
-    model, pretrained = clip["model"], clip["pretrained"]
-    if model.startswith(LOCAL):
-        inside = os.path.normpath(model.removeprefix(LOCAL))
-        if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
-            raise ValueError(f"{name}: its CLIP is {model!r}, outside of it: allowed are folders inside; Segmenter.load opens your own")
-        if pickled := sorted(path.name for path in (folder / inside).glob("*") if path.suffix in PICKLED):
-            raise ValueError(f"{name}: {inside}/{pickled[0]} would be unpickled: allowed are safetensors")
-        for file in sorted((folder / inside).rglob("*.json")):
-            if found := [word for word in CODE if word in file.read_text(encoding="utf-8", errors="replace")]:
-                raise ValueError(f"{name}: {file.relative_to(folder)} holds {found[0]}: no code and no other model may come with a CLIP")
-        config = folder / inside / "open_clip_config.json"
-        vision = json.loads(config.read_text())["model_cfg"]["vision_cfg"] if config.is_file() else {}
-        if {":", "/"} & set(str(vision.get("timm_model_name"))):
-            raise ValueError(f"{name}: its CLIP's image tower is {vision['timm_model_name']!r}: allowed are timm's names")
-    elif ":" in model or os.sep in model:
-        raise ValueError(f"{name}: its CLIP is {model!r}: allowed are open_clip's names and {LOCAL}FOLDER")
-    if pretrained is not None and (os.sep in pretrained or Path(pretrained).suffix in PICKLED):
-        raise ValueError(f"{name}: its CLIP's weights are {pretrained!r}: allowed are open_clip's tags")
+def check_clip(name, clip, folder):
+    """Raise ValueError unless the CLIP of a published model is a name and tag of open_clip, or a folder with safetensors and no code.
+
+    name: of the model, for messages. clip: section of segmenter.json. folder: of a local CLIP; FileNotFoundError if it is missing.
+    """
+    model, tag = clip["model"], clip["pretrained"] or ""
+    if model != PUBLISHED_CLIP and {":", "/", os.sep} & set(model):
+        raise ValueError(f"{name}: its CLIP is {model!r}: must be a name of open_clip or {PUBLISHED_CLIP}")
+    if "/" in tag or Path(tag).suffix in PICKLED:
+        raise ValueError(f"{name}: the weights of its CLIP are {tag!r}: must be a tag of open_clip")
+    if model == PUBLISHED_CLIP and not folder.is_dir():
+        raise FileNotFoundError(f"{folder}, the CLIP of {name}, does not exist")
+    for file in sorted(folder.rglob("*")) if model == PUBLISHED_CLIP else ():
+        if file.suffix in PICKLED:
+            raise ValueError(f"{name}: {file.name} would be unpickled: the weights of a CLIP must be safetensors")
+        text = json.dumps(json.loads(file.read_bytes())) if file.suffix == ".json" else ""  # without escapes that hide a key
+        if code := [key for key in CODE if key in text] or re.findall(r'"timm_model_name":\s*"[^"]*[:/][^"]*"', text):
+            raise ValueError(f"{name}: {file.name} holds {code[0]}: a CLIP must fetch no code and no other model")
 
 
-def _download(name, revision):
-    from huggingface_hub import errors, snapshot_download  # takes a second
+def read_json(folder, name):
+    """The content of a model folder's segmenter.json or result.json. Raises FileNotFoundError with the folder."""
+    if not (Path(folder) / name).is_file():
+        raise FileNotFoundError(f"{folder} holds no {name}: must be the folder of a trained and evaluated model")
+    return json.loads((Path(folder) / name).read_text())
 
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
-        of = f" at revision {revision}" if revision else ""
-        raise FileNotFoundError(f"{name}: no such folder, and no such model on the Hub{of}") from None
-    except Exception as error:  # of huggingface_hub's HTTP library, or of the disk
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"{name}: no such folder, and it cannot be downloaded: {what}") from None
+
+def make_card(result, where):
+    """The model card, Markdown with YAML front matter. result: content of result.json. where: argument of Segmenter.from_pretrained."""
+    values, data = dict(result["parameters"]), result["data"] or {}
+    method, cartoon, rendered = values["train.method"], values["clip.model"] == PRETRAINED_CLIP, data.get("rendered")
+    of_run = ("clip", *method.split("+"), "train", "segment")
+    shown = [key for key in values if key.split(".")[0] in of_run and not key.endswith("templates")]
+    thresholds = ", ".join(f"{threshold:g} on `{name}`" for name, threshold in result["thresholds"].items())
+    rows = [(name, unit, _mean_std(result["seeds"], name, unit)) for name, by_unit in result["miou"].items() for unit in by_unit]
+    counts = f"{data['pairs']:,} image-text pairs, {data['captions']:,} different captions" if data else "image-text pairs"
+    return (Path(__file__).parent / "card.md").read_text(encoding="utf-8").format(
+        licence="mit" if cartoon and rendered else "other",  # other CLIPs and data have terms of their own
+        name=where.rstrip("/").split("/")[-1],
+        weights=result["weights"],
+        method=method,
+        clip=values["clip.model"] + (f" ({tag})" if (tag := values["clip.pretrained"]) else ""),
+        labels=FROM_LABELS if method == "supervised" else FROM_TEXTS,
+        where=where,
+        thresholds=f"Threshold of the background (softmax score): {thresholds}." if thresholds else "No benchmark has a background.",
+        table=tabulate(rows, ["benchmark", "unit", "mIoU"], tablefmt="pipe", disable_numparse=True),
+        data=f"Trained on {counts}" + (": rendered scenes of a cartoon world, with noisy captions." if rendered else "."),
+        limits=CARTOON if cartoon else REAL,
+        parameters="\n".join(f"- `{key}`: {values[key]}" for key in shown),
+        versions=", ".join(f"{package} {version}" for package, version in result["versions"]),
+        classes=", ".join(f"{name} `{digest[:16]}…`" for name, digest in result["classes"]),
+    )
+
+
+def _mean_std(seeds, benchmark, unit):
+    values = [seed["miou"][benchmark][unit] for seed in seeds]
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f} ({len(values)})" if len(values) > 1 else "")

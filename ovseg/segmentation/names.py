@@ -17,15 +17,15 @@ def check_names(names, background=False, others=None):
     ValueError if a name is empty, occurs twice or is reserved for the background, or if a single class has no others.
     """
     names = _listed("names", names)
-    if len(names) == 1 and background and others is None:
-        others = besides(names)
-    others = [] if others is None else _listed("others", others)
-    if not names or (len(names) == 1 and not others):
-        raise ValueError(f"names = {names!r}: at least two classes, or one with background=True or with others")
-    if twice := [name for name in others if name in names]:
-        raise ValueError(f"others: {twice[0]!r} is one of the names")
+    if others is None:
+        others = besides(names) if background and len(names) == 1 else []
+    others = _listed("others", others)
+    if not names or len(names) + len(others) < 2:
+        raise ValueError(f"names = {names!r}: must be at least two classes, or one with background=True or with others")
+    if twice := [name for name in (*names, *others) if (*names, *others).count(name) > 1]:
+        raise ValueError(f"names and others must be distinct: {twice[0]!r} occurs twice")
     if (background or others) and BACKGROUND in map(str.lower, names):
-        raise ValueError("names: the background is no class of its own with background=True or with others")
+        raise ValueError("names must not include 'background' if background=True or others are given")
     return names, others
 
 
@@ -38,8 +38,5 @@ def besides(names):
 def _listed(key, names):
     names = [names] if isinstance(names, str) or not hasattr(names, "__iter__") else list(names)
     if any(not isinstance(name, str) or not name.strip() for name in names):
-        raise ValueError(f"{key} = {names!r}: allowed are non-empty strings")
-    names = [name.strip() for name in names]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{key} = {names!r}: each class once")
-    return names
+        raise ValueError(f"{key} = {names!r}: must be non-empty strings")
+    return [name.strip() for name in names]

@@ -1,13 +1,12 @@
 """From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2).
 
 from ovseg import Segmenter
-segmentation = Segmenter.load("models/mgca").segment(image, ["cat", "sofa"])
+segmentation = Segmenter.load("models/default").segment(image, ["cat", "sofa"])
 """
 
 import functools
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -15,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin
 from PIL import Image
 
-from .. import params
 from ..data.files import write_whole
-from ..data.images import rgb
+from ..data.images import to_rgb
 from ..methods import groupvit
 from ..schema import LOCAL, Clip, Segment
 from ..training.decoder import Decoder
@@ -51,19 +50,22 @@ class Segmentation:
         return Scores(self.grid.mosaic[:classes], self.grid.down, self.grid.across).rows().cpu().numpy()
 
 
-class Segmenter:
+class Segmenter(ModelHubMixin):
     """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the steps from embeddings to labels.
 
     clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's
     dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: schema.Segment. grouping: the trained
-    groupvit.Objective that the unit learned-group needs, else None. folder: that of the model it was loaded from, None where it was not.
+    groupvit.Objective that the unit learned-group needs, else None. folder: the one that `load` read, None for others.
+
+    From huggingface_hub.ModelHubMixin: save_pretrained(folder) and push_to_hub("owner/name", private=...), for one that `load` opened. They
+    write all its seeds, its CLIP and a model card, and raise the errors of hub.write_model.
     """
 
     folder = None
 
     def __init__(self, clip, decoder, settings, grouping=None):
         if clip is not None and settings.window % clip.patch:
-            raise ValueError(f"segment.window = {settings.window}: allowed are multiples of CLIP's patch, {clip.patch}")
+            raise ValueError(f"segment.window = {settings.window}: must be a multiple of CLIP's patch, {clip.patch}")
         if settings.unit == "learned-group" and grouping is None:
             raise ValueError("segment.unit = 'learned-group': only a training by groupvit has groups")
         self.clip, self.decoder, self.settings, self.grouping = clip, decoder.eval(), settings, grouping
@@ -73,15 +75,14 @@ class Segmenter:
     def load(cls, folder, device="auto", seed=0):
         """Load a trained model, its CLIP included.
 
-        folder: e.g. "models/mgca", with segmenter.json and seeds/0/decoder.safetensors. device: auto, cpu or cuda. seed: the
+        folder: e.g. "models/default", with segmenter.json and seeds/0/decoder.safetensors. device: auto, cpu or cuda. seed: the
         training run to load. Raises FileNotFoundError if the folder holds no segmenter or its CLIP is missing.
         """
+        from .. import params
         from ..clip.frozen import FrozenCLIP  # slow import (open_clip), not needed for evaluation on cached features
 
         folder = Path(folder)
-        if not (folder / "segmenter.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no segmenter.json: expected the folder of a trained model, as `dvc repro` writes it")
-        config = json.loads((folder / "segmenter.json").read_text())
+        config = hub.read_json(folder, "segmenter.json")
         if config["clip"]["model"].startswith(LOCAL):
             config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
         device = params.device(device)
@@ -91,35 +92,17 @@ class Segmenter:
         return segmenter
 
     @classmethod
-    def from_pretrained(cls, name, revision=None, device="auto", seed=0):
-        """Load a published model (hub.fetch). name: "owner/name" on the Hugging Face Hub, or a folder.
+    def from_pretrained(cls, name, *, device="auto", seed=0, **options):
+        """Load a published model. name: a folder, or "owner/name" on the Hugging Face Hub. options: revision, token, ... of hub.fetch.
 
-        revision: branch, tag or commit of the repository. Other arguments: see `load`. Raises the errors of hub.fetch and `load`.
+        device, seed: see `load`. Raises the errors of hub.fetch and `load`.
         """
-        return cls.load(hub.fetch(name, revision), device, seed)
+        return cls.load(hub.fetch(name, **options), device, seed)
 
-    def save_pretrained(self, out, where=None):
-        """Write the model that this was loaded from, all its seeds, to a new folder for `from_pretrained` (study.publish.write_model).
-
-        where: the name used in its model card, "owner/name"; None: `out`. Raises ValueError if this was not loaded from a folder, and
-        the errors of publish.write_model.
-        """
-        from ..study import publish  # inverts the package order: the model card uses the study's results
-
+    def _save_pretrained(self, save_directory):
         if self.folder is None:
             raise ValueError("only a segmenter that Segmenter.load opened can be saved: its files are copied")
-        publish.write_model(self.folder, out, where)
-
-    def push_to_hub(self, repository, private=False):
-        """`save_pretrained` to a repository "owner/name" on the Hugging Face Hub, created if needed. Returns its URL.
-
-        private: whether a new repository is private. Raises the errors of `save_pretrained` and huggingface_hub.
-        """
-        from ..study import publish
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "model", repository)
-            return publish.push(Path(folder) / "model", repository, private)
+        hub.write_model(self.folder, save_directory, "/".join(save_directory.parts[-2:]))  # push_to_hub writes to TEMPORARY/OWNER/NAME
 
     @classmethod
     def of_training(cls, folder, clip, settings, device):
@@ -137,19 +120,18 @@ class Segmenter:
         write_whole(Path(folder) / "segmenter.json", lambda part: part.write_text(json.dumps(config, indent=2) + "\n"))
 
     def segment(self, image, names, background=False, threshold=None, others=None):
-        """Segment an image into the named classes.
+        """Segment an image into the named classes. Returns a Segmentation at the original image size.
 
         image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: distinct class names, one or more.
         background: whether pixels may belong to no class. Such pixels get label 0, and the labels of names start at 1. threshold: 0..1,
         the softmax score below which a pixel is background; None: from settings. others: additional names; pixels most similar to one
         of them are background too, and the softmax is over names and others. A single class requires others. None: a default list
-        (names.besides) for one class with background=True, otherwise none.
-        Returns a Segmentation at the original image size. Raises ValueError for an empty image, bad names or a bad threshold, and
-        TypeError if image is not an image.
+        (names.besides) for one class with background=True, otherwise none. Raises ValueError for an empty image, bad names or a bad
+        threshold, and TypeError if image is not an image.
         """
         names, others = check_names(names, background, others)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
-            raise ValueError(f"threshold = {threshold!r}: allowed are 0 to 1")
+            raise ValueError(f"threshold = {threshold!r}: must be between 0 and 1")
         image = as_image(image)
         classes = self._embed_classes((*names, *others))
         windows, where = cut_windows(image, self.settings)
@@ -180,8 +162,7 @@ class Segmenter:
 
     @torch.no_grad()
     def classify(self, descriptions, where, classes, size):
-        """Class scores of an image, stitched from its windows: cosines, or their softmax over the classes, according to
-        segment.averaged. Returns Scores.
+        """Class scores of an image, stitched from its windows: cosines or, with segment.averaged, their softmax over the classes: Scores.
 
         descriptions: output of `describe`. where: WindowGrid of the windows. classes (C, d): unit length. size: (H, W) of the scores.
         """
@@ -205,14 +186,10 @@ class Segmenter:
 
 def as_image(image):
     """Convert a PIL image, or an (H, W, 3) or (H, W) uint8 array, to a PIL RGB image."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise TypeError(f"image: {image.dtype} array of shape {image.shape}; allowed are (H, W, 3) and (H, W) uint8")
-        if 0 in image.shape:
-            raise ValueError(f"image of shape {image.shape} is empty")
-        image = Image.fromarray(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
+        image = Image.fromarray(image) if image.size else Image.new("RGB", (0, 0))
     if not isinstance(image, Image.Image):
-        raise TypeError(f"image: {type(image).__name__}; allowed are a PIL image and an array")
+        raise TypeError(f"image: {type(image).__name__}: must be a PIL image or a uint8 array of shape (H, W, 3) or (H, W)")
     if 0 in image.size:
-        raise ValueError(f"image of {image.width}x{image.height} pixels is empty")
-    return rgb(image)
+        raise ValueError("image: is empty")
+    return to_rgb(image)

@@ -16,10 +16,8 @@ KMEANS_STEPS = 10
 def meta_points(height, width, points):
     """Positions of `points` (a square number) on a uniform grid, as indices into the flattened (height, width)."""
     side = round(points**0.5)
-    if side * side != points:
-        raise ValueError(f"meta_points = {points}: allowed are square numbers")
     if side > min(height, width):
-        raise ValueError(f"meta_points = {points}: at most {min(height, width) ** 2} fit a {height}x{width} grid of pixels")
+        raise ValueError(f"meta_points = {points}: must be at most {min(height, width) ** 2} on a {height}x{width} grid of pixels")
     y = ((torch.arange(side) + 0.5) * height / side).long()
     x = ((torch.arange(side) + 0.5) * width / side).long()
     return (y[:, None] * width + x).flatten()
@@ -39,10 +37,7 @@ def means(pixels, assignment, units):
 
 
 def spread_out(pixels, count):
-    """Select mutually distant pixels as initial k-means centres: (n, L, d) -> (n, count, d).
-
-    Deterministic: the first is the least similar to the mean, each further one the least similar to those before (cosine).
-    """
+    """Initial k-means centres, (n, L, d) -> (n, count, d): the pixel least similar to the mean, then the least similar to those before."""
     directions = F.normalize(pixels, dim=-1)
     nearest = (directions @ directions.mean(1, keepdim=True).transpose(1, 2))[..., 0]  # n, L
     rows, chosen = torch.arange(len(pixels), device=pixels.device), []
@@ -71,13 +66,11 @@ def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine", gro
         centres = spread_out(pixels, groups)
         for _ in range(KMEANS_STEPS):
             assignment = assign(pixels, centres, "cosine")
-            found = means(F.normalize(pixels, dim=-1), assignment, groups)
+            moved = means(F.normalize(pixels, dim=-1), assignment, groups)
             empty = ~F.one_hot(assignment, groups).any(1)  # n, K
-            centres = torch.where(empty[..., None], centres, found)
-    elif unit == "learned-group":
-        assignment, groups = grouping.assign(pixels), len(grouping.tokens)
+            centres = torch.where(empty[..., None], centres, moved)
     else:
-        raise ValueError(f"unit = {unit!r}: allowed are pixel, meta-point, group, learned-group")
+        assignment, groups = grouping.assign(pixels), len(grouping.tokens)
     unit_means = means(pixels, assignment, meta_point_count if unit == "meta-point" else groups)  # n, K, d
     spread = unit_means.gather(1, assignment[..., None].expand(-1, -1, pixels.shape[-1]))  # n, L, d
     return spread.transpose(1, 2).unflatten(2, (height, width)), assignment.unflatten(1, (height, width))

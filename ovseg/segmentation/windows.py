@@ -43,21 +43,21 @@ def window_grid(height, width, settings):
 
 
 def cut_windows(image, settings):
-    """Cut an image into windows. image: PIL RGB. Returns (windows (n, window, window, 3) uint8, WindowGrid).
+    """Resize a PIL RGB image (resizing.py) and cut it: (windows (n, window, window, 3) uint8, WindowGrid).
 
-    The image is resized first (resizing.py). A window larger than the image is padded by repeating the border; `stitch` crops it.
+    A window larger than the image is padded by repeating the border; `stitch` crops it.
     """
     where = window_grid(image.height, image.width, settings)
     pixels = resized(image, where.height, where.width, settings.resize)
-    missing = [(0, max(0, settings.window - side)) for side in pixels.shape[:2]]
-    pixels = np.pad(pixels, (*missing, (0, 0)), mode="edge")
     size = settings.window
+    missing = [(0, max(0, size - side)) for side in pixels.shape[:2]]
+    pixels = np.pad(pixels, (*missing, (0, 0)), mode="edge")
     return np.stack([pixels[top : top + size, left : left + size] for top, left in where.positions]), where
 
 
 @functools.lru_cache(maxsize=64)
 def interpolation(length, starts, window, grid, size):
-    """Matrix that maps the grids of all windows to the image along one side. Returns (size, windows * grid).
+    """Matrix that maps the grids of all windows to the image along one side: (size, windows * grid).
 
     Each window's grid is upsampled (bilinear) to `window` pixels, overlapping windows are averaged, pixels beyond
     `length` are cropped, and the rest is resized to `size`. All steps are linear and separable in height and width.
@@ -76,8 +76,7 @@ def interpolation(length, starts, window, grid, size):
 class Scores:
     """Class scores of an image, stored on the grids of its windows. The full (C, H, W) is computed a few rows at a time.
 
-    mosaic (C, rows * h, columns * w): scores of all windows side by side. down (H, rows * h) and across (W, columns * w):
-    the matrices of `interpolation` for height and width.
+    mosaic (C, rows * h, columns * w): scores of all windows side by side. down (H, rows * h), across (W, columns * w): `interpolation`s.
     """
 
     mosaic: torch.Tensor
@@ -104,10 +103,7 @@ class Scores:
 
 
 def stitch(scores, where, window, size):
-    """Stitch window scores into Scores of the image; overlapping windows are averaged.
-
-    scores: (n, C, h, w), for the n windows of `where`, a WindowGrid. window: side of a window in pixels. size: (H, W) of the image.
-    """
+    """Stitch scores (n, C, h, w) of the n windows of `where`, a WindowGrid, into Scores of the image. window: in pixels. size: (H, W)."""
     rows, columns = len(where.tops), len(where.lefts)
     n, classes, h, w = scores.shape
     mosaic = scores.view(rows, columns, classes, h, w).permute(2, 0, 3, 1, 4).reshape(classes, rows * h, columns * w)
@@ -117,10 +113,9 @@ def stitch(scores, where, window, size):
 
 
 def to_labels(scores, scale=None, threshold=None, others=0):
-    """Label map from class scores: (C, H, W) -> (H, W) int64.
+    """Label map from class scores: (C, H, W) -> (H, W) int64. others: number of last classes that are background, too.
 
-    Without a threshold, the index of the best class. With a threshold, 0 (background) where the `probabilities` of all classes are below
-    it, else 1 + the best class. others: number of last classes that are background too; with others, labels always count from 1.
+    The index of the best class; with a threshold or others, 1 + that index, and 0 (background) where all `probabilities` are below it.
     """
     if threshold is None:
         label = scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow

@@ -1,4 +1,4 @@
-"""Benchmarks of random pictures and label maps, as params describe them, and their suite."""
+"""Benchmarks of random pictures and label maps, as params describe them, and their cached features."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ from PIL import Image
 from tiny import P, changed, picture
 
 from ovseg.benchmarks import datasets, evaluation
-from ovseg.benchmarks.encoding import encode_benchmarks
-from ovseg.clip import features
 from ovseg.schema import Benchmark
+from ovseg.segmentation.windows import cut_windows
 
 
 @pytest.fixture
@@ -46,10 +45,11 @@ def sharing(tmp_path):
 
 @pytest.fixture
 def study():
-    """Params of some benchmarks for the tiny CLIP: study(benchmarks, mode, thresholds, values of `segment`)."""
+    """Params of some benchmarks for the tiny CLIP: study(benchmarks, mode, thresholds, cached, values of `segment`)."""
 
-    def of(benchmarks, mode="maskclip", thresholds=None, **segment):
-        reads, thresholds = P.clip.model_copy(update={"dense": mode}), P.evaluate.model_copy(update={"thresholds": thresholds or {}})
+    def of(benchmarks, mode="maskclip", thresholds=None, cached=True, **segment):
+        reads = P.clip.model_copy(update={"dense": mode, "cache_images": cached})
+        thresholds = P.evaluate.model_copy(update={"thresholds": thresholds or {}})
         return P.model_copy(update={"benchmarks": benchmarks, "clip": reads, "segment": changed(**segment), "evaluate": thresholds})
 
     return of
@@ -57,11 +57,18 @@ def study():
 
 @pytest.fixture
 def suite_of(clip, tmp_path):
-    """Encodes the benchmarks of Params into tmp_path/cache, their windows in some modes, and opens the suite."""
+    """Writes what `encode` caches of the benchmarks of Params into tmp_path/cache, and opens the suite."""
 
-    def of(p, modes=("maskclip",)):
-        made_with = features.made_with(p.clip, p.segment)
-        encode_benchmarks(clip, datasets.open_benchmarks(p.benchmarks), p.segment, tmp_path / "cache", modes, made_with)
+    def of(p):
+        seen = set()
+        for benchmark in datasets.open_benchmarks(p.benchmarks):
+            folder = tmp_path / "cache" / benchmark.name
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / "classes.npy", clip.embed_classes(benchmark.named, p.segment.templates).numpy())
+            if p.clip.cache_images and benchmark.source not in seen:  # over the same pictures, the first benchmark has their windows
+                windows = np.concatenate([cut_windows(image, p.segment)[0] for _, image, _ in benchmark])
+                np.save(folder / f"{p.clip.dense}.npy", clip.encode_dense(windows, p.clip.dense).numpy().astype(np.float16))
+            seen.add(benchmark.source)
         return evaluation.open_suite(p, tmp_path / "cache")
 
     return of

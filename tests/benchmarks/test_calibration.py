@@ -1,68 +1,83 @@
 """The background's threshold: the sweep by hand and against evaluations, the images it may be chosen on, the command."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from handmade import CLASSES, FIRST_NEITHER, FIRST_SECOND, SETTINGS, columns, encoded, png, segmenter, write
+from click.testing import CliRunner
+from handmade import CLASSES, SETTINGS, columns, png, write
 from tiny import P
 
 from ovseg import params
 from ovseg.benchmarks import calibration, evaluation
 from ovseg.benchmarks.calibration import THRESHOLDS, open_calibration, sweep
-from ovseg.benchmarks.datasets import open_benchmark
+from ovseg.benchmarks.datasets import FolderBenchmark, open_benchmark
 from ovseg.benchmarks.miou import mean
 from ovseg.schema import Benchmark
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training.decoder import Decoder
 
-PROJECT = Path(params.__file__).parents[1]
 ZEROS = columns(*[0] * 8)
 
 
-def test_the_best_threshold_is_known(tmp_path):
+class Grey:
+    """Stands in for FrozenCLIP: cosines of a patch with the classes a and b are its grey value / 240 and 0."""
+
+    patch = 4
+
+    def encode_dense(self, windows):
+        angle = torch.from_numpy(windows[:, ::4, ::4, 0]).float() / 240
+        return torch.stack([angle, torch.zeros_like(angle), (1 - angle**2).sqrt()], 1)
+
+    def embed_classes(self, names, templates):
+        return torch.eye(3)[:2]
+
+
+def grey(**changes):
+    return Segmenter(Grey(), Decoder(3), SETTINGS.model_copy(update=changes))
+
+
+def picture(left, right):
+    """An 8x8 picture with these grey values in its left and right half."""
+    return png(np.repeat(np.array([[left] * 4 + [right] * 4] * 8, np.uint8)[..., None], 3, 2))
+
+
+def test_the_best_threshold_by_hand(tmp_path):
     # Cosines of the columns with a are 1 1 1 3/4 1/4 0 0 0, with b all 0: the best softmax is their sigmoid, 0.731, 0.679, 0.562, 0.5.
-    found = sweep(segmenter(), encoded(tmp_path, [columns(1, 1, 1, 0, 0, 0, 0, 0)], [FIRST_NEITHER]), 1)
-    assert list(found) == list(THRESHOLDS) == [round(0.05 * step, 2) for step in range(1, 20)]
+    folder = write(tmp_path, [columns(1, 1, 1, 0, 0, 0, 0, 0)], image=picture(240, 0))
+    curve = sweep(grey(), FolderBenchmark("mine", folder))
+    assert list(curve) == list(THRESHOLDS) == [round(0.05 * step, 2) for step in range(1, 20)]
     # b is in no truth, and at 0.5 or below, where a ties with b, it counts as a; so it is nowhere
     by_hand = {
         0.5: (100 * 0 / 5 + 100 * 3 / 8) / 2,  # all columns are a: what equals a threshold is not below it
         0.55: (100 * 3 / 5 + 100 * 3 / 5) / 2,
-        0.6: (100 * 4 / 5 + 100 * 3 / 4) / 2,
         0.65: (100 * 4 / 5 + 100 * 3 / 4) / 2,
         0.7: 100,
         0.75: (100 * 5 / 8 + 0) / 2,  # all columns are background
     }
-    assert {threshold: found[threshold] for threshold in by_hand} == pytest.approx(by_hand)
-    assert max(found, key=found.get) == 0.7
+    assert {threshold: curve[threshold] for threshold in by_hand} == pytest.approx(by_hand)
+    assert max(curve, key=curve.get) == 0.7
 
 
-def test_one_pass_is_an_evaluation_at_each_threshold(tmp_path, monkeypatch):
+def test_one_pass_is_an_evaluation_at_each_threshold_of_the_first_pictures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     maps = [rng.choice(np.array([0, 1, 2, 255], np.uint8), (8, 8)) for _ in range(3)]
-    data = encoded(tmp_path, maps, rng.normal(size=(3, 2, 2, 2)))
-    one, alone = segmenter(scale=3.0), {}
-    for data.threshold in THRESHOLDS:
-        alone[data.threshold] = mean(evaluation.evaluate({"one": one}, [data])["mine"]["one"])
-    assert sweep(one, data, 3) == alone and len(set(alone.values())) > 3
+    folder = write(tmp_path / "three", maps)
+    for index, file in enumerate(sorted((folder / "images").iterdir())):
+        file.write_bytes(picture(60 + 50 * index, 30 * index))
+    benchmark, one = FolderBenchmark("mine", folder), grey(scale=3.0)
+    encoded = [evaluation.Encoded(benchmark, torch.eye(3)[:2], None, threshold) for threshold in THRESHOLDS]
+    alone = [mean(evaluation.evaluate({"one": one}, [at])["mine"]["one"]) for at in encoded]
+    curve = sweep(one, benchmark)
+    assert list(curve.values()) == alone and len(set(alone)) > 3
     monkeypatch.setattr("ovseg.segmentation.windows.ENTRIES", 1)  # one row at a time
-    assert sweep(one, data, 3) == alone
-
-
-def test_no_more_than_the_first_pictures_are_scored(tmp_path):
-    maps = [columns(*[1] * 8), columns(*[2] * 8), ZEROS]
-    data = encoded(tmp_path / "three", maps, [FIRST_SECOND] * 3)
-    data.windows = data.windows[:2]  # a third would not be there
-    two = encoded(tmp_path / "two", maps[:2], [FIRST_SECOND] * 2)
-    assert sweep(segmenter(), data, 2) == sweep(segmenter(), two, 9)
-
-
-# ---- pictures to choose a threshold on
+    assert sweep(one, benchmark, 3) == curve
+    two = sweep(one, benchmark, 2)
+    next(file for file in (folder / "images").iterdir() if file.stem == "2").write_bytes(b"no picture")
+    assert sweep(one, benchmark, 2) == two != curve
 
 
 def test_a_folder_is_calibrated_on_another_folder(tmp_path):
@@ -88,83 +103,51 @@ def test_shards_are_calibrated_on_other_shards(tmp_path):
         open_calibration(evaluated, Benchmark(calibration=str(tmp_path / "b-*.tar"), **common))
 
 
-@pytest.mark.parametrize("link", [None, os.symlink, os.link])
-def test_pictures_under_another_name_are_no_other_pictures(tmp_path, link):
-    folder = write(tmp_path / "evaluated", [ZEROS])
-    other = write(tmp_path / "other", [ZEROS]) if link else f"{folder}/images/.."
-    if link:
-        (other / "images/0.png").unlink()
-        link(folder / "images/0.png", other / "images/0.png")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_an_evaluated_picture_under_another_name_is_refused(tmp_path, link):
+    folder, other = write(tmp_path / "evaluated", [ZEROS]), write(tmp_path / "other", [ZEROS])
+    (other / "images/0.png").unlink()
+    link(folder / "images/0.png", other / "images/0.png")
     settings = Benchmark(folder=str(folder), calibration=str(other))
     with pytest.raises(ValueError, match="benchmark mine: .*0.png is evaluated: no threshold may be chosen on it"):
         open_calibration(open_benchmark("mine", settings), settings)
 
 
-def test_a_benchmark_without_calibration_pictures_is_named_and_skipped(tmp_path, capsys):
-    here = {name: str(write(tmp_path / name, [ZEROS])) for name in ("mine", "yours", "others")}
-    settings = {"mine": Benchmark(folder=here["mine"])}
-    with pytest.raises(ValueError, match="no benchmark has calibration pictures"):
-        calibration.open_calibrations(settings)
-    assert "benchmarks.mine.calibration names no pictures" in capsys.readouterr().out
-    settings["yours"] = Benchmark(folder=here["yours"], calibration=here["others"])
-    assert [benchmark.source for benchmark in calibration.open_calibrations(settings)] == [here["others"]]
-
-
-def test_no_benchmark_with_a_background_is_an_error(tmp_path):
-    settings = {"mine": Benchmark(folder=str(write(tmp_path, [ZEROS], CLASSES[1:])))}
-    with pytest.raises(ValueError, match="no benchmark has a background"):
-        calibration.open_calibrations(settings)
-
-
-def test_the_worlds_own_benchmark_with_background_has_calibration_pictures():
-    assert P.benchmarks["things"].calibration and P.benchmarks["things"].calibration != P.benchmarks["things"].shards
-
-
-# ---- the command
-
-
-class Colour:
-    """A stand-in for FrozenCLIP: a picture of value 0 is like a, others like b."""
-
-    patch = 4
-
-    def encode_dense(self, windows):
-        like = torch.from_numpy(windows[:, ::4, ::4, 0] > 0).long()
-        return torch.nn.functional.one_hot(like, 2).permute(0, 3, 1, 2).float()
-
-    def embed_classes(self, names, templates):
-        return torch.eye(2)
-
-
-def test_the_command_prints_what_goes_into_params_and_opens_no_evaluated_picture(tmp_path, monkeypatch, capsys):
-    evaluated = write(tmp_path / "evaluated", [ZEROS] * 2, image=b"no picture")
-    other = write(tmp_path / "other", [columns(*[1] * 8), columns(*[2] * 8)])
-    without = write(tmp_path / "without", [ZEROS], CLASSES[1:], b"no picture")
-    settings = {
-        "mine": Benchmark(folder=str(evaluated), calibration=str(other)),
-        "all": Benchmark(folder=str(without)),  # has no background, and needs no threshold
-    }
-    changed = P.model_copy(update={"benchmarks": settings, "segment": SETTINGS})
-    monkeypatch.setattr(params, "load", lambda changes: changed)
-    monkeypatch.setattr(calibration, "load_segmenter", lambda run, p: Segmenter(Colour(), Decoder(2), p.segment))
-    before = sorted(tmp_path.rglob("*"))
-    calibration.calibrate("mgca", 200)
-    out = capsys.readouterr().out
-    assert f"mine: mgca by pixels, 2 pictures of {other}" in out and "all:" not in out
-    # everywhere the best softmax is sigmoid(1), 0.731: right up to 0.70, background from 0.75 on
-    assert "     0.05  100.0  best\n" in out and "     0.70  100.0\n" in out and "     0.75   0.0\n" in out
-    assert out.endswith("evaluate:\n  thresholds:\n    mine: 0.05\n")
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_run_that_is_not_trained_is_named(tmp_path, monkeypatch):
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the command in a project, whose model `default` is the grey one: run(benchmarks, *arguments)."""
+    shutil.copy(params.root() / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="models/trained/none/seeds/0 holds no decoder.safetensors: train it first"):
-        calibration.load_segmenter("trained/none", P)
+
+    def of(benchmarks, *arguments):
+        monkeypatch.setattr(params, "load", lambda: P.model_copy(update={"benchmarks": benchmarks}))
+        return CliRunner().invoke(calibration.main, arguments)
+
+    return of
 
 
-@pytest.mark.parametrize("arguments, said", [(["--pictures", "0"], "--pictures = 0: at least 1"), ([], "no params.yaml")])
-def test_the_command_says_in_one_line_what_is_wrong(arguments, said, tmp_path):
-    command = [sys.executable, "-m", "ovseg.benchmarks.calibration", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0 and done.stdout == "" and len(done.stderr.splitlines()) == 1 and said in done.stderr
+def test_the_command_prints_lines_for_params_and_opens_no_evaluated_picture(tmp_path, monkeypatch, run):
+    evaluated = write(tmp_path / "evaluated", [ZEROS] * 2, image=b"no picture")
+    other = write(tmp_path / "other", [columns(*[1] * 8)] * 2, image=picture(240, 240))
+    benchmarks = {
+        "mine": Benchmark(folder=str(evaluated), calibration=str(other)),
+        "yours": Benchmark(folder=str(evaluated)),  # has no calibration pictures
+        "all": Benchmark(folder=str(write(tmp_path / "without", [ZEROS], CLASSES[1:], b"no picture"))),  # needs no threshold
+    }
+    loaded = []
+    monkeypatch.setattr(Segmenter, "load", lambda folder, device: loaded.append(folder) or grey())
+    result = run(benchmarks, "--run", "mgca.k=0.2")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0 and loaded == ["models/mgca.k=0.2"]
+    assert lines[0] == "skipped: benchmark yours: benchmarks.yours.calibration names no pictures to choose a threshold on"
+    # everywhere the best softmax is sigmoid(1), 0.731: right up to 0.70, background from 0.75 on
+    assert "mine: mIoU of mgca.k=0.2" in lines and {"  0.05  100.0", "  0.70  100.0", "  0.75  0.0"} <= set(lines)
+    assert lines[-3:] == ["evaluate:", "  thresholds:", "    mine: 0.05"]
+
+
+def test_the_command_states_in_one_line_what_is_wrong(tmp_path, run):
+    folder = str(write(tmp_path / "mine", [ZEROS]))
+    benchmarks = {"mine": Benchmark(folder=folder, calibration=str(write(tmp_path / "other", [ZEROS])))}
+    assert "models/default holds no segmenter.json" in str(run(benchmarks).exception)
+    assert "no benchmark with a background has calibration pictures" in str(run({"mine": Benchmark(folder=folder)}).exception)
+    assert "0 is not in the range" in run(benchmarks, "--pictures", "0").output

@@ -69,9 +69,6 @@ def test_iou_is_that_of_torchmetrics(count, kind):
     assert [iou[names[i]] for i in there] == pytest.approx((100 * jaccard.compute()[there].double()).tolist(), rel=1e-5)
 
 
-# ---- of an evaluation
-
-
 def evaluate(data):
     """IoU of each class by a segmenter that scores the features as they are."""
     return evaluation.evaluate({"one": segmenter()}, [data])["mine"]["one"]
@@ -93,10 +90,3 @@ def test_evaluation_with_a_background_by_hand(tmp_path):
 def test_a_class_that_is_nowhere_is_null(tmp_path):
     data = encoded(tmp_path, [columns(*[1] * 8)], [[[[1, 1], [1, 1]], [[0, 0], [0, 0]]]], threshold=0.6)
     assert json.loads(json.dumps(evaluate(data))) == {"background": None, "a": 100, "b": None}
-
-
-@pytest.mark.parametrize("pictures", [1, 3])
-def test_features_of_more_or_fewer_pictures_than_there_are_are_an_error(tmp_path, pictures):
-    data = encoded(tmp_path, [columns(*[0] * 8)] * pictures, [FIRST_SECOND] * 2, ("a", "b"))
-    with pytest.raises(ValueError, match="benchmark mine has changed since `encode` read it"):
-        evaluate(data)

@@ -7,6 +7,10 @@ import torch
 
 from ovseg.segmentation import units
 
+FORMED = pytest.mark.parametrize(
+    "formed", [dict(unit="meta-point", meta_point_count=9), dict(unit="group", groups=5)], ids=lambda formed: formed["unit"]
+)
+
 
 def embeddings(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -35,107 +39,49 @@ def loop_meta_point(window, points, affinity):
     return torch.tensor(spread, dtype=window.dtype).T.unflatten(1, (height, width)), torch.tensor(assignment).view(height, width)
 
 
-def test_four_meta_points_lie_in_the_quarters():
-    assert units.meta_points(4, 4, 4).tolist() == [1 * 4 + 1, 1 * 4 + 3, 3 * 4 + 1, 3 * 4 + 3]
-    assert units.meta_points(6, 10, 4).tolist() == [1 * 10 + 2, 1 * 10 + 7, 4 * 10 + 2, 4 * 10 + 7]
-    assert units.meta_points(7, 5, 1).tolist() == [3 * 5 + 2]
-
-
-def test_the_papers_36_meta_points_lie_uniformly_on_28_by_28():
+def test_the_36_meta_points_of_the_paper_lie_uniformly_on_28_by_28():
     expected = [2, 7, 11, 16, 21, 25]  # 28 / 6 * (0.5, 1.5, ...) cut off
     assert units.meta_points(28, 28, 36).tolist() == [y * 28 + x for y in expected for x in expected]
+    assert units.meta_points(6, 10, 4).tolist() == [1 * 10 + 2, 1 * 10 + 7, 4 * 10 + 2, 4 * 10 + 7]
 
 
-@pytest.mark.parametrize(("height", "width", "side"), [(28, 28, 11), (28, 28, 9), (5, 13, 5), (56, 30, 7), (3, 3, 3)])
-def test_meta_points_are_distinct_and_evenly_spaced(height, width, side):
-    points = units.meta_points(height, width, side * side)
-    assert len(set(points.tolist())) == side * side and 0 <= points.min() and points.max() < height * width
-    for places, length in [(points // width, height), (points % width, width)]:
-        places = places.unique()
-        assert len(places) == side
-        assert all(abs(gap - length / side) < 1 for gap in places.diff().tolist())
-        assert abs(places[0] - (length - 1 - places[-1])) <= 1  # as far from one edge as from the other
-
-
-@pytest.mark.parametrize("height, width, points, message", [(28, 28, 35, "35.*square"), (5, 8, 36, "36.*25.*5x8"), (8, 5, 36, "36.*25")])
-def test_meta_points_that_are_no_square_or_do_not_fit_are_an_error(height, width, points, message):
-    with pytest.raises(ValueError, match=f"meta_points = {message}"):
-        units.meta_points(height, width, points)
-
-
-def test_cosine_and_dot_affinity_join_different_units():
-    window = torch.ones(1, 2, 4, 4)  # every pixel (1, 1) but the meta-points
-    for place, value in zip([(1, 1), (1, 3), (3, 1), (3, 3)], [(10.0, 0.0), (0.5, 0.5), (0.0, -1.0), (-1.0, 0.0)], strict=True):
-        window[0, :, place[0], place[1]] = torch.tensor(value)
-    _, cosine = units.form(window, "meta-point", meta_point_count=4, affinity="cosine")
-    _, dot = units.form(window, "meta-point", meta_point_count=4, affinity="dot")
-    assert cosine[0, 0, 0] == 1  # (0.5, 0.5) points its way
-    assert dot[0, 0, 0] == 0  # (10, 0) is longer
+def test_more_meta_points_than_fit_are_an_error():
+    with pytest.raises(ValueError, match="meta_points = 36: must be at most 25 on a 5x8 grid"):
+        units.meta_points(5, 8, 36)
 
 
 @pytest.mark.parametrize("affinity", ["cosine", "dot"])
-@pytest.mark.parametrize(("height", "width", "points"), [(6, 6, 9), (5, 8, 16), (7, 4, 4)])
-def test_meta_point_units_are_those_of_the_loops(height, width, points, affinity):
-    windows = embeddings(2, 5, height, width)
-    spread, assignment = units.form(windows, "meta-point", meta_point_count=points, affinity=affinity)
+def test_meta_point_units_are_those_of_the_loops(affinity):
+    windows = embeddings(2, 5, 5, 8)
+    spread, assignment = units.form(windows, "meta-point", meta_point_count=16, affinity=affinity)
     for i in range(2):
-        expected_spread, expected_assignment = loop_meta_point(windows[i], points, affinity)
+        expected_spread, expected_assignment = loop_meta_point(windows[i], 16, affinity)
         assert torch.equal(assignment[i], expected_assignment)
         torch.testing.assert_close(spread[i], expected_spread, rtol=1e-12, atol=1e-12)
 
 
-def test_the_pixel_unit_is_each_pixel_by_itself():
-    windows = embeddings(2, 3, 4, 5)
-    spread, assignment = units.form(windows, "pixel")
-    assert torch.equal(spread, windows)
-    assert torch.equal(assignment, torch.arange(20).view(4, 5).expand(2, -1, -1))
-
-
-@pytest.mark.parametrize("formed", [dict(unit="meta-point", meta_point_count=16), *(dict(unit="group", groups=n) for n in (16, 40))])
-def test_as_many_units_as_pixels_or_more_are_the_pixels(formed):
+@pytest.mark.parametrize("groups", [16, 40])
+def test_as_many_groups_as_pixels_or_more_are_the_pixels(groups):
     windows = embeddings(2, 6, 4, 4)
-    spread, assignment = units.form(windows, **formed)
+    spread, assignment = units.form(windows, "group", groups=groups)
     assert all(len(one.unique()) == 16 for one in assignment)
     torch.testing.assert_close(spread, windows, rtol=1e-12, atol=1e-12)
 
 
-BOTH = [dict(unit="meta-point", meta_point_count=9), dict(unit="group", groups=5)]
-FORMED = pytest.mark.parametrize("formed", BOTH, ids=lambda formed: formed["unit"])
-
-
 @FORMED
-def test_every_pixel_of_a_unit_has_the_mean_of_the_unit(formed):
-    windows = embeddings(2, 4, 6, 7)
-    spread, assignment = units.form(windows, **formed)
-    assert spread.shape == windows.shape and assignment.shape == (2, 6, 7)
-    for i in range(2):
-        assert 1 < len(assignment[i].unique()) <= 9
-        for unit in assignment[i].unique():
-            members = assignment[i] == unit
-            shared = spread[i][:, members]
-            assert torch.equal(shared, shared[:, :1].expand_as(shared))
-            torch.testing.assert_close(shared[:, 0], windows[i][:, members].mean(1), rtol=1e-12, atol=1e-12)
-
-
-@FORMED
-def test_a_window_does_not_depend_on_the_others_nor_on_the_random_state(formed):
+def test_a_window_does_not_depend_on_the_others_nor_on_lengths_nor_on_the_random_state(formed):
     windows = embeddings(2, 4, 6, 6)
     spread, assignment = units.form(windows, **formed)
     for i in range(2):
         torch.manual_seed(i)
         alone_spread, alone_assignment = units.form(windows[i : i + 1], **formed)
-        assert torch.equal(assignment[i], alone_assignment[0])
+        assert torch.equal(assignment[i], alone_assignment[0]) and 1 < len(assignment[i].unique()) <= 9
         torch.testing.assert_close(spread[i], alone_spread[0], rtol=1e-12, atol=1e-12)
+    lengths = embeddings(2, 1, 6, 6, seed=1).exp()
+    assert torch.equal(units.form(windows * lengths, **formed)[1], assignment)
 
 
-@FORMED
-def test_the_length_of_embeddings_does_not_change_their_units(formed):
-    windows = embeddings(1, 4, 6, 6)
-    lengths = embeddings(1, 1, 6, 6, seed=1).exp()
-    assert torch.equal(units.form(windows * lengths, **formed)[1], units.form(windows, **formed)[1])
-
-
-@pytest.mark.parametrize(("groups", "layout"), [(2, [[0, 0], [0, 1]]), (3, [[0, 0], [1, 2]]), (8, [[0, 1, 2], [3, 3, 4], [5, 6, 7]])])
+@pytest.mark.parametrize(("groups", "layout"), [(3, [[0, 0], [1, 2]]), (8, [[0, 1, 2], [3, 3, 4], [5, 6, 7]])])
 def test_groups_are_the_clusters_that_are_there(groups, layout):
     layout = torch.tensor(layout)
     truth = layout.repeat_interleave(12 // len(layout), 0).repeat_interleave(12 // len(layout), 1)  # 12, 12
@@ -146,7 +92,7 @@ def test_groups_are_the_clusters_that_are_there(groups, layout):
     assert len(pairs) == groups and len({a for _, a in pairs}) == groups  # one to one
 
 
-def test_groups_end_where_each_pixel_is_most_like_its_own_group():
+def test_groups_end_where_each_pixel_is_most_similar_to_its_own_group():
     # clusters that overlap somewhat: they settle within the steps, but only after some of them
     directions = torch.eye(6, dtype=torch.float64)[torch.arange(64).view(8, 8) % 5]
     window = (directions + 0.25 * embeddings(8, 8, 6)).permute(2, 0, 1)[None]

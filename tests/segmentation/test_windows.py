@@ -14,12 +14,9 @@ from ovseg.segmentation.windows import WindowGrid, cut_windows, interpolation, s
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# ---- where windows lie
-
-
-def test_the_papers_windows_by_hand():
-    found = [window_starts(length, 448, 224) for length in (100, 448, 449, 672, 700)]
-    assert found == [(0,), (0,), (0, 1), (0, 224), (0, 224, 252)]
+def test_the_windows_of_the_paper_by_hand():
+    starts = [window_starts(length, 448, 224) for length in (100, 448, 449, 672, 700)]
+    assert starts == [(0,), (0,), (0, 1), (0, 224), (0, 224, 252)]
 
 
 def test_windows_cover_every_pixel_and_stay_inside():
@@ -32,23 +29,16 @@ def test_windows_cover_every_pixel_and_stay_inside():
                 assert len(starts) == 1 + max(0, -(-(length - window) // stride))  # no more than it takes
 
 
-@pytest.mark.parametrize("height, width", [(33, 47), (47, 33), (101, 101), (32, 32), (2, 9), (9, 2), (1, 1), (500, 333), (31, 32)])
-def test_the_shorter_side_gets_its_length_and_the_image_keeps_its_shape(height, width):
-    where = window_grid(height, width, SETTINGS)
-    assert min(where.height, where.width) == 32
-    assert max(where.height, where.width) == pytest.approx(32 * max(height, width) / min(height, width), abs=0.5)
-    assert (where.height < where.width) == (height < width) or abs(height - width) == 1
-
-
-@pytest.mark.parametrize("height, width", [(5, 2000), (2000, 5), (1, 100000), (9, 2)])
-def test_a_longer_side_stays_within_its_ratio_to_short_side(height, width):
+@pytest.mark.parametrize("height, width", [(33, 47), (101, 101), (2, 9), (1, 1), (500, 333), (5, 2000), (1, 100000)])
+def test_the_shorter_side_gets_its_length_unless_the_longer_one_exceeds_its_ratio(height, width):
     where = window_grid(height, width, changed(max_ratio=3.0))
-    short, long = sorted((where.height, where.width))
-    assert long == 3 * 32 and short == max(1, round(long * min(height, width) / max(height, width)))
-    assert (where.height < where.width) == (height < width) and len(where.positions) == 5
+    ratio = max(height, width) / min(height, width)
+    expected = (32, round(32 * ratio)) if ratio <= 3 else (max(1, round(96 / ratio)), 96)
+    assert sorted((where.height, where.width)) == list(expected)
+    assert (where.height < where.width) == (height < width) and len(where.positions) <= 5
 
 
-@pytest.mark.parametrize("height, width", [(32, 47), (81, 32), (33, 47), (71, 45), (5, 3)])
+@pytest.mark.parametrize("height, width", [(32, 47), (71, 45), (5, 3)])
 def test_windows_are_the_pixels_at_their_positions_in_the_resized_image(height, width):
     image = Image.fromarray(picture(height, width))
     windows, where = cut_windows(image, SETTINGS)
@@ -62,12 +52,7 @@ def test_a_window_larger_than_the_image_repeats_its_border():
     pixels = picture(20, 26)
     (window,), where = cut_windows(Image.fromarray(pixels), changed(short_side=20, window=32))
     assert (where.height, where.width) == (20, 26)
-    for y in range(32):
-        for x in range(32):
-            assert np.array_equal(window[y, x], pixels[min(y, 19), min(x, 25)])
-
-
-# ---- scores of the picture
+    assert np.array_equal(window, pixels[np.minimum(np.arange(32), 19)][:, np.minimum(np.arange(32), 25)])
 
 
 def averaged(scores, where, window):
@@ -75,47 +60,34 @@ def averaged(scores, where, window):
     out = np.zeros((scores.shape[1], where.height, where.width))
     upsampled = [[bilinear(channel, window, window) for channel in score] for score in scores.numpy()]
     for c, y, x in np.ndindex(out.shape):
-        found = [
+        values = [
             upsampled[n][c][y - top, x - left]
             for n, (top, left) in enumerate(where.positions)
             if top <= y < top + window and left <= x < left + window
         ]
-        out[c, y, x] = sum(found) / len(found)
+        out[c, y, x] = sum(values) / len(values)
     return out
 
 
-@pytest.mark.parametrize("height, width", [(8, 8), (19, 8), (13, 11), (8, 15), (5, 7), (5, 12)])
-@pytest.mark.parametrize("size", ["its own", (40, 33), (6, 5), (1, 1), (3, 30), (30, 3)])
-def test_stitch_averages_where_windows_overlap_and_resizes_the_average(height, width, size):
+@pytest.mark.parametrize("height, width", [(19, 8), (13, 11), (5, 12)])
+def test_stitch_averages_where_windows_overlap_and_resizes_the_average(height, width):
     where = WindowGrid(height, width, *(window_starts(side, 8, 4) for side in (height, width)))
     scores = torch.randn(len(where.positions), 2, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = torch.from_numpy(averaged(scores, where, 8))
-    if size == "its own":
-        size = (height, width)
-    else:
-        expected = F.interpolate(expected[None], size, mode="bilinear", align_corners=False)[0]
-    stitched = stitch(scores, where, 8, size).rows()
-    assert stitched.shape == (2, *size) and stitched.dtype == torch.float32
-    np.testing.assert_allclose(stitched.numpy(), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(stitch(scores, where, 8, (height, width)).rows(), expected, atol=1e-5)
+    for size in [(40, 33), (6, 5), (1, 1), (3, 30)]:
+        stitched = stitch(scores, where, 8, size).rows()
+        assert stitched.dtype == torch.float32
+        np.testing.assert_allclose(stitched, F.interpolate(expected[None], size, mode="bilinear", align_corners=False)[0], atol=1e-5)
 
 
 def test_interpolation_by_hand():
     # two windows of two pixels on three: the one in the middle is in both
     assert interpolation(3, (0, 1), 2, 2, 3).tolist() == [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]]
-    # resized to one pixel, whose centre is the middle one's
+    # resized to one pixel, whose centre is that of the middle one
     assert interpolation(3, (0, 1), 2, 2, 1).tolist() == [[0, 0.5, 0.5, 0]]
     # a window of four pixels out of two, of which the picture has three: the last is three quarters of the second
     assert interpolation(3, (0,), 4, 2, 3).tolist() == [[1, 0], [0.75, 0.25], [0.25, 0.75]]
-
-
-def test_stitched_windows_are_the_image_they_were_cut_from():
-    pixels = picture(32, 75)
-    windows, where = cut_windows(Image.fromarray(pixels), SETTINGS)
-    stitched = stitch(torch.from_numpy(windows).permute(0, 3, 1, 2).float(), where, 32, (32, 75)).rows()
-    np.testing.assert_allclose(stitched.permute(1, 2, 0).numpy(), pixels, atol=1e-3)
-
-
-# ---- labels
 
 
 @pytest.mark.parametrize("entries", [1, 7 * 75 * 3, 1 << 24])  # a row at a time, seven, all
@@ -124,28 +96,23 @@ def test_labels_made_a_few_rows_at_a_time_are_those_of_all_rows(monkeypatch, ent
     monkeypatch.setattr("ovseg.segmentation.windows.ENTRIES", entries)
     where = window_grid(32, 75, SETTINGS)
     scores = torch.randn(len(where.positions), 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    found = stitch(scores, where, 32, (50, 75))
-    torch.testing.assert_close(torch.cat([found.rows(slice(y, y + 1)) for y in range(50)], 1), found.rows())
-    assert torch.equal(found.labels(3.0, threshold), to_labels(found.rows(), 3.0, threshold))
+    stitched = stitch(scores, where, 32, (50, 75))
+    torch.testing.assert_close(torch.cat([stitched.rows(part) for part in stitched.parts()], 1), stitched.rows())
+    assert torch.equal(stitched.labels(3.0, threshold), to_labels(stitched.rows(), 3.0, threshold))
 
 
 def test_labels_by_hand():
     assert to_labels(torch.tensor([[[0.1, 0.9, -1.0]], [[0.2, 0.3, -2.0]], [[0.0, 0.8, -0.5]]])).tolist() == [[1, 0, 2]]
     # at scale ln 9 the softmax of cosines 1 and 0 is 9/10 and 1/10, that of 1/2 and 0 is 3/4 and 1/4
     scores = torch.tensor([[[1.0, 0.0, 0.0, 0.5]], [[0.0, 0.0, 1.0, 0.0]]])
-    assert to_labels(scores, math.log(9), 0.8).tolist() == [[1, 0, 2, 0]]
-    assert to_labels(scores, math.log(9), 0.7).tolist() == [[1, 0, 2, 1]]
-    assert to_labels(scores, math.log(9), 0.95).tolist() == [[0, 0, 0, 0]]
+    for threshold, expected in [(0.8, [1, 0, 2, 0]), (0.7, [1, 0, 2, 1]), (0.95, [0, 0, 0, 0])]:
+        assert to_labels(scores, math.log(9), threshold).tolist() == [expected]
     assert to_labels(torch.zeros(2, 1, 1), 20.0, 0.5).tolist() == [[1]]  # a score at the threshold is no background
+    shares = torch.tensor([[[0.7, 0.4, 0.1]], [[0.2, 0.5, 0.3]]])  # without a scale, they are compared as they are
+    assert to_labels(shares, None, 0.5).tolist() == [[1, 2, 0]] and to_labels(shares, None, 0.3, others=1).tolist() == [[1, 0, 0]]
 
 
-def test_scores_that_are_shares_already_are_compared_with_the_threshold_as_they_are():
-    found = torch.tensor([[[0.7, 0.4, 0.1]], [[0.2, 0.5, 0.3]]])
-    assert to_labels(found, None, 0.5).tolist() == [[1, 2, 0]] and to_labels(found, None, 0.71).tolist() == [[0, 0, 0]]
-    assert to_labels(found, None, 0.3, others=1).tolist() == [[1, 0, 0]]
-
-
-def test_others_by_hand():
+def test_labels_with_others_by_hand():
     """Scores of one class, then of two others, in four pixels; softmax by hand."""
     scores = torch.tensor([[[2.0, 1.0, 2.0, 0.0]], [[0.0, 2.0, 1.5, 0.0]], [[0.0, 0.0, 1.5, 0.0]]])
     assert to_labels(scores, others=2).tolist() == [[1, 0, 1, 1]]  # the best; of equals the class that was named
@@ -153,4 +120,3 @@ def test_others_by_hand():
     for threshold, expected in [(0.0, [1, 0, 1, 1]), (0.4, [1, 0, 1, 0]), (0.5, [1, 0, 0, 0]), (0.8, [0, 0, 0, 0])]:
         assert to_labels(scores, 1.0, threshold, others=2).tolist() == [expected]
     assert to_labels(scores, 1.0, 0.0).tolist() == [[1, 2, 1, 1]]  # the same scores, of three classes
-    assert to_labels(scores, 1.0, 0.0, others=1).tolist() == [[1, 2, 1, 1]]

@@ -1,0 +1,223 @@
+"""Published models: what is written and read again, what a card says, what is refused. A folder stands in for the Hub."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import errors, hub_mixin
+from tiny import TINY, P, changed, picture
+
+from ovseg import Segmenter
+from ovseg.methods.decoder import Decoder
+from ovseg.segmentation import hub
+from ovseg.world import pretraining
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RESULT = {
+    "run": "default",
+    "miou": {"things": {"pixel": 20.0}, "scenes": {"pixel": 41.5}},
+    "thresholds": {"things": 0.45},
+    "classes": [["things", "a4" * 32], ["scenes", "b7" * 32]],
+    "versions": [["python", "3.11.9"], ["torch", "2.15.0"]],
+    "weights": 74114,
+    "parameters": [
+        ["clip.model", "local-dir:models/clip"],
+        ["clip.pretrained", None],
+        ["mgca.k", 0.06],
+        ["tcl.tau", 0.07],
+        ["train.method", "mgca"],
+        ["segment.templates", ["a {}."]],
+    ],
+    "seeds": [{"miou": {"things": {"pixel": things}, "scenes": {"pixel": scenes}}} for things, scenes in ((10.0, 41.0), (30.0, 42.0))],
+    "data": {"pairs": 5120, "captions": 3543, "rendered": True},
+}
+PHOTOS = {"data": {"pairs": 7, "captions": 3, "rendered": False}}
+WRITTEN = ["README.md", "clip/open_clip_config.json", "clip/open_clip_model.safetensors", "config.json", "seeds/0/decoder.safetensors"]
+WRITTEN += ["seeds/1/decoder.safetensors", "segmenter.json"]
+
+
+@pytest.fixture
+def project(clip, decoder, tmp_path, monkeypatch):
+    """A project with models/default at two seeds, its result and models/clip; it is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    pretraining.save_clip(clip.clip, TINY, "models/clip")
+    own = {"model": "local-dir:models/clip", "pretrained": None}
+    Segmenter(clip, decoder, changed()).save_settings("models/default", P.clip.model_copy(update=own))
+    decoder.save("models/default/seeds/0")
+    Decoder(clip.width).save("models/default/seeds/1")
+    Path("models/default/seeds/0/history.csv").write_text("step\n")
+    write_result()
+    return tmp_path
+
+
+def write_result(parameters=(), **changes):
+    values = dict(RESULT["parameters"]) | dict(parameters)
+    Path("models/default/result.json").write_text(json.dumps(RESULT | changes | {"parameters": list(values.items())}))
+
+
+def card():
+    shutil.rmtree("out", ignore_errors=True)
+    hub.write_model("models/default", "out", "me/small")
+    return Path("out/README.md").read_text(encoding="utf-8")
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def scores(segmenter):
+    return segmenter.segment(picture(33, 40), ["cat", "sofa"]).scores
+
+
+def test_a_saved_model_opens_elsewhere_with_its_clip_and_every_seed(project, tmp_path_factory, monkeypatch):
+    expected = [scores(Segmenter.load("models/default", "cpu", seed)) for seed in (0, 1)]
+    Segmenter.load("models/default", "cpu").save_pretrained("handed/on")
+    assert files("handed/on") == WRITTEN and 'from_pretrained("handed/on")' in Path("handed/on/README.md").read_text()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.move("handed/on", elsewhere / "model")
+    monkeypatch.chdir(elsewhere)
+    shutil.rmtree(project)
+    for seed in (0, 1):
+        assert np.array_equal(scores(Segmenter.from_pretrained("model", device="cpu", seed=seed)), expected[seed])
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3
+
+
+def test_a_model_pushed_to_the_hub_is_the_one_that_others_open(project, monkeypatch):
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, private=None, exist_ok=False):
+            Path("remote", repo_id).mkdir(parents=True)
+            Path("remote", repo_id, ".private").write_text(str(private))
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, repo_id, folder_path, **options):
+            shutil.copytree(folder_path, Path("remote", repo_id), dirs_exist_ok=True)
+            return type("Commit", (), {"commit_url": f"hub/{repo_id}/commit/1"})
+
+    def snapshot_download(repo_id, revision, allow_patterns):
+        def ignored(folder, names):
+            return [name for name in names if Path(folder, name).is_file() and not any(Path(name).match(kind) for kind in allow_patterns)]
+
+        return shutil.copytree(f"remote/{repo_id}", f"cache/{revision}", ignore=ignored)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(hub_mixin, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    segmenter = Segmenter.load("models/default", "cpu")
+    segmenter.push_to_hub("me/small", private=True)
+    assert files("remote/me/small") == [".private", *WRITTEN] and Path("remote/me/small/.private").read_text() == "True"
+    assert card() == Path("remote/me/small/README.md").read_text() and hub.push("out", "me/other") == "hub/me/other/commit/1"
+    assert files("remote/me/other") == [".private", *WRITTEN] and 'from_pretrained("me/small")' in card()
+    for name in ("setup.py", "clip/tokenizer.pkl", "seeds/0/decoder.bin"):  # only safetensors, JSON and text are downloaded
+        Path("remote/me/small", name).write_text("raise SystemExit")
+    assert np.array_equal(scores(Segmenter.from_pretrained("me/small", revision="v1", device="cpu")), scores(segmenter))
+    assert files("cache/v1") == WRITTEN
+
+
+def test_a_card_states_results_data_and_limits(project):
+    front, text = card().removeprefix("---\n").split("---\n", 1)
+    assert yaml.safe_load(front)["license"] == "mit" and yaml.safe_load(front)["pipeline_tag"] == "image-segmentation"
+    for line in (
+        "# small",
+        "5,120 image-text pairs, 3,543 different captions: rendered scenes",
+        "| things      | pixel  | 20.0 ± 14.1 (2) |",  # of 10 and 30
+        "| scenes      | pixel  | 41.5 ± 0.7 (2)  |",
+        "0.45 on `things`",
+        "- `mgca.k`: 0.06",
+        "python 3.11.9, torch 2.15.0",
+        "things `a4a4a4a4a4a4a4a4…`",
+        "A decoder of 74,114 weights, trained by the method `mgca`",
+        "no label map was seen in training",
+        "of no use on photographs",
+    ):
+        assert line in text, line
+    assert "`tcl.tau`" not in text and "templates" not in text  # of another method; of many lines
+
+
+def test_a_card_tells_other_clips_data_and_methods_apart(project):
+    write_result({"clip.model": "ViT-B-16", "clip.pretrained": "openai"}, **PHOTOS)
+    assert "cartoon" not in card() and "`ViT-B-16 (openai)`" in card() and "license: other" in card()
+    write_result(**PHOTOS)
+    assert "of no use on photographs" in card() and "rendered scenes, with" not in card() and "license: other" in card()
+    write_result({"train.method": "supervised"}, data=None, thresholds={})
+    assert "It was trained on label maps" in card() and "no label map was seen" not in card() and "No benchmark has a background" in card()
+
+
+def refused(kind, message):
+    with pytest.raises(kind, match=message):
+        hub.write_model("models/default", "out")
+    assert not Path("out").exists()
+
+
+def test_a_model_that_cannot_be_published_is_named_and_nothing_is_written(project):
+    with pytest.raises(FileExistsError, match="models exists already and is not empty"):
+        hub.write_model("models/default", "models")
+    file = Path("models/default/result.json")
+    file.write_text(json.dumps({key: value for key, value in RESULT.items() if key != "data"}))  # as an earlier version wrote it
+    refused(ValueError, "models/default/result.json lacks 'data': evaluate the model again")
+    file.unlink()
+    refused(FileNotFoundError, "models/default holds no result.json")
+    write_result()
+    Path("models/clip/open_clip_model.bin").write_bytes(b"")
+    refused(ValueError, "open_clip_model.bin would be unpickled")
+    shutil.rmtree("models/clip")
+    refused(FileNotFoundError, "clip, the CLIP of models/default, does not exist")
+
+
+def test_a_segmenter_made_in_memory_cannot_be_saved(clip, decoder, tmp_path):
+    with pytest.raises(ValueError, match="only a segmenter that Segmenter.load opened"):
+        Segmenter(clip, decoder, changed()).save_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("error", [errors.HFValidationError("no\nnet"), errors.LocalEntryNotFoundError("no\nnet")])
+def test_an_unknown_name_is_a_one_line_error(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(FileNotFoundError, match="me/absent: no such folder, and no download from the Hub: no net"):
+        Segmenter.from_pretrained("me/absent")
+    with pytest.raises(FileNotFoundError, match="holds no segmenter.json"):
+        Segmenter.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "model, pretrained, message",
+    [
+        ("local-dir:../clip", None, "must be a name of open_clip or local-dir:clip"),
+        ("local-dir:/etc", None, "must be a name of open_clip or local-dir:clip"),
+        ("hf-hub:you/other", None, "must be a name of open_clip"),
+        ("ViT-B-16", "weights.pt", "must be a tag of open_clip"),
+        ("ViT-B-16", "clip/weights", "must be a tag of open_clip"),
+    ],
+)
+def test_a_published_model_may_not_name_files_outside_or_pickles(tmp_path, model, pretrained, message):
+    (tmp_path / "segmenter.json").write_text(json.dumps({"clip": {"model": model, "pretrained": pretrained}}))
+    with pytest.raises(ValueError, match=message):
+        Segmenter.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("deep/weights.bin", ""),
+        ("tokenizer_config.json", '{"auto_map": {}}'),
+        ("more.json", '{"text_cfg": {"tokenizer_kwargs": {"trust\\u005fremote_code": true}}}'),  # an escaped underscore
+        ("open_clip_config.json", '{"model_cfg": {"vision_cfg": {"timm_model_name": "hf-hub\\u003ax"}}}'),
+    ],
+)
+def test_a_published_clip_that_would_run_code_is_refused(tmp_path, file, content):
+    (tmp_path / "segmenter.json").write_text('{"clip": {"model": "local-dir:clip", "pretrained": null}}')
+    (tmp_path / "clip" / file).parent.mkdir(parents=True)
+    (tmp_path / "clip" / "tokenizer.json").write_text('{"timm_model_name": "vit_base"}')  # is allowed
+    assert hub.fetch(tmp_path) == tmp_path
+    (tmp_path / "clip" / file).write_text(content)
+    with pytest.raises(ValueError, match=f"{Path(file).name} (would be unpickled|holds .*: a CLIP must fetch no code)"):
+        hub.fetch(tmp_path)
