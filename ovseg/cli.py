@@ -142,8 +142,8 @@ def evaluate(folder, threshold, model, seed, device, file, force):
     from tabulate import tabulate
 
     from .benchmarks.datasets import FolderBenchmark
-    from .data.files import write_whole
     from .benchmarks.evaluation import evaluate_folder
+    from .data.files import write_whole
 
     if file and file.exists() and not force:
         raise ValueError(f"{file} exists already; --force replaces it")

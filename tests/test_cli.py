@@ -15,8 +15,8 @@ from PIL import Image
 from tiny import TINY, P, changed, picture
 
 from ovseg import Segmenter, cli
-from ovseg.study import figures, pictures
 from ovseg.segmentation import hub
+from ovseg.study import figures, pictures
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..clip.encode import as_tensor, open_cached
-from ..segmentation.windows import cut_windows, window_grid
+from ..segmentation.windows import cut_windows, raw_labels, window_grid
 from . import datasets
 from .miou import MeanIoU, mean
 
@@ -30,10 +30,14 @@ class Encoded:
     windows: np.ndarray | None
     threshold: float | None = None
 
+    def background_threshold(self, segmenter):
+        """The softmax score below which a pixel is background; None without background."""
+        threshold = segmenter.settings.threshold if self.threshold is None else self.threshold
+        return threshold if self.benchmark.background else None
+
     def labels(self, scores, segmenter):
         """The label map of Scores on this benchmark."""
-        threshold = segmenter.settings.threshold if self.threshold is None else self.threshold
-        return scores.labels(segmenter.scale, threshold if self.benchmark.background else None)
+        return scores.labels(segmenter.scale, self.background_threshold(segmenter))
 
 
 def open_suite(p, folder="data/features/benchmarks"):
@@ -144,14 +148,16 @@ def at_quantiles(segmenter, encoded, quantiles, pictures=200):
     return list(dict.fromkeys(int(order[round(q * (len(order) - 1))]) for q in quantiles))
 
 
-def examples(segmenters, encoded, wanted):
-    """Pictures to show: a list of [PIL image, truth, label map of each segmenter] for the indices in wanted, in that order.
+def examples(segmenters, encoded, wanted, raw=False):
+    """Pictures to show: {index: [PIL image, truth, label map of each segmenter]} for the indices in wanted, in that order.
 
+    raw: put the first segmenter's label map before windows are averaged and interpolated in front of the others (windows.raw_labels).
     Indices beyond the last picture are left out; if none is left, the first picture is used.
     """
-    rows = {}
-    wanted = [index for index in wanted if index < len(encoded.benchmark)] or [0]
+    rows, wanted = {}, [index for index in wanted if index < len(encoded.benchmark)] or [0]
     for index, (image, (truth,), scores) in zip(sorted(set(wanted)), score_pictures([encoded], segmenters, wanted), strict=False):
         labels = [encoded.labels(score, segmenter) for segmenter, (score,) in zip(segmenters, scores, strict=True)]
-        rows[index] = [image, truth, *(of_segmenter.cpu().numpy() for of_segmenter in labels)]
-    return [rows[index] for index in wanted]
+        if raw:
+            labels = [raw_labels(scores[0][0], segmenters[0].scale, encoded.background_threshold(segmenters[0])), *labels]
+        rows[index] = [image, truth, *(label_map.cpu().numpy() for label_map in labels)]
+    return {index: rows[index] for index in wanted}

@@ -13,9 +13,8 @@ from statistics import mean, stdev
 import huggingface_hub
 from tabulate import tabulate
 
-from ..schema import LOCAL
+from ..schema import LOCAL, PRETRAINED_CLIP
 
-PRETRAINED_CLIP = f"{LOCAL}models/clip"  # clip.model of the CLIP that this repository pretrains
 PUBLISHED_CLIP = f"{LOCAL}clip"  # clip.model of a published model whose CLIP was a local folder
 FILES = ["*.json", "*.safetensors", "*.txt", "*.md"]
 CODE = ("trust_remote_code", "auto_map", "hf_model_name")  # keys of a CLIP's JSON that would fetch a model or code

@@ -124,6 +124,15 @@ def to_labels(scores, scale=None, threshold=None, others=0):
     return torch.where((best < threshold) | (label > len(scores) - others), 0, label)
 
 
+def raw_labels(scores, scale=None, threshold=None):
+    """The label map (H, W) that gives each pixel the label of the embedding it lies in; where windows overlap, the first window's.
+
+    scores: Scores. scale, threshold: see `to_labels`.
+    """
+    row, column = ((weights * 1000).round().max(1).indices for weights in (scores.down, scores.across))  # ties are ties after rounding
+    return to_labels(scores.mosaic[:, row][:, :, column], scale, threshold)
+
+
 def foreground(scores, scale):
     """Probability of the best class, and 1 + its index, as 0 is the background. scores (C, H, W) -> two (H, W)."""
     best, label = probabilities(scores, scale).max(0)

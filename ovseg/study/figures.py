@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ..benchmarks.layouts import IGNORED
 from ..benchmarks.miou import MeanIoU, mean
-from ..segmentation.windows import BACKGROUND, to_labels
+from ..segmentation.windows import BACKGROUND
 
 SERIES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000"]  # Okabe and Ito, jfly.uni-koeln.de/color
 # Colours of the rendered world's classes. The first seven are Okabe and Ito's for classes; each later one was chosen to be furthest from
@@ -170,16 +170,6 @@ def miou(labels, truth, classes):
     iou.update(labels, truth)
     value = mean(iou.compute())
     return "" if value is None else f"mIoU {value:.1f}%"
-
-
-def raw_labels(scores, scale, threshold):
-    """The label map (H, W) that gives each pixel the label of the embedding it lies in; where windows overlap, the first window's.
-
-    scores: segmentation.windows.Scores. scale: the segmenter's. threshold: softmax score below which a pixel is background; None: no
-    background.
-    """
-    row, column = ((weights * 1000).round().max(1).indices for weights in (scores.down, scores.across))  # ties are ties after rounding
-    return to_labels(scores.mosaic[:, row][:, :, column], scale, threshold)
 
 
 def in_blocks(values, picture):

@@ -11,7 +11,6 @@ from tiny import SETTINGS, changed, reading
 from ovseg.benchmarks import evaluation
 from ovseg.benchmarks.datasets import FolderBenchmark
 from ovseg.benchmarks.evaluation import evaluate_folder, open_suite
-from ovseg.training.decoder import Decoder
 from ovseg.schema import Benchmark
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import cut_windows, to_labels

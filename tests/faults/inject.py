@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
+from ovseg.methods.batches import CachedImages  # noqa: E402
 from small import CPU, P, changed, data, stream, write_project  # noqa: E402
 
 from ovseg.clip import encoding, features  # noqa: E402
 from ovseg.data import files, shards  # noqa: E402
 from ovseg.methods import checkpoint, distributed, training  # noqa: E402
-from ovseg.methods.batches import CachedImages  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, BLOCKS, BATCH = 60, 5, 12, 2

@@ -12,8 +12,8 @@ from huggingface_hub import errors, hub_mixin
 from tiny import TINY, P, changed, picture
 
 from ovseg import Segmenter
-from ovseg.methods.decoder import Decoder
 from ovseg.segmentation import hub
+from ovseg.training.decoder import Decoder
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")

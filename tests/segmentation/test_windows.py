@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tiny import SETTINGS, bilinear, changed, picture
 
-from ovseg.segmentation.windows import WindowGrid, cut_windows, interpolation, stitch, to_labels, window_grid, window_starts
+from ovseg.segmentation.windows import WindowGrid, cut_windows, interpolation, raw_labels, stitch, to_labels, window_grid, window_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,3 +120,14 @@ def test_labels_with_others_by_hand():
     for threshold, expected in [(0.0, [1, 0, 1, 1]), (0.4, [1, 0, 1, 0]), (0.5, [1, 0, 0, 0]), (0.8, [0, 0, 0, 0])]:
         assert to_labels(scores, 1.0, threshold, others=2).tolist() == [expected]
     assert to_labels(scores, 1.0, 0.0).tolist() == [[1, 2, 1, 1]]  # the same scores, of three classes
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_raw_labels_are_those_of_the_embeddings_in_blocks(threshold):
+    """Two windows of 8 px with 4 x 4 embeddings, side by side without overlap: the label of each block of 2 x 2 px."""
+    cosines = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    scores = stitch(cosines, WindowGrid(8, 16, (0,), (0, 8)), 8, (8, 16))
+    share = torch.softmax(cosines, 1).numpy()
+    labels = share.argmax(1) if threshold is None else np.where(share.max(1) < threshold, 0, 1 + share.argmax(1))
+    expected = np.kron(np.concatenate(labels, 1), np.ones((2, 2), int))
+    assert np.array_equal(raw_labels(scores, 1.0, threshold), expected)

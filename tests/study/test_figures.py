@@ -7,10 +7,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 from matplotlib.colors import to_rgb
 
-from ovseg.segmentation.windows import WindowGrid, stitch
 from ovseg.study import figures
 from ovseg.world import scenes
 
@@ -89,17 +87,6 @@ def test_label_maps_carry_names_a_legend_and_their_miou():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["car"]
     assert [axis.get_xlabel() for axis in figure.axes] == ["picture 7", "", f"mIoU {100 * (296 / 396 + 1) / 3:.1f}%"]
     assert figures.miou(truth, np.full((20, 20), 255), ["sky", "car", "tree"]) == ""
-
-
-@pytest.mark.parametrize("threshold", [None, 0.5])
-def test_raw_labels_are_those_of_the_embeddings_in_blocks(threshold):
-    """Two windows of 8 px with 4 x 4 embeddings, side by side without overlap: the label of each block of 2 x 2 px."""
-    cosines = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    scores = stitch(cosines, WindowGrid(8, 16, (0,), (0, 8)), 8, (8, 16))
-    share = torch.softmax(cosines, 1).numpy()
-    labels = share.argmax(1) if threshold is None else np.where(share.max(1) < threshold, 0, 1 + share.argmax(1))
-    expected = np.kron(np.concatenate(labels, 1), np.ones((2, 2), int))
-    assert np.array_equal(figures.raw_labels(scores, 1.0, threshold), expected)
 
 
 def test_borders_and_masks_are_drawn_in_blocks():
