@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from pathlib import Path
+import sys
 
 import numpy as np
 import open_clip
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..data.files import code
-from . import dense
+from ..data.files import source_digest
+from . import attention, dense
 
 
 class FrozenCLIP(nn.Module):
@@ -65,9 +65,8 @@ class FrozenCLIP(nn.Module):
         """Hash of all that its features depend on, except inputs and mode: weights, architecture, positions, precision, code, versions
         and device type.
         """
-        about = [type(self.tower), self.positions, self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision]
-        about += [self.mean, self.std, torch.__version__, open_clip.__version__, self.device.type]
-        about += [code(*sorted(Path(__file__).parent.glob("*.py")))]
+        about = [self.positions, self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision, self.mean, self.std]
+        about += [torch.__version__, open_clip.__version__, self.device.type, source_digest(attention, dense, sys.modules[__name__])]
         digest = hashlib.sha256("\n".join(map(str, about)).encode())
         for name, tensor in self.clip.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
