@@ -1,12 +1,17 @@
 """Benchmark datasets, images with label maps and class names: in a folder, in shards, or one of layouts.py."""
 
+import hashlib
 import io
 import itertools
+import json
 from collections import Counter
 from pathlib import Path
 
+from PIL import Image
+
 from ..data import shards
-from ..data.images import read_image, read_label_map
+from ..data.files import checksum
+from ..data.images import label_map, rgb
 from ..segmentation.windows import BACKGROUND
 from .layouts import CLASSES, IGNORED, LAYOUTS
 
@@ -46,6 +51,18 @@ class BenchmarkBase:
         self.background = self.classes[0] == BACKGROUND
         self.named = self.classes[1:] if self.background else self.classes
 
+    @property
+    def fingerprint(self):
+        """A hash of the classes, the image names and sizes, the contents of label maps (or of shards), and the label extension."""
+        listing = [(path.name, path.stat().st_size) for path in map(Path, self.files)]
+        contents = [checksum(path) for path in self.label_files or self.files]
+        return hashlib.sha256(json.dumps([self.classes, listing, contents, self.label]).encode()).hexdigest()
+
+    @property
+    def contents(self):
+        """A hash of the contents of the images, in order (for shards: of the whole files)."""
+        return hashlib.sha256(json.dumps([checksum(path) for path in self.files]).encode()).hexdigest()
+
     def __len__(self):
         return len(self.files)
 
@@ -72,15 +89,16 @@ class BenchmarkBase:
         for index in range(0, len(self), step):
             image, labels = self.files[index], self.label_files[index]
             try:
-                yield self.keys[index], self._read(image, image, read_image), self._read(labels, labels, read_label_map)
+                yield self.keys[index], self._read(image, image, rgb), self._read(labels, labels, label_map)
             except ValueError as error:
                 failed(error)
 
-    def _read(self, file, where, read):
-        """read(file). Raises ValueError that names the location."""
+    def _read(self, file, where, convert):
+        """Open the image in a file and apply `convert` to it. Raises ValueError that names the location."""
         try:
-            return read(file)
-        except (OSError, ValueError) as error:
+            with Image.open(file) as image:
+                return convert(image)
+        except Exception as error:  # decoders raise whatever they like on broken bytes
             raise ValueError(f"benchmark {self.name}: {where}: {error}") from None
 
 
@@ -138,7 +156,7 @@ class ShardBenchmark(BenchmarkBase):
     def _decode(self, sample, where):
         if self.label not in sample:
             raise ValueError(f"benchmark {self.name}: {where} has no {self.label}")
-        labels = self._read(io.BytesIO(sample[self.label]), f"{where}: {self.label}", read_label_map)
+        labels = self._read(io.BytesIO(sample[self.label]), f"{where}: {self.label}", label_map)
         try:
             return sample["__key__"], shards.decode_image(sample), labels
         except shards.BadSample as bad:
