@@ -31,13 +31,14 @@ def encode_benchmarks(clip, benchmarks, segment, folder, modes):
             made_with["code"] = source_digest(datasets, images, resizing, shards, windows)
             made_with["pictures"] = digest(files_read(benchmark.files))
             encode_windows(clip, _windows(benchmark, segment), modes, segment.window // clip.patch, segment.batch, made_with, place)
-    arrays = [folder / benchmark.name / "classes" for benchmark in benchmarks] + [place / mode for place in places.values() for mode in modes]
-    wanted = {array.with_suffix(end) for array in arrays for end in (".npy", ".json")}
+    names = [benchmark.name for benchmark in benchmarks]
+    arrays = {folder / name / "classes" for name in names} | {place / mode for place in places.values() for mode in modes}
     for other in folder.iterdir():
-        if other.name not in {benchmark.name for benchmark in benchmarks}:
+        if other.name not in names:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
-    for other in set(folder.glob("*/*")) - wanted:
-        other.unlink()
+    for other in folder.glob("*/*"):
+        if other.with_suffix("") not in arrays:
+            other.unlink()
 
 
 def _windows(benchmark, segment):

@@ -50,18 +50,15 @@ class ArrayWriter:
         self.path, self.part, self.json = Path(path), Path(f"{path}.part"), Path(path).with_suffix(".json")
         self.row, self.dtype, self.made_with, self.saved = row, np.dtype(dtype), made_with, time.monotonic()
         record = json.loads(self.json.read_text()) if self.json.is_file() else {}
-        if record.get("made_with") != made_with or not (self.part.is_file() or self.path.is_file()):
-            delete(path)
-            record = {}
-        self.rows, self.complete = record.get("rows", 0), "sha256" in record
-        if self.complete:
-            if self.part.is_file():  # killed just before it was renamed
-                os.replace(self.part, self.path)
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.part, "r+b" if self.rows else "wb")
-        self._write_header()
-        self.file.seek(self.rows * math.prod(row) * self.dtype.itemsize, os.SEEK_CUR)
+        same = record.get("made_with") == made_with
+        self.complete = same and "sha256" in record and self.path.is_file()
+        self.rows = record["rows"] if self.complete or (same and self.part.is_file()) else 0
+        if not self.complete:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.unlink(missing_ok=True)
+            self.file = open(self.part, "r+b" if self.rows else "wb")
+            self._write_header()
+            self.file.seek(self.rows * math.prod(row) * self.dtype.itemsize, os.SEEK_CUR)
 
     def append(self, values):
         """Write the next rows. values: tensor (n, *row). Raises OSError with the path if the disk is full."""
@@ -80,9 +77,10 @@ class ArrayWriter:
         self._write_header()
         self._save()
         with open(self.part, "rb") as file:
-            self._save(sha256=hashlib.file_digest(file, "sha256").hexdigest())
-        self.file.close()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.replace(self.part, self.path)
+        self._save(sha256=digest)
+        self.file.close()
 
     def _write_header(self):
         self.file.seek(0)
@@ -95,12 +93,6 @@ class ArrayWriter:
         os.fsync(self.file.fileno())
         record = {"made_with": self.made_with, "rows": self.rows} | about
         write_whole(self.json, lambda part: part.write_text(json.dumps(record, indent=1) + "\n"))
-
-
-def delete(path):
-    """Delete an array, complete or not, and its JSON."""
-    for file in (Path(path), Path(f"{path}.part"), Path(path).with_suffix(".json")):
-        file.unlink(missing_ok=True)
 
 
 def files_read(paths):

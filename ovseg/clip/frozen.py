@@ -31,7 +31,7 @@ class FrozenCLIP(nn.Module):
         self.clip = clip.eval().requires_grad_(False)
         self.tower = dense.tower(clip.visual, positions)
         if self.tower is None:
-            raise ValueError("allowed are models whose image tower is open_clip's plain ViT with a class token, or SigLIP's")
+            raise ValueError("its image tower must be open_clip's plain ViT with a class token, or SigLIP's")
         dense.replace_attention(clip)
         if precision == "bfloat16":  # norms and embeddings stay in float32; open_clip's own conversion fails on SigLIP's texts
             for module in clip.modules():
@@ -94,10 +94,10 @@ class FrozenCLIP(nn.Module):
     def encode_modes(self, images, modes, mixing=None):
         """`encode_dense` in several modes, the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch) float32}."""
         if not set(modes) <= set(dense.DENSE_MODES):
-            raise ValueError(f"dense = {', '.join(modes)}: allowed are {', '.join(dense.DENSE_MODES)}")
+            raise ValueError(f"dense = {', '.join(modes)}: must be of {', '.join(dense.DENSE_MODES)}")
         height, width = images.shape[1:3]
         if height % self.patch or width % self.patch:
-            raise ValueError(f"images of {width}x{height}: allowed are multiples of CLIP's patch, {self.patch}")
+            raise ValueError(f"images of {width}x{height}: must be multiples of CLIP's patch, {self.patch}")
         with self._autocast():
             return dense.dense_features(self.tower, self.normalise(images), modes, mixing)
 
