@@ -1,4 +1,4 @@
-"""What holds for any input: losses, units, windows, mIoU, the text bank. Inputs are drawn by hypothesis, in each run the same."""
+"""What holds for any input: losses, units, windows, mIoU. Inputs are drawn by hypothesis, in each run the same."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import P, bank_of, changed
+from tiny import P, changed
 
 from ovseg.benchmarks.miou import MeanIoU, mean
 from ovseg.methods import mgca
@@ -177,28 +177,3 @@ def test_miou_lies_between_none_right_and_all_right(predicted, truth, order):
     )
     renamed = ious([order[p] for p in predicted], [order[t] if t != 255 else t for t in truth])
     assert renamed == {"abcde"[order[i]]: found["abcde"[i]] for i in range(5)}
-
-
-# ---- the text bank
-
-CAPTION = st.lists(st.sampled_from(["a cat", "a dog", "the sea", "running", "a cat and a dog", "quickly"]), min_size=1, max_size=7)
-
-
-@drawn
-@given(CAPTION, SEEDS, st.sampled_from([0.0, 0.5, 1.0]))
-def test_a_pair_draws_its_caption_or_a_prompt_of_its_nouns(captions, seed, probability):
-    templates = ["a photo of a {}.", "many {}."]
-    bank = bank_of(captions, templates)
-    assert len(bank) == len(captions) and len(set(bank.captions)) == len(bank.captions) and set(bank.captions) == set(captions)
-    ids = bank.draw(np.arange(len(bank)), np.random.default_rng(seed), probability)
-    names = ("cat", "dog", "sea")
-    for caption, text in zip(captions, [bank.texts[i] for i in ids], strict=True):
-        prompts = {template.format(name) for template in templates for name in names if name in caption.split()}
-        assert text in prompts | {caption}
-        assert text == caption or probability < 1
-        assert text in prompts or probability > 0 or not prompts
-    subjects, said = bank.subjects(np.arange(len(bank.texts))), {}
-    for index, (text, subject) in enumerate(zip(bank.texts, subjects, strict=True)):
-        prompt = index >= len(bank.captions)
-        said[index] = (prompt, next(name for name in names if name in text.replace(".", "").split()) if prompt else text)
-        assert all((subject == subjects[other]) == (said[other] == said[index]) for other in range(index))

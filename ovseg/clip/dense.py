@@ -64,13 +64,10 @@ def resized(positions, before, grid, how="size"):
     """
     if tuple(grid) == tuple(before):
         return positions
-    spatial = positions.float().unflatten(0, tuple(before)).permute(2, 0, 1)[None]
-    if how == "scale-factor":
-        factors = tuple((after + 0.1) / side for after, side in zip(grid, before, strict=True))
-        found = F.interpolate(spatial, scale_factor=factors, mode="bicubic", align_corners=False)
-    else:
-        found = F.interpolate(spatial, tuple(grid), mode="bicubic", align_corners=False)
-    return found[0].flatten(1).T
+    factors = tuple((after + 0.1) / side for after, side in zip(grid, before, strict=True))
+    target = {"scale_factor": factors} if how == "scale-factor" else {"size": tuple(grid)}
+    spatial = positions.float().unflatten(0, tuple(before)).permute(2, 0, 1)[None]  # 1, width, h, w
+    return F.interpolate(spatial, **target, mode="bicubic", align_corners=False)[0].flatten(1).T
 
 
 class ClassTokenTower:
@@ -171,7 +168,7 @@ def dense_features(tower, x, modes, mixing=None):
     grid = x.shape[2] // tower.patch, x.shape[3] // tower.patch
     at, source = mixing or (None, None)
     if at is not None and at > len(tower.blocks):
-        raise ValueError(f"mixing before block {at}: allowed are 0..{len(tower.blocks)}, the blocks of this CLIP")
+        raise ValueError(f"mixing before block {at}: must be between 0 and {len(tower.blocks)}, the last block of this CLIP")
     x = tower.embed(x)
     for index, block in enumerate(tower.blocks):
         x = block(mix_patches(x, source) if index == at else x)

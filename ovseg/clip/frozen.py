@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from pathlib import Path
+import sys
 
 import numpy as np
 import open_clip
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..data.files import code
-from . import dense
+from ..data.files import source_digest
+from . import attention, dense
 
 
 class FrozenCLIP(nn.Module):
@@ -31,7 +31,7 @@ class FrozenCLIP(nn.Module):
         self.clip = clip.eval().requires_grad_(False)
         self.tower = dense.tower(clip.visual, positions)
         if self.tower is None:
-            raise ValueError("allowed are models whose image tower is open_clip's plain ViT with a class token, or SigLIP's")
+            raise ValueError("its image tower must be open_clip's plain ViT with a class token, or SigLIP's")
         dense.replace_attention(clip)
         if precision == "bfloat16":  # norms and embeddings stay in float32; open_clip's own conversion fails on SigLIP's texts
             for module in clip.modules():
@@ -65,9 +65,8 @@ class FrozenCLIP(nn.Module):
         """Hash of all that its features depend on, except inputs and mode: weights, architecture, positions, precision, code, versions
         and device type.
         """
-        about = [type(self.tower), self.positions, self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision]
-        about += [self.mean, self.std, torch.__version__, open_clip.__version__, self.device.type]
-        about += [code(*sorted(Path(__file__).parent.glob("*.py")))]
+        about = [self.positions, self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision, self.mean, self.std]
+        about += [torch.__version__, open_clip.__version__, self.device.type, source_digest(attention, dense, sys.modules[__name__])]
         digest = hashlib.sha256("\n".join(map(str, about)).encode())
         for name, tensor in self.clip.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -95,10 +94,10 @@ class FrozenCLIP(nn.Module):
     def encode_modes(self, images, modes, mixing=None):
         """`encode_dense` in several modes, the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch) float32}."""
         if not set(modes) <= set(dense.DENSE_MODES):
-            raise ValueError(f"dense = {', '.join(modes)}: allowed are {', '.join(dense.DENSE_MODES)}")
+            raise ValueError(f"dense = {', '.join(modes)}: must be of {', '.join(dense.DENSE_MODES)}")
         height, width = images.shape[1:3]
         if height % self.patch or width % self.patch:
-            raise ValueError(f"images of {width}x{height}: allowed are multiples of CLIP's patch, {self.patch}")
+            raise ValueError(f"images of {width}x{height}: must be multiples of CLIP's patch, {self.patch}")
         with self._autocast():
             return dense.dense_features(self.tower, self.normalise(images), modes, mixing)
 

@@ -78,6 +78,3 @@ def center_crop(image, size, resample=Image.Resampling.BICUBIC):
     side = min(image.size)
     left, top = ((extent - side) / 2 for extent in image.size)
     return np.array(image.resize((size, size), resample, (left, top, left + side, top + side)))
-
-
-rgb, label_map = to_rgb, _stored_values  # until the branches are merged

@@ -9,26 +9,20 @@ import glob
 import io
 import itertools
 import json
-import multiprocessing
-import os
+import re
 import tarfile
-import threading
-import warnings
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import webdataset as wds
-from PIL import Image
 from tqdm import tqdm
 
-from .images import center_crop, rgb
+from .images import TooLarge, center_crop, decoded, to_rgb
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 CAPTIONS = ("txt", "caption", "text")
 MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
-MAX_PIXELS = 100_000_000  # larger images are rejected before decoding
 
 
 class BadSample(Exception):
@@ -55,18 +49,8 @@ class Report:
         bad = sum(self.skipped.values())
         return bad / max(1, bad + self.pairs)
 
-    @property
-    def samples(self):
-        """Number of samples found, usable or not."""
-        return self.pairs + sum(self.skipped.values()) - self.skipped["truncated tar"]
-
     def as_dict(self):
         return {"pairs": self.pairs, "skipped": dict(self.skipped), "repaired": dict(self.repaired)}
-
-    @classmethod
-    def of(cls, counts):
-        """Restore a report from the output of `as_dict`."""
-        return cls(counts["pairs"], Counter(counts["skipped"]), Counter(counts["repaired"]))
 
 
 def expand(spec):
@@ -77,52 +61,50 @@ def expand(spec):
     if spec and Path(spec).is_dir():
         spec = f"{glob.escape(str(spec))}/*.tar"
     parts = [str(spec)] if Path(spec).is_file() else wds.shardlists.expand_urls(str(spec))
-    found = {part: [part] if Path(part).is_file() else sorted(glob.glob(part)) for part in parts}
-    missing = [part for part, names in found.items() if not names]
-    if len(missing) == len(found):
+    matches = {part: [part] if Path(part).is_file() else sorted(glob.glob(part)) for part in parts}
+    missing = [part for part, names in matches.items() if not names]
+    if len(missing) == len(matches):
         raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars")
     if missing:
-        raise Incomplete(f"{len(missing)} of {len(found)} shards of {spec} do not exist, the first {missing[0]}")
-    return [name for names in found.values() for name in names]
+        raise Incomplete(f"{len(missing)} of {len(matches)} shards of {spec} do not exist, the first {missing[0]}")
+    return [name for names in matches.values() for name in names]
 
 
 def read_samples(path, report=None):
-    """Yield the raw samples of one shard, {"__key__": str, extension: bytes}.
+    """Yield the raw samples of one shard, {"__key__": str, "__url__": path, extension: bytes}.
 
     A truncated or broken tar ends early. If files or samples share a name, the first one is used. A report counts all three cases.
     """
-    report, twice = report or Report(), set()
+    report, repeated, seen = report or Report(), set(), set()
 
-    def judge(error):
-        if isinstance(error, ValueError) and "duplicate file name" in str(error):
-            twice.add(str(error.args[0]).split(".")[0])
-            return True  # continue with the next file
-        report.skipped["truncated tar"] += 1
-        return False  # what follows in a broken tar cannot be read
+    def skip_repeated(error):  # the only error of grouping: a second file of one name
+        repeated.add(str(error.args[0]).split(".")[0])
+        return True
 
-    broken, seen = report.skipped["truncated tar"], set()
-    for sample in wds.tariterators.tarfile_samples([{"url": str(path)}], handler=judge):
+    for sample in wds.tariterators.group_by_keys(_read_files(path, report), handler=skip_repeated):
         if sample["__key__"] in seen:  # its files are not contiguous in the tar
             report.skipped["key twice"] += 1
             continue
         seen.add(sample["__key__"])
         yield sample
-    report.skipped["file name twice"] += len(twice)
-    if report.skipped["truncated tar"] == broken and not _ends(path):
-        report.skipped["truncated tar"] += 1
-    report.skipped += Counter()  # drops kinds with a count of 0
+    if repeated:
+        report.skipped["file name twice"] += len(repeated)
 
 
-def _ends(path):
-    """Whether a tar is complete, i.e. only zeros follow its last member. tarfile mistakes a broken header for the end."""
+def _read_files(path, report):
+    """Yield the files of a tar, as webdataset's tar_file_iterator, but count a tar that is broken or does not end properly."""
     try:
         with tarfile.open(path) as tar:
-            tar.getmembers()
+            for member in tar:
+                if member.isreg() and not re.match("__[^/]*__($|/)", member.name):  # webdataset's own metadata
+                    yield {"fname": member.name, "data": tar.extractfile(member).read(), "__url__": str(path)}
+                tar.members = []  # which would grow
             tar.fileobj.seek(tar.offset)
-            rest = tar.fileobj.read()
-            return len(rest) >= tarfile.BLOCKSIZE and not any(rest)
-    except (tarfile.TarError, OSError, EOFError):
-        return False
+            rest = tar.fileobj.read()  # zeros, unless tarfile mistook a broken header for the end
+            if len(rest) < tarfile.BLOCKSIZE or any(rest):
+                raise tarfile.ReadError
+    except Exception:  # tarfile and decompressors raise many kinds of error on broken bytes
+        report.skipped["truncated tar"] += 1
 
 
 def decode(sample, report=None):
@@ -154,35 +136,25 @@ def _caption(sample):
 
 
 def decode_image(sample, repaired=None):
-    """Decode the image of a raw sample into an upright PIL RGB image. Raises BadSample."""
+    """Decode the image of a raw sample into an upright PIL RGB image. Raises BadSample. repaired: Counter of repairs by kind, added to."""
     data = next((sample[extension] for extension in IMAGES if extension in sample), None)
     if data is None:
         raise BadSample("no image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warnings of size and broken EXIF; both are handled below
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise BadSample("image too large")
-            if min(image.size) < MIN_SIDE:
-                raise BadSample("image too small")
-            image.load()
-            upright = rgb(image)
-    except Image.DecompressionBombError:
+        image, mode, turned = decoded(io.BytesIO(data), lambda image: (to_rgb(image), image.mode, image.getexif().get(0x0112, 1) != 1))
+    except TooLarge:
         raise BadSample("image too large") from None
-    except BadSample:
-        raise
-    except Exception:  # decoders raise many kinds of error on corrupt bytes
+    except (OSError, ValueError):
         raise BadSample("broken image") from None
+    if min(image.size) < MIN_SIDE:
+        raise BadSample("image too small")
     if repaired is not None:
-        if image.getexif().get(0x0112, 1) != 1:
-            repaired["rotated by EXIF"] += 1
-        if image.mode != "RGB":
-            repaired[f"{image.mode} to RGB"] += 1
-    return upright
+        repaired["rotated by EXIF"] += turned
+        repaired[f"{mode} to RGB"] += mode != "RGB"
+    return image
 
 
-def pairs(path, report):
+def read_pairs(path, report):
     """Yield the usable pairs of one shard: (key, PIL image, caption). Keys are unique across shards with different names."""
     for sample in read_samples(path, report):
         try:
@@ -194,24 +166,15 @@ def pairs(path, report):
         yield f"{Path(path).stem}/{sample['__key__']}", image, caption
 
 
-def first(paths, count, size):
+def first_images(paths, count, size):
     """The first `count` usable images, each cropped and resized by `center_crop`."""
-    found = (image for path in paths for _, image, _ in pairs(path, Report()))
-    return [center_crop(image, size) for image in itertools.islice(found, count)]
+    pairs = (pair for path in paths for pair in read_pairs(path, Report()))
+    return [center_crop(image, size) for _, image, _ in itertools.islice(pairs, count)]
 
 
 def parallel(function, items, label):
-    """Ordered map over worker processes, with a progress bar. Workers are spawned: forking a process with threads may hang."""
-    workers = min(len(items), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-        yield from tqdm(pool.map(function, items), label, len(items), mininterval=2)
+    """Ordered map over worker processes, with a progress bar. Raises an error if a worker is killed."""
+    import joblib  # only `prepare` needs it
 
-
-def _end_with_parent():
-    """Make this worker exit when its parent process is killed; otherwise it would wait for work forever."""
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    workers = joblib.Parallel(min(len(items), joblib.cpu_count()), return_as="generator")
+    yield from tqdm(workers(map(joblib.delayed(function), items)), label, len(items), mininterval=2)

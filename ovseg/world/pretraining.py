@@ -76,24 +76,11 @@ class Glimpses(nn.Module):
 
 
 def model_config(settings):
-    """The open_clip configuration of the compact model. settings: params.Pretrain."""
-    return {
-        "embed_dim": settings.embed_dim,
-        "vision_cfg": {
-            "image_size": settings.size,
-            "patch_size": settings.patch,
-            "width": settings.vision_width,
-            "layers": settings.vision_layers,
-            "head_width": 64,
-        },
-        "text_cfg": {
-            "context_length": CONTEXT,
-            "vocab_size": 49408,
-            "width": settings.text_width,
-            "heads": settings.text_width // 64,
-            "layers": settings.text_layers,
-        },
-    }
+    """The open_clip configuration of the compact model. settings: schema.Pretrain."""
+    vision = {"image_size": settings.size, "patch_size": settings.patch, "width": settings.vision_width, "layers": settings.vision_layers}
+    text = {"width": settings.text_width, "layers": settings.text_layers, "heads": settings.text_width // 64}
+    text |= {"context_length": CONTEXT, "vocab_size": 49408}
+    return {"embed_dim": settings.embed_dim, "vision_cfg": vision | {"head_width": 64}, "text_cfg": text}
 
 
 def fits(captions, texts):
@@ -101,12 +88,7 @@ def fits(captions, texts):
 
     captions, texts: the nouns of B captions and of B texts. Returns (B, B) bool, rows pictures, columns texts.
     """
-    words = {word: i for i, word in enumerate(sorted({word for named in (*captions, *texts) for word in named}))}
-    said, asked = torch.zeros(2, len(texts), len(words))
-    for row, caption, text in zip(range(len(texts)), captions, texts, strict=True):
-        said[row, [words[word] for word in caption]] = 1
-        asked[row, [words[word] for word in text]] = 1
-    return (1 - said) @ asked.T == 0
+    return torch.tensor([[set(text) <= set(caption) for text in texts] for caption in captions])
 
 
 def contrast(image, text, scale, fits):
@@ -130,7 +112,7 @@ def schedule(settings):
 def pretrain(settings, device="cpu", checkpoint=None):
     """Train the compact CLIP. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
 
-    settings: params.Pretrain. checkpoint: the path of a file to which the state is written a hundred times during training. A training
+    settings: schema.Pretrain. checkpoint: the path of a file to which the state is written a hundred times during training. A training
     with the same settings resumes from it, and on a CPU ends as if it had never stopped.
     """
     torch.manual_seed(settings.seed)
@@ -202,7 +184,7 @@ def restore_checkpoint(path, settings, model, optimiser):
 def zero_shot(clip, settings, pictures=400):
     """Image-level average precision of the world's classes on unseen pictures. Returns {class: AP in 0..1}.
 
-    clip: FrozenCLIP. settings: params.Pretrain. A class is present if it covers at least 1% of a picture.
+    clip: FrozenCLIP. settings: schema.Pretrain. A class is present if it covers at least 1% of a picture.
     """
     size = settings.size
     found = [scenes.render(settings.seed + 1, scenes.PRETRAIN, i, size, size, settings.max_things) for i in range(pictures)]
@@ -217,7 +199,7 @@ def zero_shot(clip, settings, pictures=400):
 def dense_miou(clip, settings, size, pictures=100):
     """Zero-shot IoU of the patch features (MaskCLIP) on calibration pictures, in percent. Returns MeanIoU.compute's {class: IoU}.
 
-    clip: FrozenCLIP. settings: params.Pretrain. size: pixels to which pictures are resized: CLIP's own size, or larger for more patches.
+    clip: FrozenCLIP. settings: schema.Pretrain. size: pixels to which pictures are resized: CLIP's own size, or larger for more patches.
     A pixel gets the class with the highest interpolated cosine with the patches around it.
     """
     classes = clip.embed_classes(scenes.CLASSES, settings.templates)

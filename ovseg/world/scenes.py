@@ -6,10 +6,10 @@ the web, captions omit some of the classes in the picture and sometimes name abs
 index) determines everything: the same three numbers give the same bytes.
 """
 
+import functools
 import io
 import json
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,11 @@ import webdataset as wds
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
-from ..data.files import checksum, code, write_whole
+from ..data.files import write_whole
 from ..data.shards import parallel
 
 TRAIN, BENCHMARK, PRETRAIN, CALIBRATION = 0, 1, 2, 3  # splits: no two share a picture
 PER_SHARD = 1024
-KEPT = Path("runs/scenes")  # records of what each shard was rendered from
 
 _YAML = YAML(typ="safe").load(Path(__file__).with_name("things.yaml").read_text())
 THINGS = {  # {name: [(shape, RGB, coordinates), ...]}, the parts in drawing order
@@ -213,30 +212,43 @@ def _file(array, kind, **options):
     return out.getvalue()
 
 
-def _write_shard(job):
-    """Write one shard of the rendered world unless it exists. job: (path, kept, settings as a dict, split, first index, last index + 1).
+def render_shards(settings, folder):
+    """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar, and the class lists things.txt and scenes.txt.
 
-    kept: the folder that records what each shard was rendered from, and the CRC-32 of its contents.
+    settings: schema.Scenes. The same settings give the same bytes. There are as many calibration pictures as benchmark pictures,
+    rendered in the same way; choices that need labels (calibration.py) are made on them. Train shards also hold label maps, for
+    inspection and for the supervised reference (methods/supervised.py); no other training reads them. Other shards in the folder are
+    deleted.
     """
-    path, kept, *about = job
-    versions = {name: metadata.version(name) for name in ("numpy", "pillow", "webdataset")}
-    about = [str(path.resolve()), *about, code(__file__, Path(__file__).with_name("things.yaml")), versions]
-    record = kept / f"{path.stem}.json"
-    if path.is_file() and record.is_file() and json.loads(record.read_text()) == [*about, checksum(path)]:
-        return
-    write_whole(path, lambda part: _render_shard(part, *job[2:]))
-    write_whole(record, lambda part: part.write_text(json.dumps([*about, checksum(path)])))
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("*.tar*"):
+        earlier.unlink()
+    shards = []
+    for split, name in ((TRAIN, "train"), (BENCHMARK, "benchmark"), (CALIBRATION, "calibration")):
+        count = settings.pairs if split == TRAIN else settings.pictures
+        for first in range(0, count, PER_SHARD):
+            shards.append((folder / f"{name}-{first // PER_SHARD:05d}.tar", split, range(first, min(first + PER_SHARD, count))))
+    list(parallel(functools.partial(_render_shard, settings), shards, "render scenes"))
+    (folder / "scenes.txt").write_text("\n".join(CLASSES) + "\n")
+    (folder / "things.txt").write_text("\n".join(("background", *THINGS)) + "\n")
 
 
-def _render_shard(part, s, split, first, last):
-    longer = s["size"] * 5 // 4
-    sizes = [(s["size"], s["size"])] if split == TRAIN else [(s["size"], longer), (longer, s["size"])]  # non-square, so that windows slide
-    with wds.TarWriter(str(part), encoder=False, mtime=0) as tar:
-        for index in range(first, last):
-            key = f"{index:08d}"
+def _render_shard(settings, shard):
+    """Write one shard. shard: (path, split, indices)."""
+    path, split, indices = shard
+    write_whole(path, lambda part: _write_tar(part, settings, split, indices))
+
+
+def _write_tar(path, s, split, indices):
+    longer = s.size * 5 // 4
+    sizes = [(s.size, s.size)] if split == TRAIN else [(s.size, longer), (longer, s.size)]  # non-square, so that windows slide
+    with wds.TarWriter(str(path), encoder=False, mtime=0) as tar:
+        for index in indices:
             height, width = sizes[index % len(sizes)]
-            scene = render(s["seed"], split, index, height, width, s["max_things"], s["omit"], s["omit_stuff"], s["invent"])
+            scene = render(s.seed, split, index, height, width, s.max_things, s.omit, s.omit_stuff, s.invent)
             things = np.where(scene.labels < len(THINGS), scene.labels + 1, 0).astype(np.uint8)
+            key = f"{index:08d}"
             about = {"key": key, "caption": scene.caption, "present": scene.present, "height": height, "width": width}
             tar.write(
                 {
@@ -248,26 +260,3 @@ def _render_shard(part, s, split, first, last):
                     "things.png": _file(things, "PNG"),  # indices into things.txt, where 0 is the background
                 }
             )
-
-
-def render_shards(settings, folder, kept=KEPT):
-    """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar, and the class lists things.txt and scenes.txt.
-
-    settings: params.Scenes. The same settings give the same bytes. There are as many calibration pictures as benchmark pictures,
-    rendered in the same way; choices that need labels (calibration.py) are made on them. Train shards also hold label maps, for
-    inspection and for the supervised reference (methods/supervised.py); no other training reads them. Shards already rendered in the
-    same way are kept, other shards in the folder are deleted. kept: the folder that records what each was rendered from.
-    """
-    folder, kept = Path(folder), Path(kept)
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for split, name in ((TRAIN, "train"), (BENCHMARK, "benchmark"), (CALIBRATION, "calibration")):
-        count = settings.pairs if split == TRAIN else settings.pictures
-        for first in range(0, count, PER_SHARD):
-            path = folder / f"{name}-{first // PER_SHARD:05d}.tar"
-            jobs.append((path, kept, settings.model_dump(exclude={"pairs", "pictures"}), split, first, min(first + PER_SHARD, count)))
-    for other in set(folder.glob("*.tar*")) - {path for path, *_ in jobs}:
-        other.unlink()
-    list(parallel(_write_shard, jobs, "render scenes"))
-    (folder / "scenes.txt").write_text("\n".join(CLASSES) + "\n")
-    (folder / "things.txt").write_text("\n".join(("background", *THINGS)) + "\n")

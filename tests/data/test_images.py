@@ -1,45 +1,117 @@
-"""Pictures of any mode as RGB: greys of more than eight bits by their range, EXIF rotations undone."""
+"""Reading of pictures and label maps: modes, EXIF, broken files; the centre crop."""
+
+import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg.data.images import rgb
+from ovseg.data import images
+from ovseg.data.images import center_crop, read_image, read_label_map, to_rgb
 
 RAMP = np.linspace(0, 1, 24).reshape(4, 6)
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+UPRIGHT = {  # what each EXIF orientation asks a viewer to do
+    **{1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1]},
+    **{5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a)},
+}
+
+
+def file_of(array, kind="PNG", **options):
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, kind, **options)
+    return io.BytesIO(out.getvalue())
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_pictures_are_read_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(read_image(file_of(PIXELS, exif=exif)), UPRIGHT[orientation](PIXELS))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_greys_are_scaled_from_the_bits_that_their_largest_value_needs(dtype, bits):
+def test_greys_are_scaled_from_the_bits_of_their_largest_value(dtype, bits):
     values = (RAMP * (2**bits - 1)).astype(np.int64)
-    image = Image.fromarray(values.astype(dtype))
-    assert image.mode in ("I;16", "I", "F")
-    found = np.asarray(rgb(image))
-    assert found.shape == (4, 6, 3) and np.array_equal(found[..., 0], values // 2 ** (bits - 8)) and (found == found[..., :1]).all()
+    rgb = np.asarray(to_rgb(Image.fromarray(values.astype(dtype))))
+    assert np.array_equal(rgb, np.stack([values // 2 ** (bits - 8)] * 3, -1))
 
 
-def test_floating_point_shares_are_scaled_to_eight_bits():
-    assert np.array_equal(np.asarray(rgb(Image.fromarray(RAMP.astype(np.float32))))[..., 0], np.round(RAMP.astype(np.float32) * 255))
-    assert (np.asarray(rgb(Image.fromarray(np.zeros((2, 2), np.float32)))) == 0).all()
+def test_floating_point_values_up_to_one_are_scaled():
+    assert np.array_equal(np.asarray(to_rgb(Image.fromarray(RAMP.astype(np.float32))))[..., 0], np.round(RAMP.astype(np.float32) * 255))
+    assert not np.asarray(to_rgb(Image.fromarray(np.zeros((2, 2), np.float32)))).any()
 
 
 @pytest.mark.parametrize("value", [-1, 65536, np.nan, np.inf])
-def test_greys_that_are_no_sixteen_bits_are_refused(value):
+def test_greys_outside_16_bits_are_rejected(value):
     kind = np.int32 if np.isfinite(value) else np.float32
-    with pytest.raises(ValueError, match="grey values of .*; allowed are 0 to 65535"):
-        rgb(Image.fromarray(np.array([[3, value]], kind)))
+    with pytest.raises(ValueError, match="grey values of .*: must be between 0 and 65535"):
+        to_rgb(Image.fromarray(np.array([[3, value]], kind)))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"])
-def test_any_other_mode_is_converted_as_pil_does(mode):
-    image = Image.fromarray((RAMP * 255).astype(np.uint8)).convert("RGB")
-    image = image.convert(mode) if mode not in ("LAB",) else Image.new("LAB", (6, 4))
-    assert np.array_equal(np.asarray(rgb(image)), np.asarray(image.convert("RGB")))
+def test_other_modes_are_converted_as_pillow_does():
+    image = Image.fromarray(PIXELS)
+    for other in (*(image.convert(mode) for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV")), Image.new("LAB", (6, 4))):
+        assert np.array_equal(np.asarray(to_rgb(other)), np.asarray(other.convert("RGB")))
 
 
-def test_an_exif_rotation_is_undone():
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    image = Image.fromarray(np.rot90(pixels))
-    image.getexif()[0x0112] = 6
-    assert np.array_equal(np.asarray(rgb(image)), pixels)
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert np.array_equal(read_image(tmp_path / "a.gif"), np.full((4, 4, 3), (255, 0, 0)))
+
+
+PNG, JPEG = (file_of(PIXELS[..., 0], kind).getvalue() for kind in ("PNG", "JPEG"))
+
+
+@pytest.mark.parametrize("read", [read_image, read_label_map])
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", PNG[:60], PNG[:-300], JPEG[:-300]], ids=range(5))
+def test_a_broken_picture_is_a_value_error_of_one_line(read, content):
+    with pytest.raises(ValueError, match="not a picture of a format that Pillow reads|cannot be decoded: ") as caught:
+        read(io.BytesIO(content))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_too_many_pixels_and_missing_files_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="absent.png"):
+        read_image(tmp_path / "absent.png")
+    with pytest.raises(IsADirectoryError):
+        read_image(tmp_path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 36)
+    assert read_image(file_of(PIXELS)).size == (36, 24)
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 36 - 1)
+    with pytest.raises(images.TooLarge, match="more than 0 million pixels: make it smaller"):
+        read_image(file_of(PIXELS))
+
+
+def test_label_maps_are_read_as_stored(tmp_path):
+    stored = np.array([[0, 7], [255, 3]], np.uint8)
+    palette = Image.fromarray(stored)
+    palette.putpalette(list(range(256)) * 3)
+    palette.save(tmp_path / "p.png")
+    for file in (file_of(stored), tmp_path / "p.png"):
+        assert np.array_equal(read_label_map(file), stored)
+    assert np.array_equal(read_label_map(file_of(stored.astype(np.uint16) * 200)), stored * 200.0)
+    for other in (PIXELS, PIXELS[..., 0] > 99):
+        with pytest.raises(ValueError, match="a label map of mode (RGB|1): must be a grey or palette image of 8 bits or more"):
+            read_label_map(file_of(other))
+
+
+@pytest.mark.parametrize("height, width, top, left", [(20, 34, 0, 7), (34, 20, 7, 0), (20, 20, 0, 0), (24, 20, 2, 0)])
+def test_a_crop_is_the_centre(height, width, top, left):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert np.array_equal(center_crop(Image.fromarray(pixels), 20), pixels[top : top + 20, left : left + 20])
+
+
+@pytest.mark.parametrize("height, width", [(20, 33), (41, 20), (35, 35), (17, 90), (8, 60000)])
+def test_a_resized_crop_is_symmetric(height, width):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    crop, turned = (center_crop(Image.fromarray(array), 20).astype(int) for array in (pixels, pixels[::-1, ::-1].copy()))
+    assert crop.shape == (20, 20, 3) and np.abs(crop - turned[::-1, ::-1]).max() <= 1
+
+
+def test_a_crop_of_labels_invents_no_label():
+    labels = np.random.default_rng(0).choice([0, 9, 255], (30, 42)).astype(np.uint8)
+    crop = center_crop(Image.fromarray(labels), 10, Image.Resampling.NEAREST)
+    assert np.array_equal(crop, labels[1::3, 7:36:3])  # the middle of each 3x3 cell of the columns 6 to 35

@@ -1,0 +1,122 @@
+"""Arrays of encoded texts and images: their rows, what is kept over runs, and kill -9."""
+
+import hashlib
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+from tiny import P
+
+from ovseg.clip import encode
+from ovseg.clip.encode import ArrayWriter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS = P.clip.model_copy(update={"image_size": 32, "batch": 2})
+IMAGES = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+KEYS = [f"s/{n}" for n in range(5)] + [f"t/{n}" for n in range(5, 9)]  # in batches of 2, one lies in both shards
+
+
+@pytest.fixture
+def paths(tmp_path):
+    for name, rows in (("s", range(5)), ("t", range(5, 9))):
+        with wds.TarWriter(str(tmp_path / f"{name}.tar")) as tar:
+            for row in rows:
+                tar.write({"__key__": str(row), "png": IMAGES[row], "txt": "a cat"})
+    return [tmp_path / "s.tar", tmp_path / "t.tar"]
+
+
+class Counting:
+    """A CLIP that counts its batches, and is killed by SIGKILL before batch `at`."""
+
+    def __init__(self, clip, at=None):
+        self.clip, self.at, self.batches = clip, at, 0
+
+    def __getattr__(self, name):
+        def encode(inputs):
+            if self.batches == self.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.batches += 1
+            return getattr(self.clip, name)(inputs)
+
+        return encode if name in ("encode_dense", "encode_text") else getattr(self.clip, name)
+
+
+def encode_all(clip, paths, folder, at=None, settings=SETTINGS, keys=KEYS):
+    """Encode pairs and texts; returns the number of batches."""
+    counting = Counting(clip, at)
+    encode.encode_pairs(counting, paths, keys, settings, folder)
+    encode.encode_texts(counting, ["a cat", "the sea"], folder)
+    return counting.batches
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_each_image_and_text_has_its_row(clip, paths, tmp_path):
+    assert encode_all(clip, paths, tmp_path / "cache") == 6
+    pairs, texts = (encode.open_cached(tmp_path / f"cache/{name}.npy") for name in ("pairs", "texts"))
+    expected = [clip.encode_dense(IMAGES[row : row + 2]) for row in range(0, 9, 2)]
+    assert np.array_equal(pairs, torch.cat(expected).numpy().astype(np.float16))  # batch by batch, to the last bit
+    assert np.array_equal(texts, clip.encode_text(["a cat", "the sea"]).numpy().astype(np.float16))
+    np.testing.assert_array_equal(encode.as_tensor(pairs[3:4]), pairs[3:4].astype(np.float32))
+    for name, array in (("pairs", pairs), ("texts", texts)):
+        about = json.loads((tmp_path / f"cache/{name}.json").read_text())
+        assert about["rows"] == len(array) and about["made_with"]["clip"] == clip.fingerprint
+        assert about["sha256"] == hashlib.sha256((tmp_path / f"cache/{name}.npy").read_bytes()).hexdigest()
+        np.save(tmp_path / "plain.npy", array)
+        assert (tmp_path / "plain.npy").read_bytes() == (tmp_path / f"cache/{name}.npy").read_bytes()
+    assert encode.open_cached(tmp_path / "absent.npy") is None
+
+
+def test_an_encoding_killed_at_any_batch_resumes_with_the_same_bytes(clip, paths, tmp_path, monkeypatch):
+    encode_all(clip, paths, tmp_path / "whole")
+    for seconds, at, left in ((0, 0, 6), (0, 1, 5), (0, 4, 2), (0, 5, 1), (9, 3, 6)):  # with 9 seconds, no rows are recorded before
+        monkeypatch.setattr(encode, "SECONDS", seconds)
+        folder = tmp_path / f"{seconds}-{at}"
+        if not (child := os.fork()):
+            encode_all(clip, paths, folder, at)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert (folder / "pairs.npy").exists() == (at == 5)
+        assert encode_all(clip, paths, folder) == left and contents(folder) == contents(tmp_path / "whole")
+
+
+def test_shards_whose_rows_are_finished_are_not_read_again(paths, tmp_path):
+    paths[0].unlink()
+    assert [np.array_equal(image, IMAGES[row]) for row, image in enumerate(encode._pictures(paths, KEYS, 5), 5)] == [True] * 4
+
+
+def test_arrays_are_kept_until_what_they_depend_on_changes(clip, paths, tmp_path):
+    encode_all(clip, paths, tmp_path / "cache")
+    assert encode_all(clip, paths, tmp_path / "cache") == 0
+    os.utime(paths[0], (1, 1))
+    for changed in ({}, {"batch": 3}, {"image_size": 16}):
+        settings, other = SETTINGS.model_copy(update=changed), tmp_path / f"{changed}"
+        assert encode_all(clip, paths, tmp_path / "cache", settings=settings) == encode_all(clip, paths, other, settings=settings) - 1
+        assert contents(tmp_path / "cache") == contents(other)  # the texts were kept
+    (tmp_path / "cache/pairs.npy").unlink()
+    assert encode_all(clip, paths, tmp_path / "cache", settings=settings) == 5
+
+
+@pytest.mark.parametrize("keys, named", [("0124", "s/4"), ("012345", "s/5"), ("0123", "s/4"), ("1234", "s/1")])
+def test_shards_that_have_changed_are_an_error(clip, paths, tmp_path, keys, named):
+    with pytest.raises(ValueError, match=f"{named}: the shards have changed since `prepare` read them; run it again"):
+        encode_all(clip, paths[:1], tmp_path / "cache", keys=[f"s/{key}" for key in keys])
+
+
+def test_pairs_of_a_shard_that_is_not_given_are_an_error(clip, paths, tmp_path):
+    with pytest.raises(ValueError, match="t/5: the shards have changed"):
+        encode_all(clip, paths[:1], tmp_path / "cache")
+
+
+def test_a_full_disk_names_the_array(tmp_path):
+    writer = ArrayWriter(tmp_path / "x.npy", (100_000,), {})
+    writer.file = open("/dev/full", "wb")
+    with pytest.raises(OSError, match=r"No space left on device: '.*x\.npy'"):
+        writer.append(torch.ones(1, 100_000))
