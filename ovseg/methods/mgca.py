@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
 
-from ..clip import features
+from ..clip.encode import as_tensor
 from ..schema import Positive, Section, Share
 from ..training.distributed import World
 from ..training.objectives import BaseObjective, info_nce, negatives
@@ -116,6 +116,6 @@ def explain(decoder, pairs, p, count=16):
     drawn = bank.draw(np.arange(min(count, len(bank))), np.random.default_rng(0), caption_probability=0.0)
     pixels = decoder(pairs.images.first(len(drawn), "cpu").cpu())  # B, d, h, w
     negative = negatives(torch.from_numpy(bank.subjects(drawn)), p.train.mask_equal_texts)
-    selected = correspondences(pixels.flatten(2).transpose(1, 2), features.as_tensor(pairs.texts[drawn]), negative, p.mgca)
+    selected = correspondences(pixels.flatten(2).transpose(1, 2), as_tensor(pairs.texts[drawn]), negative, p.mgca)
     maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in selected.items()}
     return [bank.texts[i] for i in drawn], maps

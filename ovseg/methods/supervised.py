@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..data import shards
-from ..data.images import label_map
+from ..data.images import center_crop, read_label_map
 from ..schema import Positive, Section
 from ..training.objectives import BaseObjective
 
@@ -64,12 +64,9 @@ class Source(NamedTuple):
         if self.extension not in sample:
             raise ValueError(f"{key} has no {self.extension}: supervised.labels has to name label maps that all training pairs have")
         try:
-            with Image.open(io.BytesIO(sample[self.extension])) as image:
-                label_map(image)  # raises if the image holds no indices
-                side = min(image.size)
-                left, top = ((extent - side) / 2 for extent in image.size)
-                labels = np.array(image.resize((size, size), Image.Resampling.NEAREST, (left, top, left + side, top + side)))
-        except Exception as error:  # decoders raise many kinds of error on corrupt bytes
+            stored = read_label_map(io.BytesIO(sample[self.extension]))
+            labels = center_crop(Image.fromarray(stored), size, Image.Resampling.NEAREST)
+        except ValueError as error:
             raise ValueError(f"{key}: {self.extension}: {error}") from None
         highest = labels.max(where=labels != IGNORED, initial=0)
         if highest >= classes + self.background:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import webdataset as wds
 
-from ..clip import features
+from ..clip import encode
 from ..data import captions, preparation, shards
 from ..data.images import center_crop
 from . import distributed
@@ -30,7 +30,7 @@ class CachedImages:
 
     def first(self, count, device):
         """Dense features of the first `count` pairs, (count, d, h, w)."""
-        return features.as_tensor(self.array[:count], device)
+        return encode.as_tensor(self.array[:count], device)
 
     def batches(self, batch):
         """Number of batches per epoch."""
@@ -42,7 +42,7 @@ class CachedImages:
         own = distributed.joined().share(batch)
         for index in range(skip, self.batches(batch)):
             rows = order[index * batch : (index + 1) * batch]
-            yield rows, features.as_tensor(self.array[rows[own]], device), None
+            yield rows, encode.as_tensor(self.array[rows[own]], device), None
 
 
 @dataclass
@@ -57,7 +57,7 @@ class StreamedImages:
 
     def first(self, count, device):
         """See CachedImages.first."""
-        return self.clip.encode_dense(np.stack(shards.first(self.paths, count, self.size)))
+        return self.clip.encode_dense(np.stack(shards.first_images(self.paths, count, self.size)))
 
     def batches(self, batch):
         """Number of batches per epoch, limited by the process whose shards hold the fewest pairs."""
@@ -94,7 +94,7 @@ def _decoded(samples, rows_of, size):
     for sample in samples:
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
         if key in rows_of:
-            yield rows_of[key], center_crop(shards.decode(sample)[0], size)
+            yield rows_of[key], center_crop(shards.decode_image(sample), size)
 
 
 class Pairs(NamedTuple):
@@ -110,7 +110,7 @@ class Pairs(NamedTuple):
 def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
     """Open the output of `prepare` and `encode` as Pairs: features if `encode` kept them, else images, decoded by `workers` processes."""
     prepared, cache = Path(prepared), Path(cache)
-    paths, array = preparation.load_paths(prepared), features.open_cached(cache / "pairs.npy")
+    paths, array = preparation.load_paths(prepared), encode.open_cached(cache / "pairs.npy")
     made_of = {"texts": json.loads((cache / "texts.json").read_text())["sha256"]}
     if array is not None:
         images = CachedImages(array)
@@ -122,4 +122,4 @@ def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/feat
         images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
         made_of["images"] = hashlib.sha256("\n".join(keys).encode()).hexdigest()
         made_of["clip"] = clip.model_dump(exclude={"batch", "cache_images"})
-    return Pairs(images, captions.TextBank.load(prepared), features.open_cached(cache / "texts.npy"), paths, made_of)
+    return Pairs(images, captions.TextBank.load(prepared), encode.open_cached(cache / "texts.npy"), paths, made_of)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..clip import features
+from ..clip.encode import as_tensor
 from ..data import preparation
 from ..data.files import write_whole
 from . import distributed
@@ -118,7 +118,7 @@ def make_batch(rows, dense, encode, pairs, labels, settings, place):
         return batch._replace(labels=maps, classes=labels.classes.to(device))
     text_ids = pairs.bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
     subjects = torch.from_numpy(pairs.bank.subjects(text_ids)).to(device, non_blocking=True)
-    texts = features.as_tensor(pairs.texts[text_ids], device)
+    texts = as_tensor(pairs.texts[text_ids], device)
     return batch._replace(texts=texts, negative=negatives(subjects, settings.mask_equal_texts))
 
 
@@ -153,7 +153,8 @@ def fingerprint(p, seed, pairs, labels=None):
     digest = hashlib.sha256(json.dumps(values).encode())
     for file in sorted(set(files)):
         digest.update(syntax(file).encode())
-    for array in (pairs.bank.caption, pairs.bank.noun, pairs.bank.offset, *([labels.maps, labels.classes.numpy()] if labels else [])):
+    bank = pairs.bank
+    for array in (bank.caption_index, bank.noun_index, bank.offset, *([labels.maps, labels.classes.numpy()] if labels else [])):
         digest.update(array)
     return digest.hexdigest()
 
