@@ -21,17 +21,7 @@ VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_s
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
 
 
-class Tokenizer:
-    """Stands in for a tokenizer: a number for each letter, then the end, which is the highest."""
-
-    context_length = 77
-
-    def __call__(self, texts):
-        tokens = torch.zeros(len(texts), 77, dtype=torch.long)
-        for row, text in enumerate(texts):
-            tokens[row, : len(text)] = torch.tensor([ord(letter) for letter in text])
-            tokens[row, len(text)] = 49407
-        return tokens
+TOKENIZER = open_clip.SimpleTokenizer()
 
 
 @pytest.fixture(scope="module", params=["class token", "SigLIP"])
@@ -41,7 +31,7 @@ def model(request):
 
 
 def frozen(model, *values, **named):
-    return FrozenCLIP(copy.deepcopy(model), Tokenizer(), *values, **named)  # a copy, because it is changed
+    return FrozenCLIP(copy.deepcopy(model), TOKENIZER, *values, **named)  # a copy, because it is changed
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +87,7 @@ def test_an_unknown_mode_and_a_part_of_a_patch_are_named(clip):
 def test_whole_images_and_texts_are_encoded_as_the_untouched_model_does(model, clip):
     images, texts = pictures(3, 64, 64), ["a cat", "a photo of a very large dog on grass", "sky"]
     with torch.no_grad():
-        image, text = model.encode_image(normalised(images)), model.encode_text(Tokenizer()(texts))
+        image, text = model.encode_image(normalised(images)), model.encode_text(TOKENIZER(texts))
     torch.testing.assert_close(clip.encode_image(images), image, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(clip.encode_text(texts, batch=2), text, rtol=1e-4, atol=1e-4)
 
@@ -178,16 +168,10 @@ def test_a_model_without_the_quickgelu_of_its_weights_is_warned_of(monkeypatch):
             FrozenCLIP.open(settings("ViT-B-16", "openai"))
 
 
-RESNET = {"layers": [1, 1, 1, 1], "width": 16, "head_width": 32}
-PERCEPTION = {"timm_model_name": "vit_pe_core_tiny_patch16_384", "timm_pool": "map", "timm_proj": None, "image_size": 384}
-
-
-@pytest.mark.parametrize("vision", [RESNET, {"attentional_pool": True}, PERCEPTION], ids=["resnet", "attention pool", "PE-Core"])
-def test_unsupported_towers_are_rejected_in_one_line(tmp_path, vision):
-    _, given = local_dir(tmp_path, **vision)
+def test_an_unsupported_tower_is_rejected_in_one_line(tmp_path):
+    _, given = local_dir(tmp_path, layers=[1, 1, 1, 1], width=16)  # a ResNet
     with pytest.raises(ValueError) as caught:
         FrozenCLIP.open(given)
-    (tmp_path / "open_clip_model.safetensors").unlink()
     supported = "its image tower must be open_clip's plain ViT with a class token, or SigLIP's"
     assert str(caught.value) == f"clip.model = {given.model!r}: {supported}"
 

@@ -95,12 +95,10 @@ def on_grid(positions, before, grid, how):
 
 
 def neighbours(grid, tokens):
-    """What NACLIP adds: exp(-d^2 / (2 * 5^2)) for patches d apart, 0 for the class token, pair by pair."""
+    """What NACLIP adds: exp(-d^2 / (2 * 5^2)) for patches d apart, 0 for the class token."""
     added, first = torch.zeros(tokens, tokens), tokens - grid[0] * grid[1]
-    places = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
-    for i, one in enumerate(places, first):
-        for j, other in enumerate(places, first):
-            added[i, j] = math.exp(-(math.dist(one, other) ** 2) / 50)
+    places = torch.cartesian_prod(*(torch.arange(float(side)) for side in grid))
+    added[first:, first:] = torch.exp(-(torch.cdist(places, places) ** 2) / 50)
     return added
 
 

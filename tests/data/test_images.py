@@ -50,12 +50,6 @@ def test_greys_outside_16_bits_are_rejected(value):
         to_rgb(Image.fromarray(np.array([[3, value]], kind)))
 
 
-def test_other_modes_are_converted_as_pillow_does():
-    image = Image.fromarray(PIXELS)
-    for other in (*(image.convert(mode) for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV")), Image.new("LAB", (6, 4))):
-        assert np.array_equal(np.asarray(to_rgb(other)), np.asarray(other.convert("RGB")))
-
-
 def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
