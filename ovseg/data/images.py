@@ -34,8 +34,28 @@ def label_map(image):
     return np.asarray(image)
 
 
-def center_crop(image, size):
-    """Crop the central square of a PIL image and resize it (bicubic): (size, size, 3) uint8."""
+def read_image(file):
+    """Read a picture as upright PIL RGB. file: path or binary file object. Raises ValueError, or OSError for a missing file."""
+    return _read(file, rgb)
+
+
+def read_label_map(file):
+    """Read a label map as (H, W) indices. Arguments and errors: see `read_image`; also ValueError for colour and 1-bit images."""
+    return _read(file, label_map)
+
+
+def _read(file, convert):
+    try:
+        with Image.open(file) as image:
+            return convert(image)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # decoders raise many kinds of error on corrupt bytes
+        raise ValueError(f"not a readable picture: {error}") from None
+
+
+def center_crop(image, size, resample=Image.Resampling.BICUBIC):
+    """Crop the central square of a PIL image and resize it: (size, size, 3) or, for one channel, (size, size)."""
     side = min(image.size)
     left, top = ((extent - side) / 2 for extent in image.size)
-    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
+    return np.array(image.resize((size, size), resample, (left, top, left + side, top + side)))
