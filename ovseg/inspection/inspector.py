@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import get_args
 
 import ipywidgets as widgets
+import numpy as np
 from ipyevents import Event
 from traitlets import dlink
 
 from ..benchmarks.datasets import open_benchmark
+from ..benchmarks.layouts import IGNORED
 from ..data.images import read_image
 from ..schema import Segment
 from ..segmentation.names import check_names
@@ -48,7 +50,8 @@ class Inspector(widgets.HBox):
 
     def click(self, event):
         """Move the ring to the place of a click. event: of ipyevents."""
-        self.place = event["relativeY"] / event["boundingRectHeight"], event["relativeX"] / event["boundingRectWidth"]
+        place = event["relativeY"] / event["boundingRectHeight"], event["relativeX"] / event["boundingRectWidth"]
+        self.place = tuple(min(max(share, 0), 0.999) for share in place)
         self.update()
 
     def update(self, change=None):
@@ -96,7 +99,8 @@ class Inspector(widgets.HBox):
             c.background.value = BACKGROUND in picture.classes
             c.threshold.value = self.p.evaluate.thresholds.get(source, self.p.segment.threshold)
         self.picture, self.opened = picture, wanted
-        fitting = [picture.caption] * bool(picture.caption) + picture.present
+        present = [picture.classes[i] for i in np.unique(picture.truth) if i != IGNORED and picture.classes[i] != BACKGROUND]
+        fitting = [picture.caption] * bool(picture.caption) + present
         c.text.options = c.other.options = list(dict.fromkeys([*fitting, *picture.classes]))
         if fitting:
             c.text.value, c.other.value = (2 * fitting)[:2]
@@ -106,9 +110,7 @@ def controls(p, runs):
     """The controls by name, with the values of p (Params). runs: names."""
     points = sorted({*(side**2 for side in range(1, 17)), p.segment.meta_points})
 
-    def slider(name, value, high, step, low=0):
-        return widgets.FloatSlider(value, min=low, max=high, step=step, readout_format=".3f", description=name)
-
+    slider = functools.partial(widgets.FloatSlider, min=0, max=1, step=0.01, readout_format=".3f")
     return SimpleNamespace(
         source=widgets.Dropdown(options=[*p.benchmarks, PAIRS, OWN], value=[*p.benchmarks][-1], description="picture"),
         number=widgets.BoundedIntText(0, max=10**9, description="number"),
@@ -118,11 +120,11 @@ def controls(p, runs):
         classes=widgets.Textarea("cat, dog", rows=6, continuous_update=False, description="classes"),
         text=widgets.Combobox(value="cat", continuous_update=False, description="text t"),
         other=widgets.Combobox(value="dog", continuous_update=False, description="other text"),
-        alpha=slider("alpha", p.mgca.alpha, 1, 0.01, low=0.01),
-        k=slider("k", p.mgca.k, p.mgca.alpha, 0.01),
-        beta=slider("beta", p.mgca.beta, 0.5, 0.005, low=0.005),
+        alpha=slider(p.mgca.alpha, min=0.01, description="alpha"),
+        k=slider(p.mgca.k, max=p.mgca.alpha, description="k"),
+        beta=slider(p.mgca.beta, min=0.005, max=0.5, step=0.005, description="beta"),
         unit=widgets.Dropdown(options=get_args(Segment.model_fields["unit"].annotation), value=p.segment.unit, description="unit"),
         meta_points=widgets.SelectionSlider(options=points, value=p.segment.meta_points, description="meta-points"),
         background=widgets.Checkbox(description=BACKGROUND),
-        threshold=slider("threshold", p.segment.threshold, 1, 0.01),
+        threshold=slider(p.segment.threshold, description="threshold"),
     )

@@ -28,10 +28,11 @@ TEXT, CROSS = (ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size) fo
 @functools.lru_cache(maxsize=8)
 def pictures(run, view, picture, click, names):
     """The picture and its ground truth. run: its name. picture: sources.Picture. names: the classes."""
-    small, where = background(picture), view.where
-    note = f"“{escape(picture.caption)}”<br>" * bool(picture.caption) + f"{where.width} x {where.height} px, {len(where.positions)} windows of {view.segmenter.settings.window} px"
-    note += ", L = {} x {} pixel embeddings".format(*view.pixels.shape)
-    truth = label_map(small, picture.truth, colours(picture, names)[0])
+    small, where, (height, width, _) = background(picture), view.where, view.pixels.shape
+    windows = f"{len(where.positions)} windows of {view.segmenter.settings.window} px"
+    note = f"“{escape(picture.caption)}”<br>" * bool(picture.caption)
+    note += f"{where.width} x {where.height} px, {windows}, L = {height} x {width} pixel embeddings"
+    truth = figures.overlay(small, blocks(picture.truth, small), colours(picture, names)[0])
     return [
         (f"{run}: {picture.title}", png(small, click), note),
         ("Ground truth", png(truth, click, labels=picture.truth, classes=picture.classes), ""),
@@ -64,20 +65,20 @@ def labelling(view, picture, click, text, names, others, unit, meta_points, thre
     scores = view.score(formed, names + others, picture.truth.shape)
     labels = scores.labels(view.segmenter.scale, threshold, len(others)).cpu().numpy()
     classes = names if threshold is None else (BACKGROUND, *names)
-    units = figures.unit_borders(label_map(small, formed.ids % len(UNIT_COLOURS), UNIT_COLOURS), formed.ids)
+    units = figures.unit_borders(figures.overlay(small, blocks(formed.ids % len(UNIT_COLOURS), small), UNIT_COLOURS), formed.ids)
     window, own, size, texts = view.explain(formed, scores, names + others, click)
     rows = [(name, f"{score:.3f}", f"{share:.1%}", f"{cosine:.3f}") for name, score, share, cosine in texts]
     table = tabulate(rows, ["at the ring", "score", "softmax", "its unit"], tablefmt="html", disable_numparse=True)
     cosines, ends = heat(small, click, view.unit_scores(formed, text, names), figures.SCORE)
     of_classes, judged = colours(picture, classes)[1], errors(labels, classes, picture.truth, picture.classes)
-    painted = png(label_map(small, labels, of_classes), click, labels=labels, classes=classes)
+    painted = png(figures.overlay(small, blocks(labels, small), of_classes), click, labels=labels, classes=classes)
     own = f"at the ring: unit {own} of window {window}, {size} of its {formed.of_windows[0].numel()} pixels"
     wrong = f"{(judged == WRONG).sum()} of {(judged != NOT_JUDGED).sum()} judged pixels are wrong (orange)"
     return [
         (f"{len(np.unique(formed.ids))} units: {unit}", png(units, click, (formed.points + 0.5) / formed.ids.shape), own),
         (f"Score of each unit: cosine with “{text}”", cosines, ends + table),
         ("Label map", painted, legend(classes, of_classes, labels)),
-        ("Error", png(label_map(small, judged, JUDGED), click), wrong),
+        ("Error", png(figures.overlay(small, blocks(judged, small), JUDGED), click), wrong),
     ]
 
 
@@ -98,11 +99,6 @@ def blocks(values, small):
     """A map (h, w, ...) enlarged to the size of a picture, each entry a block: (H, W, ...)."""
     rows, columns = (np.arange(length) * side // length for length, side in zip(small.shape[:2], values.shape[:2], strict=True))
     return values[rows][:, columns]
-
-
-def label_map(small, labels, of_classes):
-    """Like figures.overlay, for a label map (h, w) of any size: (H, W, 3) uint8."""
-    return figures.overlay(small, blocks(labels, small), of_classes)
 
 
 def heat(small, click, values, name):

@@ -17,7 +17,6 @@ from ..data import preparation, shards
 from ..data.images import center_crop, read_label_map
 from ..methods.decoder import Decoder
 from ..segmentation.segmenter import Segmenter
-from ..segmentation.windows import BACKGROUND
 
 NO_TRUTH = np.full((320, 320), IGNORED, np.uint8)
 
@@ -35,12 +34,6 @@ class Picture:
     truth: np.ndarray = field(default_factory=lambda: NO_TRUTH)
     classes: tuple[str, ...] = ()
     side: int | None = None
-
-    @property
-    def present(self):
-        """Names of the classes in the truth, largest first, without the background."""
-        sizes = np.bincount(self.truth.flat, minlength=IGNORED)[: len(self.classes)]
-        return [self.classes[i] for i in np.argsort(-sizes, kind="stable") if sizes[i] and self.classes[i] != BACKGROUND]
 
 
 def run_names(p, models="models"):

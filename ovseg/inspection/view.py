@@ -38,6 +38,10 @@ class Texts:
         self.of_class = functools.cache(lambda name: clip.embed_classes([name], self.templates)[0])  # (d,), unit length
         self.of_prompts = functools.cache(lambda *prompts: clip.encode_text(prompts).mean(0))  # (d,), not normalised
 
+    def classes(self, names):
+        """(C, d), unit length."""
+        return torch.stack([self.of_class(name) for name in names])
+
     def raw(self, text, names):
         """A text's embedding in the losses, (d,), not normalised: for a class in names the mean over prompts, else the text's own."""
         return self.of_prompts(*([template.format(text) for template in self.templates] if text in names else [text]))
@@ -61,9 +65,17 @@ class View:
         self.segmenter, self.texts = segmenter, texts
         windows, self.where = cut_windows(image, segmenter.settings)
         self.embeddings = segmenter.embed(segmenter.encode(windows))  # n, d, h, w
-        grid = segmenter.settings.window, self.embeddings.shape[-1]
-        down, row = nearest(self.where.height, self.where.tops, *grid)
-        across, column = nearest(self.where.width, self.where.lefts, *grid)
+        side = self.embeddings.shape[-1]
+        size = segmenter.settings.window / side  # side of an embedding in pixels
+
+        def nearest(length, starts):
+            """Along one side of the picture: the windows of the shown embeddings, and their places there."""
+            centres = (torch.arange(max(1, round(length / size))) + 0.5) * size
+            first = torch.tensor(starts, dtype=centres.dtype)
+            index = (centres[:, None] - (first + segmenter.settings.window / 2)).abs().argmin(1)
+            return index, ((centres - first[index]) / size).long().clamp(0, side - 1)
+
+        (down, row), (across, column) = nearest(self.where.height, self.where.tops), nearest(self.where.width, self.where.lefts)
         # The embedding shown at each place, as indices (H, W): its window, and row and column in it.
         self.cells = torch.broadcast_tensors(down[:, None] * len(self.where.lefts) + across, row[:, None], column)
         self.pixels = self.embeddings.movedim(1, -1)[self.cells]
@@ -94,45 +106,27 @@ class View:
 
     def score(self, formed, names, size):
         """Class scores of names, as Segmenter.classify gives them. formed: Units. size: (H, W) of the scores."""
-        classes = torch.stack([self.texts.of_class(name) for name in names])
-        return self.segmenter.classify(formed.descriptions, self.where, classes, size)
+        return self.segmenter.classify(formed.descriptions, self.where, self.texts.classes(names), size)
 
     def unit_scores(self, formed, text, names):
         """The cosine between each shown pixel's unit and a text: (H, W). names: see Texts."""
         return (formed.descriptions.movedim(1, -1)[self.cells] @ self.texts.unit(text, names)).cpu().numpy()
 
     def explain(self, formed, scores, names, click, best=5):
-        """Why a pixel has its label. scores: `score` of names. click: see `pixel_at`.
+        """Why a pixel has its label. scores: `score` of names. click: (down, across), shares of the picture's sides, below 1.
 
         Returns its window, its unit there, the unit's number of pixels, and its best texts, (name, score, softmax share, unit's cosine).
         """
-        row, column = pixel_at(click, formed.ids.shape)
+        row, column = (int(share * side) for share, side in zip(click, formed.ids.shape, strict=True))
         window, y, x = (int(part[row, column]) for part in self.cells)
-        line, column = pixel_at(click, (len(scores.down), len(scores.across)))
+        line, column = int(click[0] * len(scores.down)), int(click[1] * len(scores.across))
         of_pixel = scores.rows(slice(line, line + 1))[:, 0, column]
-        chances, texts = probabilities(of_pixel, self.segmenter.scale), []
-        for i in of_pixel.argsort(descending=True)[:best].tolist():
-            cosine = self.texts.of_class(names[i]) @ formed.descriptions[window, :, y, x]
-            texts.append((names[i], of_pixel[i].item(), chances[i].item(), cosine.item()))
+        cosines = self.texts.classes(names) @ formed.descriptions[window, :, y, x]
+        order = of_pixel.argsort(descending=True)[:best].tolist()
+        values = torch.stack([of_pixel, probabilities(of_pixel, self.segmenter.scale), cosines], 1)[order].tolist()
         unit = int(formed.of_windows[window, y, x])
+        texts = [(names[i], *of_text) for i, of_text in zip(order, values, strict=True)]
         return window, unit, int((formed.of_windows[window] == unit).sum()), texts
-
-
-def nearest(length, starts, window, side):
-    """The embeddings shown along one side of a picture of `length` pixels: (their windows, their places in those).
-
-    starts: of the windows, in pixels. window, side: a window's side in pixels, and in embeddings.
-    """
-    size = window / side  # side of an embedding in pixels
-    centres = (torch.arange(max(1, round(length / size))) + 0.5) * size
-    first = torch.tensor(starts, dtype=centres.dtype)
-    index = (centres[:, None] - (first + window / 2)).abs().argmin(1)
-    return index, ((centres - first[index]) / size).long().clamp(0, side - 1)
-
-
-def pixel_at(click, shape):
-    """(row, column) of a click in a map of `shape`. click: (down, across), shares of its height and width."""
-    return tuple(min(int(share * length), length - 1) for share, length in zip(click, shape, strict=True))
 
 
 def errors(labels, names, truth, classes):
@@ -142,7 +136,6 @@ def errors(labels, names, truth, classes):
     if names include it, and is not judged otherwise.
     """
     index = {name.lower(): place for place, name in enumerate(names)}
-    expected = np.full(IGNORED + 1, -1)
-    expected[: len(classes)] = [index.get(name.lower(), index.get(BACKGROUND, -1)) for name in classes]
-    expected = expected[np.asarray(truth)]
+    expected = [index.get(name.lower(), index.get(BACKGROUND, -1)) for name in classes]
+    expected = np.array(expected + [-1] * (IGNORED + 1 - len(classes)))[truth]
     return np.where(expected < 0, NOT_JUDGED, np.where(expected == labels, RIGHT, WRONG)).astype(np.uint8)
