@@ -1,1 +1,1 @@
-"""Inspection of runs: view.py (what a run computes of a picture), sources.py (runs, pictures), panels.py (drawing), inspector.py (widgets)."""
+"""Inspection of runs: view.py (what is computed of a picture), sources.py (runs, pictures), panels.py (drawing), inspector.py (widgets)."""

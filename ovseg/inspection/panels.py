@@ -1,7 +1,7 @@
 """The panels of a run: (title, PNG, note in HTML) for each step of a View. Drawn with Pillow, ten times as fast as Matplotlib.
 
-Pictures have SIZE as their longer side. Maps of pixel embeddings are drawn as blocks, one per embedding. Results are cached, so that a
-control draws only what depends on it. click: (down, across), the place of the ring as shares of a picture's height and width.
+Pictures have SIZE as their longer side. Maps of pixel embeddings are drawn as blocks, one per embedding. The last results of two runs are
+kept, so that a control draws only what depends on it. click: (down, across), the place of the ring as shares of a picture's height and width.
 """
 
 import functools
@@ -25,7 +25,7 @@ JUDGED = np.array([(210, 210, 210), (213, 94, 0), (40, 40, 40)], np.uint8)  # RI
 TEXT, CROSS = (ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size) for size in (13, 32))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=2)
 def pictures(run, view, picture, click, names):
     """The picture and its ground truth. run: its name. picture: sources.Picture. names: the classes."""
     small, where, (height, width, _) = background(picture), view.where, view.pixels.shape
@@ -39,7 +39,7 @@ def pictures(run, view, picture, click, names):
     ]
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=2)
 def training(view, picture, click, text, other, names, alpha, beta, k):
     """What the losses select. Arguments: see View.select."""
     small, selected = background(picture), view.select(text, other, names, alpha, beta, k)
@@ -54,7 +54,7 @@ def training(view, picture, click, text, other, names, alpha, beta, k):
     ]
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=2)
 def labelling(view, picture, click, text, names, others, unit, meta_points, threshold):
     """How each pixel gets its label. others, threshold: see Segmenter.segment; threshold None means no background.
 
@@ -112,7 +112,8 @@ def legend(names, of_classes, labels):
     shares = np.bincount(labels.flat, minlength=len(names)) / labels.size
     order = [i for i in np.argsort(-shares, kind="stable") if shares[i]]
     found = [f'<span style="color: {to_hex(of_classes[i] / 255)}">■</span> {escape(names[i])} {shares[i]:.1%}' for i in order]
-    return " ".join(found) + "<br>in no pixel: " + ", ".join(escape(name) for i, name in enumerate(names) if not shares[i])
+    absent = ", ".join(escape(name) for i, name in enumerate(names) if not shares[i])
+    return " ".join(found) + f"<br>in no pixel: {absent}" * bool(absent)
 
 
 def png(array, click, dots=(), cross=None, labels=None, classes=()):

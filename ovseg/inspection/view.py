@@ -31,7 +31,7 @@ class Units(NamedTuple):
 
 
 class Texts:
-    """Text embeddings of a segmenter, each computed once. Class names are embedded with its prompts, segment.templates."""
+    """Text embeddings of a segmenter, each computed once. names: the classes of a call, embedded with its prompts (segment.templates)."""
 
     def __init__(self, segmenter):
         clip, self.templates = segmenter.clip, segmenter.settings.templates

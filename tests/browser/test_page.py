@@ -13,19 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-pytest.importorskip("selenium", reason="`make test-browser` installs selenium")
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 WAIT = 600  # seconds, for a busy machine
-PANELS = 20  # ten for each of two runs
 
 pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its driver is found: install chromium and chromium-driver"),
@@ -33,21 +30,16 @@ pytestmark = [
 ]
 
 
-def wait(driver, condition):
-    return WebDriverWait(driver, WAIT).until(condition)
-
-
 @pytest.fixture(scope="module")
-def port(tmp_path_factory):
+def port():
     """The port of the loopback address on which the page of this checkout is served."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("voila") / "log").open("w")
     options = ["--template=offline", "--Voila.ip=127.0.0.1", f"--port={number}", "--no-browser", f"--VoilaExecutor.startup_timeout={WAIT}"]
     command = [sys.executable, "-m", "voila", "notebooks/inspect.ipynb", *options]
     paths = {"JUPYTER_PATH": str(ROOT / "scripts"), "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | paths, stdout=log, stderr=subprocess.STDOUT) as server:
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | paths) as server:
         yield number
         server.terminate()
 
@@ -62,19 +54,13 @@ def driver(port):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     browser.command_executor.client_config.timeout = WAIT
-    try:
+    with browser:
         browser.set_page_load_timeout(WAIT)
-        wait(browser, lambda _: answers(port))
+        WebDriverWait(browser, WAIT).until(lambda _: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
         browser.get(f"http://127.0.0.1:{port}/")
-        wait(browser, lambda d: len([image for image in d.find_elements(By.TAG_NAME, "img") if image.size["width"] > 100]) == PANELS)
+        drawn = "return [...document.images].filter(image => image.naturalWidth > 100).length"
+        WebDriverWait(browser, WAIT).until(lambda d: d.execute_script(drawn) == 20)  # ten for each of two runs
         yield browser
-    finally:
-        browser.quit()
-
-
-def answers(port):
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def panel(driver, title, part="img"):
@@ -98,13 +84,13 @@ def test_a_slider_changes_its_panel(driver):
     before = panel(driver, "Object: the top 40%").get_attribute("src")
     slider = driver.find_element(By.XPATH, "//label[normalize-space()='alpha']/following::*[contains(@class,'noUi-handle')][1]")
     slider.send_keys(Keys.ARROW_RIGHT * 5)
-    wait(driver, lambda d: panel(d, "Object: the top 45%").get_attribute("src") != before)
+    WebDriverWait(driver, WAIT).until(lambda d: panel(d, "Object: the top 45%").get_attribute("src") != before)
 
 
 def test_a_typed_class_appears_in_the_legend(driver):
     assert "zebra" not in panel(driver, "Label map", "div").text
     driver.find_element(By.TAG_NAME, "textarea").send_keys(", zebra", Keys.TAB)
-    wait(driver, lambda d: "zebra" in panel(d, "Label map", "div").text)
+    WebDriverWait(driver, WAIT).until(lambda d: "zebra" in panel(d, "Label map", "div").text)
 
 
 def test_a_click_explains_a_pixel(driver):
@@ -112,15 +98,16 @@ def test_a_click_explains_a_pixel(driver):
     image = panel(driver, "Label map")
     corner = -image.size["width"] // 2 + 8, -image.size["height"] // 2 + 8  # from the centre
     ActionChains(driver).move_to_element_with_offset(image, *corner).click().perform()
-    wait(driver, lambda d: panel(d, "Score", "table").text != before)
+    WebDriverWait(driver, WAIT).until(lambda d: panel(d, "Score", "table").text != before)
     assert len(panel(driver, "Score", "table").text.splitlines()) == 6
 
 
 def test_an_uploaded_picture_is_shown(driver, tmp_path):
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "mine.png")
     driver.find_element(By.XPATH, "//option[contains(., 'own')]").click()
-    driver.execute_script("HTMLInputElement.prototype.click = function() { document.body.append(this) }")  # instead of the system's dialog
-    driver.find_element(By.CSS_SELECTOR, "button").click()
+    caught = "HTMLInputElement.prototype.click = function() { this.style.display = 'block'; document.body.append(this) }"
+    driver.execute_script(caught)  # instead of opening the system's dialog
+    driver.find_element(By.CSS_SELECTOR, "button.widget-upload").click()
     driver.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(tmp_path / "mine.png"))
-    wait(driver, lambda d: d.find_elements(By.XPATH, "//b[.='default: mine.png']"))
+    WebDriverWait(driver, WAIT).until(lambda d: d.find_elements(By.XPATH, "//b[.='default: mine.png']"))
     assert not errors(driver)

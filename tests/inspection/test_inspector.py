@@ -66,7 +66,8 @@ def test_a_click_moves_the_ring_and_explains_the_pixel_below_it(page):
 
 def test_a_second_run_appears_and_texts_are_escaped(page):
     assert page.runs[1].layout.display == "none"
-    page.controls.run2.value, page.controls.unit.value, page.controls.classes.value = "naclip", "learned-group", "pink <b>elephant\ncat, sofa"
+    page.controls.run2.value, page.controls.unit.value = "naclip", "learned-group"
+    page.controls.classes.value = "pink <b>elephant\ncat, sofa"
     captions = shown(page, 1, run=1)
     assert page.runs[1].layout.display is None and "<b>naclip: street, picture 0</b>" in captions["picture"]
     assert "units: meta-point" in captions["units"]  # the run learned no groups
