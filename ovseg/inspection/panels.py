@@ -1,7 +1,7 @@
 """The panels of a run: (title, PNG, note in HTML) for each step of a View. Drawn with Pillow, ten times as fast as Matplotlib.
 
 Pictures have SIZE as their longer side. Maps of pixel embeddings are drawn as blocks, one per embedding. The last results of two runs are
-kept, so that a control draws only what depends on it. click: (down, across), the place of the ring as shares of a picture's height and width.
+kept, so that a control draws only what depends on it. click: (down, across) of the ring, as shares of a picture's height and width.
 """
 
 import functools
