@@ -1,12 +1,11 @@
 """A project of two benchmark pictures and two training pairs, made in a folder."""
 
 import io
-import tarfile
-from pathlib import Path
 
 import numpy as np
+import webdataset
 from PIL import Image
-from tiny import P, picture
+from tiny import P, changed, picture
 
 from ovseg.schema import Benchmark
 
@@ -22,26 +21,18 @@ def png(array):
 
 def write(folder):
     """Write the project into a folder. Returns its Params, with paths below it."""
-    street = Path(folder) / "street"
+    street, pairs = folder / "street", str(folder / "pairs.tar")
     for part in ("images", "labels"):
         (street / part).mkdir(parents=True)
     (street / "classes.txt").write_text("\n".join(CLASSES))
-    for number in range(2):
-        (street / f"images/p{number}.png").write_bytes(png(picture(32, 48, seed=number)))
-        (street / f"labels/p{number}.png").write_bytes(png(np.roll(TRUTH, number, 1)))
-    pairs = Path(folder) / "pairs.tar"
-    with tarfile.open(pairs, "w") as tar:
-        for number in range(2):
-            files = {"png": png(picture(32, 48, seed=5 + number)), "txt": f"caption {number}".encode(), "seg.png": png(TRUTH)}
-            for extension, content in files.items():
-                member = tarfile.TarInfo(f"k{number}.{extension}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    (Path(folder) / "pairs.txt").write_text("pairs/k0\npairs/k1\n")
-    (Path(folder) / "shards.txt").write_text(f"{pairs}\n")
-    benchmarks = {
-        "street": Benchmark(folder=str(street)),
-        "shards": Benchmark(shards=str(pairs), label="seg.png", classes=str(street / "classes.txt")),
-    }
+    with webdataset.TarWriter(pairs) as tar:
+        for i in range(2):
+            (street / f"images/p{i}.png").write_bytes(png(picture(32, 48, seed=i)))
+            (street / f"labels/p{i}.png").write_bytes(png(np.roll(TRUTH, i, 1)))
+            tar.write({"__key__": f"k{i}", "png": png(picture(32, 48, seed=5 + i)), "txt": f"caption {i}", "seg.png": png(TRUTH)})
+    (folder / "pairs.txt").write_text("pairs/k0\npairs/k1\n")
+    (folder / "shards.txt").write_text(f"{pairs}\n")
+    shards = Benchmark(shards=pairs, label="seg.png", classes=str(street / "classes.txt"))
     clip = P.clip.model_copy(update={"image_size": 32})
-    return P.model_copy(update={"benchmarks": benchmarks, "clip": clip})
+    benchmarks = {"shards": shards, "street": Benchmark(folder=str(street))}
+    return P.model_copy(update={"benchmarks": benchmarks, "clip": clip, "segment": changed(unit="meta-point")})

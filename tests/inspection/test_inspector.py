@@ -1,131 +1,121 @@
-"""The page without a browser: what each control draws again, and what a wrong input does."""
+"""The page without a browser: pictures and runs to choose from, what each control draws again, and what bad input does."""
 
-import io
 import re
+from datetime import datetime
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from small_project import write
-from tiny import P, changed, picture
+from small_project import CLASSES, TRUTH, png, write
+from tiny import changed, picture
 
 from ovseg import Segmenter
-from ovseg.inspection import inspector as module
-from ovseg.inspection.inspector import Inspector
-from ovseg.inspection.runs import Opened, find
-from ovseg.inspection.view import Texts
-from ovseg.methods import groupvit
-from ovseg.study import figures
+from ovseg.benchmarks.datasets import open_benchmark
+from ovseg.inspection import sources
+from ovseg.inspection.inspector import OWN, PAIRS, Inspector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TRAINING, LABELLING = ("similarity", "object", "positive", "region"), ("units", "cosines", "labels", "error")
+PANELS = ("picture", "truth", "similarity", "object", "positive", "region", "units", "cosines", "labels", "error")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    return write(folder), folder
 
 
 @pytest.fixture
-def page(clip, decoder, tmp_path, monkeypatch):
-    """An Inspector of one run, of random weights, on the first picture of `street`."""
-    segmenter = Segmenter(clip, decoder, changed(unit="meta-point"))
-    monkeypatch.setattr(module, "open_run", lambda name, models: Opened(segmenter, Texts(clip, changed().templates)))
-    monkeypatch.setattr(module, "find", lambda models: ["mgca", "untrained/maskclip"])
-    p = write(tmp_path)
-    found = Inspector(p.model_copy(update={"segment": changed(unit="meta-point")}), count=1)
-    found.controls.source.value = "street"
-    return found
+def page(clip, decoder, project, monkeypatch):
+    """An Inspector of an untrained run of random weights, on the first picture of `street`."""
+    monkeypatch.setattr(sources, "open_run", lambda *_: Segmenter(clip, decoder, changed(unit="meta-point")))
+    return Inspector(project[0], project[1] / "models", project[1])
 
 
-def shown(page):
-    slot = page.slots[0]
-    return {name: panel.image.value for name, panel in zip((*TRAINING, *LABELLING), (*slot.training, *slot.labelling), strict=True)}
+def shown(page, part, run=0):
+    """{panel: its PNG (part = 0) or its caption (part = 1)}."""
+    return {name: panel.children[part].value for name, panel in zip(PANELS, page.runs[run].children, strict=True)}
 
 
-def drawn_again(page, act):
-    before = shown(page)
-    act()
-    return {name for name, value in shown(page).items() if value != before[name]}
+def redrawn(page, control, value):
+    """The panels whose picture changes as a control gets a value."""
+    before = shown(page, 0)
+    getattr(page.controls, control).value = value
+    return {name for name, image in shown(page, 0).items() if image != before[name]}
 
 
-def pixels(png):
-    return np.asarray(Image.open(io.BytesIO(png)))
-
-
-def test_each_slider_draws_what_depends_on_it(page):
-    c = page.controls
-    cases = {
-        "alpha": (0.7, {"object"}),
-        "beta": (0.3, {"region"}),
-        "k": (0.5, {"positive"}),
-        "meta_points": (1, {"units", "cosines", "labels", "error"}),
-    }
-    for name, (value, expected) in cases.items():
-        found = drawn_again(page, lambda name=name, value=value: setattr(getattr(c, name), "value", value))
-        assert found and found <= expected, name
-    assert {"labels", "error"} & drawn_again(page, lambda: setattr(c.background, "value", not c.background.value))
-
-
-def test_learned_groups_are_shown_of_a_run_that_has_some(page, monkeypatch):
-    opened = module.open_run("mgca", "models")
-    page.controls.unit.value = "learned-group"
-    units = page.slots[0].labelling[0]
-    assert "units around 4 meta-points" in units.title.value and "this run has learned no groups" in units.foot.value
-    torch.manual_seed(0)
-    grouping = groupvit.Objective(P.groupvit.model_copy(update={"groups": 3}), opened.segmenter.clip.width)
-    learned = Segmenter(opened.segmenter.clip, opened.segmenter.decoder, opened.segmenter.settings, grouping)
-    monkeypatch.setattr(module, "open_run", lambda name, models: opened._replace(segmenter=learned))
-    page.controls.index.value = 1
-    count = len(page.slots[0].view.form("learned-group", 4).ids.unique())
-    assert f"{count} units as learned in training" in units.title.value and "no groups" not in units.foot.value
-
-
-def test_k_stays_within_the_object(page):
-    page.controls.alpha.value = 0.03
-    assert page.controls.k.value == 0.03 and "bad" not in page.status.value
-
-
-def test_a_typed_class_is_in_the_legend_with_a_colour_of_its_own(page):
-    page.controls.classes.value = "cat, sofa, pink <b>elephant"
-    legend = page.slots[0].labelling[2].foot.value
-    assert "pink &lt;b&gt;elephant" in legend
-    palette = figures.palette(["background", "cat", "sofa", "pink"])
-    assert page.colours(["background", "cat", "sofa", "pink <b>elephant"]).tolist() == palette.tolist()
-
-
-def test_a_click_marks_the_pixel_and_explains_it(page):
-    before = page.slots[0].why.value
-    assert drawn_again(page, lambda: page.click(0.9, 0.05)) == {*TRAINING, *LABELLING}
-    why = page.slots[0].why.value
-    assert why != before and re.search(r"unit \d of window 0: \d+ of its 64 pixels", why)
-    assert why.count("<tr>") == 3  # the columns' names, two classes
-
-
-def test_a_wrong_input_says_so_and_leaves_the_page_as_it_is(page):
-    for control, value, message in (
-        ("classes", "cat", "at least two"),
-        ("classes", "cat, cat", "cat comes twice"),
-        ("classes", "cat, background", "no class of its own"),
-        ("index", 7, "allowed are 0 to 1"),
-        ("text", " ", "any words"),
+def test_each_control_redraws_what_depends_on_it(page):
+    labelling = {"units", "cosines", "labels", "error"}
+    for control, value, possible in (
+        *(("alpha", 0.7, {"object"}), ("beta", 0.3, {"region"}), ("k", 0.5, {"positive"}), ("meta_points", 1, labelling)),
+        *(("background", False, {"labels", "error"}), ("text", "tree", {"similarity", "object", "positive", "cosines"})),
     ):
-        before = getattr(page.controls, control).value
-        assert not drawn_again(page, lambda control=control, value=value: setattr(getattr(page.controls, control), "value", value))
-        assert "bad" in page.status.value and message in page.status.value
-        getattr(page.controls, control).value = before
-        assert "bad" not in page.status.value
+        changes = redrawn(page, control, value)
+        assert changes and changes <= possible and not page.status.value, control
+    assert redrawn(page, "number", 1) == set(PANELS)
+    page.controls.alpha.value = 0.03
+    assert page.controls.k.value == 0.03  # the positive pixel stays within the object
 
 
-def test_a_file_of_ones_own_has_no_truth(page, tmp_path):
-    Image.fromarray(picture(40, 33)).save(tmp_path / "mine.png")
-    page.controls.path.value = str(tmp_path / "mine.png")
-    page.controls.source.value = module.FILE
-    assert "mine.png: seen as in evaluation" in page.status.value
-    assert page.truth.layout.display == "none" and "no truth" in page.slots[0].labelling[3].title.value
-    assert pixels(page.shown.image.value).shape == (320, 264, 3)
+def test_a_click_moves_the_ring_and_explains_the_pixel_below_it(page):
+    before, explained = shown(page, 0), shown(page, 1)["cosines"]
+    page.click({"relativeY": 90, "relativeX": 5, "boundingRectHeight": 100, "boundingRectWidth": 100})
+    captions = shown(page, 1)
+    assert all(image != before[name] for name, image in shown(page, 0).items())
+    assert re.search(r"unit \d of window 0, \d+ of its 64 pixels", captions["units"])
+    assert captions["cosines"] != explained and captions["cosines"].count("<tr>") == 3  # a head and two classes
 
 
-def test_runs_are_all_trained_models_and_the_untrained_modes(tmp_path):
-    for folder in ("mgca", "trained/mgca.k=0", "clip"):
-        (tmp_path / folder).mkdir(parents=True)
-        if folder != "clip":
-            (tmp_path / folder / "segmenter.json").write_text("{}")
-    modes = ("clip", "maskclip", "sclip", "clearclip", "naclip", "pearl")
-    assert find(tmp_path) == ["mgca", "trained/mgca.k=0", *(f"untrained/{mode}" for mode in modes)]
+def test_a_second_run_appears_and_texts_are_escaped(page):
+    assert page.runs[1].layout.display == "none"
+    page.controls.run2.value, page.controls.unit.value = "naclip", "learned-group"
+    page.controls.classes.value = "pink <b>elephant\ncat, sofa"
+    captions = shown(page, 1, run=1)
+    assert page.runs[1].layout.display is None and "<b>naclip: street, picture 0</b>" in captions["picture"]
+    assert "units: meta-point" in captions["units"]  # the run learned no groups
+    assert "pink &lt;b&gt;elephant" in captions["labels"]
+
+
+def test_bad_input_is_explained_and_leaves_the_panels_as_they_are(page):
+    for control, value, message in (
+        *(("classes", "cat, cat", "each class once"), ("classes", "cat, background", "background")),
+        *(("number", 7, "must be between 0 and 1"), ("meta_points", 256, "at most 64"), ("source", OWN, "upload a picture")),
+    ):
+        chosen = getattr(page.controls, control).value
+        assert not redrawn(page, control, value) and message in page.status.value, control
+        assert not redrawn(page, control, chosen) and not page.status.value, control
+
+
+def test_an_uploaded_picture_has_no_truth_and_a_broken_one_is_refused(page):
+    file = {"name": "mine.png", "type": "image/png", "size": 5, "last_modified": datetime.now(), "content": memoryview(b"words")}
+    page.controls.source.value = OWN
+    assert not redrawn(page, "upload", [file]) and "picture" in page.status.value
+    assert redrawn(page, "upload", [file | {"content": memoryview(png(picture(40, 33)))}]) == set(PANELS) and not page.status.value
+    assert "mine.png" in shown(page, 1)["picture"] and "0 of 0 judged" in shown(page, 1)["error"]
+
+
+def test_texts_and_classes_fit_the_picture(page):
+    c = page.controls
+    assert (c.classes.value, c.background.value, c.text.value, c.other.value) == ("cat, sofa", True, "cat", "sofa")
+    c.source.value = PAIRS
+    assert (c.text.value, c.other.value) == ("caption 0", "cat")
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("street", (0, 1)), ("shards", (5, 6))])
+def test_a_benchmark_picture_comes_with_its_truth(project, name, seeds):
+    benchmark = open_benchmark(name, project[0].benchmarks[name])
+    for index, seed in enumerate(seeds):
+        drawn = sources.benchmark_picture(benchmark, index)
+        assert np.array_equal(drawn.image, picture(32, 48, seed=seed)) and list(drawn.classes) == CLASSES and drawn.side is None
+        assert np.array_equal(drawn.truth, np.roll(TRUTH, index, 1) if name == "street" else TRUTH)
+
+
+def test_a_training_pair_is_cropped_as_in_training_with_its_truth(project):
+    pair = sources.training_pair(project[0], 1, project[1])
+    assert pair.caption == "caption 1" and pair.side == 32
+    assert np.array_equal(pair.image, picture(32, 48, seed=6)[:, 8:40]) and np.array_equal(pair.truth, TRUTH[:, 8:40])
+
+
+def test_runs_are_trained_models_and_untrained_modes(tmp_path, project):
+    for file in ("default/segmenter.json", "mgca.k=0/segmenter.json", "clip/open_clip_config.json"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    assert sources.run_names(project[0], tmp_path) == ["default", "mgca.k=0", *project[0].ablations.untrained]
