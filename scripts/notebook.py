@@ -18,7 +18,8 @@ logging.getLogger("papermill").setLevel(logging.ERROR)
 options.target.parent.mkdir(parents=True, exist_ok=True)
 part = options.target.with_suffix(".part.ipynb")
 try:
-    papermill.execute_notebook(options.source, part, dict(options.r), kernel_name="python3", progress_bar=False, stderr_file=sys.stderr)
+    shown = {"progress_bar": False, "stderr_file": sys.stderr}
+    papermill.execute_notebook(options.source, part, dict(options.r), kernel_name="python3", language="python", **shown)
 finally:  # a failed notebook is worth reading, too
     if part.is_file():
         notebook, _ = CoalesceStreamsPreprocessor().preprocess(nbformat.read(part, as_version=4), {})

@@ -15,7 +15,7 @@ from ..benchmarks.layouts import IGNORED
 from ..clip.frozen import FrozenCLIP
 from ..data import preparation, shards
 from ..data.images import center_crop, read_label_map
-from ..methods.decoder import Decoder
+from ..training.decoder import Decoder
 from ..segmentation.segmenter import Segmenter
 
 NO_TRUTH = np.full((320, 320), IGNORED, np.uint8)
