@@ -18,7 +18,7 @@ def run(command, folder):
 
 
 if __name__ == "__main__":
-    address, *command = sys.argv[1:]  # the command is `python scripts/notebook.py ...`
+    address, *command = sys.argv[1:]  # the command is `python scripts/execute.py ...`
     needed = {}
     while "=" in command[0]:
         name, number = command.pop(0).split("=")

@@ -63,5 +63,5 @@ def test_a_notebooks_command_is_launched_by_the_prefix(repro):
     environment = os.environ | {"OVSEG_LAUNCH": "srun --gres=gpu:1 --cpus-per-task=8"}
     command = ["bash", ROOT / "scripts/notebook.sh", "a.ipynb", "out.ipynb", "-r", "name", "mgca.k=0"]
     subprocess.run(command, env=environment, check=True)
-    words = "--gres=gpu:1 --cpus-per-task=8 python scripts/notebook.py a.ipynb out.ipynb -r name mgca.k=0\n"
+    words = "--gres=gpu:1 --cpus-per-task=8 python scripts/execute.py a.ipynb out.ipynb -r name mgca.k=0\n"
     assert Path("words").read_text() == words
