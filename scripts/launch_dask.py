@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-from dask.distributed import Client
+from distributed import Client
 
 
 def run(command, folder):

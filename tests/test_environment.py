@@ -54,7 +54,7 @@ def imported(folder):
 
 @pytest.mark.parametrize(
     "folder, extras",
-    [("ovseg", ["study"]), ("scripts", ["study"]), ("tests", ["study", "test", "browser"])],
+    [("ovseg", ["study"]), ("scripts", ["study", "cluster"]), ("tests", ["study", "test", "browser"])],
 )
 def test_what_is_imported_is_asked_for(folder, extras):
     packages = metadata.packages_distributions()

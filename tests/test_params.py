@@ -369,8 +369,8 @@ def test_the_papers_preset_has_its_benchmarks_recipe_and_ablations(tmp_path):
     path.write_text((PROJECT / "params.yaml").read_text())
     params.apply_preset(PROJECT / "presets/paper.yaml", path)
     p, paper = params.load(path=path), YAML(typ="safe").load((PROJECT / "paper/tables.yaml").read_text())
-    assert list(p.benchmarks) == paper["with_background"]["benchmarks"] + paper["without_background"]["benchmarks"]
-    assert sorted(p.evaluate.thresholds) == sorted(paper["with_background"]["benchmarks"])
+    assert list(p.benchmarks) == paper["with background"]["benchmarks"] + paper["without background"]["benchmarks"]
+    assert sorted(p.evaluate.thresholds) == sorted(paper["with background"]["benchmarks"])
     points = {row["points"] for row in paper["meta_points"]} - {p.segment.meta_points, 3136}  # 3136: every pixel by itself
     assert {params.parse_change(line)["segment.meta_points"] for line in p.ablations.inferred} == points
     levels = {row["granularity"] for row in paper["granularity"]} - {"none", p.mgca.granularity}

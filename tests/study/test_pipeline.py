@@ -31,7 +31,8 @@ def tiny(values):
 def run(folder, *command, check=True, **variables):
     """Run a command in folder with this interpreter's environment in front. Returns its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)} | variables
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # which other tests set
+    environment |= {"PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)} | variables
     done = subprocess.run(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0 or not check, done.stdout[-4000:]
     return done.stdout
