@@ -34,6 +34,7 @@ def stages_of_key(key):
         ("ovseg/segmentation/units.py", {"run", "inferred", "untrained", "figures"}),
         ("ovseg/benchmarks/miou.py", {"encode", "run", "inferred", "untrained", "figures"}),
         ("ovseg/clip/dense.py", {"encode", "run"}),
+        ("ovseg/data/captions.py", {"prepare", "encode", "run"}),
         ("ovseg/world/scenes.py", {"prepare"}),
         ("ovseg/world/pretraining.py", set()),  # only its parameters rerun `pretrain`
         ("ovseg/study/report.py", {"figures"}),
