@@ -43,7 +43,7 @@ class ArrayWriter:
     """Writes an array block by block, and continues one with the same made_with from an earlier run. Call `finish` at the end.
 
     row: shape of a row. made_with: dict of plain values, all that the array depends on. rows: number of rows written. complete: an earlier
-    run finished the array.
+    run finished the array, so nothing is left to append.
     """
 
     def __init__(self, path, row, made_with, dtype=np.float16):
@@ -70,17 +70,17 @@ class ArrayWriter:
         self.rows += len(values)
         if time.monotonic() - self.saved >= SECONDS:
             self._save()
-            self.saved = time.monotonic()
 
     def finish(self):
         """Complete the header and the JSON, and give the array its name."""
-        self._write_header()
-        self._save()
-        with open(self.part, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.replace(self.part, self.path)
-        self._save(sha256=digest)
-        self.file.close()
+        if not self.complete:
+            self._write_header()
+            self._save()
+            with open(self.part, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            os.replace(self.part, self.path)
+            self._save(sha256=sha256)
+            self.file.close()
 
     def _write_header(self):
         self.file.seek(0)
@@ -93,6 +93,7 @@ class ArrayWriter:
         os.fsync(self.file.fileno())
         record = {"made_with": self.made_with, "rows": self.rows} | about
         write_whole(self.json, lambda part: part.write_text(json.dumps(record, indent=1) + "\n"))
+        self.saved = time.monotonic()
 
 
 def files_read(paths):
@@ -108,10 +109,9 @@ def digest(values):
 def encode_texts(clip, texts, folder):
     """Encode a list of texts into texts.npy."""
     out = ArrayWriter(Path(folder) / "texts.npy", (clip.width,), {"clip": clip.fingerprint, "texts": digest(texts), "batch": TEXTS})
-    if not out.complete:
-        for start in tqdm(range(out.rows, len(texts), TEXTS), "encode texts", mininterval=2):
-            out.append(clip.encode_text(texts[start : start + TEXTS]))
-        out.finish()
+    for start in tqdm(range(out.rows, len(texts), TEXTS), "encode texts", mininterval=2):
+        out.append(clip.encode_text(texts[start : start + TEXTS]))
+    out.finish()
 
 
 def encode_pairs(clip, paths, keys, settings, folder):
@@ -120,11 +120,10 @@ def encode_pairs(clip, paths, keys, settings, folder):
     made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_read(paths)}
     side = settings.image_size // clip.patch
     out = ArrayWriter(Path(folder) / "pairs.npy", (clip.width, side, side), made_with)
-    if not out.complete:
-        pictures = tqdm(_pictures(paths, keys, out.rows), "encode images", len(keys), initial=out.rows, mininterval=2)
-        for batch in _stacks((images.center_crop(picture, settings.image_size) for picture in pictures), settings.batch):
-            out.append(clip.encode_dense(batch))
-        out.finish()
+    pictures = tqdm(_pictures(paths, keys, out.rows), "encode images", len(keys), initial=out.rows, mininterval=2)
+    for batch in stacks((images.center_crop(picture, settings.image_size) for picture in pictures), settings.batch):
+        out.append(clip.encode_dense(batch))
+    out.finish()
 
 
 def _pictures(paths, keys, first):
@@ -143,27 +142,8 @@ def _pictures(paths, keys, first):
         raise ValueError(f"{keys[end]}: the shards have changed since `prepare` read them; run it again")
 
 
-def _stacks(arrays, size):
+def stacks(arrays, size):
     """Stack arrays, `size` at a time."""
     arrays = iter(arrays)
     while batch := list(itertools.islice(arrays, size)):
         yield np.stack(batch)
-
-
-def encode_windows(clip, windows, modes, side, batch, made_with, folder):
-    """Encode windows in each mode into MODE.npy.
-
-    windows: iterator of (S, S, 3) uint8, not advanced if all arrays are complete. side: patches per side of a window. batch: windows per
-    forward pass. made_with: what the windows depend on.
-    """
-    made_with = {"clip": clip.fingerprint, "batch": batch} | made_with
-    outs = {mode: ArrayWriter(Path(folder) / f"{mode}.npy", (clip.width, side, side), made_with | {"dense": mode}) for mode in modes}
-    outs = {mode: out for mode, out in outs.items() if not out.complete}
-    row = min((out.rows for out in outs.values()), default=0)
-    for stack in _stacks(itertools.islice(windows, row, None), batch) if outs else ():
-        for mode, features in clip.encode_modes(stack, outs).items():
-            if outs[mode].rows == row:  # a killed run may have recorded more rows of one mode than of another
-                outs[mode].append(features)
-        row += len(stack)
-    for out in outs.values():
-        out.finish()

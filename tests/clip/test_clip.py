@@ -77,9 +77,7 @@ def test_dense_features_are_those_of_the_tower_from_normalised_images(model, cli
     assert (clip.width, clip.patch, clip.image_size) == (clip.encode_text(["a"]).shape[1], 16, 64)
 
 
-def test_an_unknown_mode_and_a_part_of_a_patch_are_named(clip):
-    with pytest.raises(ValueError, match="dense = clip, proxy: must be of clip, maskclip, sclip, clearclip, naclip, pearl"):
-        clip.encode_modes(pictures(1, 32, 32), ["clip", "proxy"])
+def test_a_part_of_a_patch_is_an_error(clip):
     with pytest.raises(ValueError, match="images of 33x32: must be multiples of CLIP's patch, 16"):
         clip.encode_dense(pictures(1, 32, 33))
 
@@ -90,19 +88,6 @@ def test_whole_images_and_texts_are_encoded_as_the_untouched_model_does(model, c
         image, text = model.encode_image(normalised(images)), model.encode_text(TOKENIZER(texts))
     torch.testing.assert_close(clip.encode_image(images), image, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(clip.encode_text(texts, batch=2), text, rtol=1e-4, atol=1e-4)
-
-
-def test_masked_images_have_clips_mean_colour_where_the_mask_is_0_and_masks_get_gradients(clip):
-    images, masks = pictures(2, 64, 64), torch.ones(2, 64, 64)
-    masks[0, :8] = 0
-    plain = normalised(images, clip.mean, clip.std)
-    plain[0, :, :8] = 0
-    with torch.no_grad():
-        expected = clip.clip.encode_image(plain)
-    torch.testing.assert_close(clip.encode_image(images, masks), expected, rtol=1e-4, atol=1e-5)
-    masks.requires_grad_()
-    clip.encode_image(images, masks)[0].sum().backward()
-    assert masks.grad[0].any() and not masks.grad[1].any() and not clip.encode_image(images).requires_grad
 
 
 def test_bfloat16_is_close_to_float32(clip, model):
