@@ -1,7 +1,7 @@
 """Texts: the nouns of captions, prompts built from them, and a bank of distinct texts.
 
-An image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1). The bank
-stores each distinct text once, so the frozen text encoder encodes it only once, however often training draws it.
+An image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1). The bank stores each distinct text
+once, so that the frozen text encoder encodes it only once, however often training draws it.
 """
 
 import functools
@@ -15,10 +15,7 @@ import numpy as np
 
 @functools.lru_cache(maxsize=1 << 16)
 def nouns(caption):
-    """Distinct nouns of a caption, lower case, in order of appearance.
-
-    Uses TextBlob's default tagger, whose lexicon ships with the package. Single letters are ignored.
-    """
+    """Distinct nouns of a caption by TextBlob's default tagger, lower case, in order of appearance. Single letters are ignored."""
     from textblob.en import tag  # takes a second to import, and only `prepare` looks for nouns
 
     words = (word.lower() for word, kind in tag(caption) if kind.startswith("NN"))
@@ -61,10 +58,9 @@ class TextBank:
         return [*self.captions, *(template.format(noun) for noun in self.nouns for template in self.templates)]
 
     def draw(self, rows, rng, caption_probability):
-        """Draw one text for each pair in rows (B,). Returns text ids, (B,) int64.
+        """Draw one text for each pair in rows (B,). Returns text ids, (B,) int64. rng: numpy Generator.
 
-        With probability caption_probability, or if the caption has no noun, the caption is drawn; otherwise a prompt,
-        with noun and template chosen uniformly at random. rng: numpy Generator.
+        With probability caption_probability, or if the caption has no noun, it is the caption; otherwise any prompt of any of its nouns.
         """
         choice = rng.random((3, len(rows)))
         first, count = self.offset[rows], self.offset[rows + 1] - self.offset[rows]

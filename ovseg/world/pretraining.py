@@ -1,7 +1,6 @@
 """Pretrain the compact CLIP of the rendered world with image-text contrast only: training reads no label map.
 
-Pictures are rendered on demand, each once. The output is a folder that any program can open through open_clip as
-"local-dir:...".
+Pictures are rendered on demand, each once. The output is a folder for open_clip: "local-dir:...".
 """
 
 import json
@@ -31,8 +30,7 @@ CONTEXT = 32  # tokens per text: captions of the rendered world are short
 class RenderedPairs(Dataset):
     """Pictures rendered on demand, `count` from the index `first`, each paired with a few texts.
 
-    An item: (3, S, S) uint8 image, the nouns of its caption, and settings.views texts, each with its nouns. A text is
-    the caption, or a prompt made from one of its nouns.
+    An item: (3, S, S) uint8 image, nouns of its caption, settings.views texts with their nouns: the caption, or a prompt of one noun.
     """
 
     def __init__(self, settings, count, first=0):
@@ -43,7 +41,7 @@ class RenderedPairs(Dataset):
 
     def __getitem__(self, index):
         s, index = self.settings, range(self.first, self.first + self.count)[index]  # past the end: IndexError
-        scene = scenes.render(s.seed, scenes.PRETRAIN, index, s.size, s.size, s.max_things, s.omit, s.omit_stuff, s.invent)
+        scene = scenes.render(s, scenes.PRETRAIN, index)
         rng = np.random.default_rng([s.seed, scenes.PRETRAIN, index, 1])
         texts, words = [], nouns(scene.caption)
         for _ in range(s.views):
@@ -56,10 +54,10 @@ class RenderedPairs(Dataset):
 
 
 class Glimpses(nn.Module):
-    """Shows the image tower `views` views of each picture, each with only a few patches drawn at random.
+    """Shows the image tower `views` views of each picture, each with a few patches drawn at random. Replaces open_clip's patch_dropout.
 
     With few patches, the class token must use what each patch itself shows. With whole pictures, the tower may gather information in
-    patches that do not show it. Replaces open_clip's patch_dropout, after the positional embeddings are added.
+    patches that do not show it.
     """
 
     def __init__(self, views):
@@ -84,9 +82,9 @@ def model_config(settings):
 
 
 def fits(captions, texts):
-    """Which texts name only nouns of a picture's caption: they are not negatives of that picture.
+    """Which texts name only nouns of a picture's caption, and thus are no negatives of it: (B, B) bool, rows pictures, columns texts.
 
-    captions, texts: the nouns of B captions and of B texts. Returns (B, B) bool, rows pictures, columns texts.
+    captions, texts: the nouns of B captions and of B texts.
     """
     return torch.tensor([[set(text) <= set(caption) for text in texts] for caption in captions])
 
@@ -110,10 +108,10 @@ def schedule(settings):
 
 
 def pretrain(settings, device="cpu", checkpoint=None):
-    """Train the compact CLIP. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
+    """Train the compact CLIP. settings: schema.Pretrain. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
 
-    settings: schema.Pretrain. checkpoint: the path of a file to which the state is written a hundred times during training. A training
-    with the same settings resumes from it, and on a CPU ends as if it had never stopped.
+    checkpoint: path of a file to which the state is written a hundred times. A training with the same settings resumes from it, and on a
+    CPU ends as if it had never stopped.
     """
     torch.manual_seed(settings.seed)
     model = open_clip.model.CLIP(**model_config(settings)).to(device)
@@ -121,8 +119,7 @@ def pretrain(settings, device="cpu", checkpoint=None):
     replace_attention(model)
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    decayed, others = ([p for p in model.parameters() if (p.ndim >= 2) == decay] for decay in (True, False))
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
     plan = list(schedule(settings))
@@ -149,7 +146,7 @@ def pretrain(settings, device="cpu", checkpoint=None):
         if step % max(1, len(plan) // 200) == 0:
             history.append({"pairs": (step + 1) * settings.batch * settings.views, "loss": loss.item()})
         if checkpoint and (step + 1) % max(1, len(plan) // 100) == 0:
-            keep(checkpoint, settings, model, optimiser, step + 1, history)
+            save_checkpoint(checkpoint, settings, model, optimiser, step + 1, history)
     model.visual.patch_dropout = nn.Identity()
     return model.cpu(), history
 
@@ -162,8 +159,8 @@ def _collate(items):
     return torch.stack(images), captions, [text for text, _ in texts], [words for _, words in texts]
 
 
-def keep(path, settings, model, optimiser, step, history):
-    """Write a checkpoint: the state of the training after `step` steps."""
+def save_checkpoint(path, settings, model, optimiser, step, history):
+    """Write the state of the training after `step` steps."""
     state = {"settings": settings.model_dump_json(exclude={"workers"}), "step": step, "history": history, "random": torch.get_rng_state()}
     state |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
     write_whole(path, lambda part: torch.save(state, part))
@@ -186,26 +183,24 @@ def zero_shot(clip, settings, pictures=400):
 
     clip: FrozenCLIP. settings: schema.Pretrain. A class is present if it covers at least 1% of a picture.
     """
-    size = settings.size
-    found = [scenes.render(settings.seed + 1, scenes.PRETRAIN, i, size, size, settings.max_things) for i in range(pictures)]
+    unseen = [scenes.render(settings, scenes.PRETRAIN, index, offset=1) for index in range(pictures)]
     classes = clip.embed_classes(scenes.CLASSES, settings.templates)
-    images = torch.cat([clip.encode_image(np.stack([s.image for s in found[i : i + 100]])) for i in range(0, pictures, 100)])
+    images = torch.cat([clip.encode_image(np.stack([s.image for s in unseen[i : i + 100]])) for i in range(0, pictures, 100)])
     scores = F.normalize(images, dim=-1) @ classes.T
-    present = torch.tensor([[name in scene.present for name in scenes.CLASSES] for scene in found])
+    present = torch.tensor([[name in scene.present for name in scenes.CLASSES] for scene in unseen])
     precision = MultilabelAveragePrecision(len(scenes.CLASSES), average=None)
     return dict(zip(scenes.CLASSES, precision(scores.sigmoid().cpu(), present.long()).tolist(), strict=True))
 
 
 def dense_miou(clip, settings, size, pictures=100):
-    """Zero-shot IoU of the patch features (MaskCLIP) on calibration pictures, in percent. Returns MeanIoU.compute's {class: IoU}.
+    """Zero-shot {class: IoU in percent} of the patch features (MaskCLIP) on calibration pictures resized to `size` pixels.
 
-    clip: FrozenCLIP. settings: schema.Pretrain. size: pixels to which pictures are resized: CLIP's own size, or larger for more patches.
-    A pixel gets the class with the highest interpolated cosine with the patches around it.
+    clip: FrozenCLIP. settings: schema.Pretrain. A pixel gets the class with the highest interpolated cosine with the patches around it.
     """
     classes = clip.embed_classes(scenes.CLASSES, settings.templates)
     iou = MeanIoU(scenes.CLASSES)
     for index in range(pictures):
-        scene = scenes.render(settings.seed, scenes.CALIBRATION, index, settings.size, settings.size, settings.max_things)
+        scene = scenes.render(settings, scenes.CALIBRATION, index)
         image = np.asarray(Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR))
         dense = F.normalize(clip.encode_dense(image[None], "maskclip"), dim=1)
         scores = torch.einsum("ndhw,cd->nchw", dense, classes)
@@ -213,29 +208,20 @@ def dense_miou(clip, settings, size, pictures=100):
     return iou.compute()
 
 
-def fold_mean(clip, settings):
-    """Shift the last norm of the image tower so that dense image features have mean 0. clip: FrozenCLIP, changed in place.
+@torch.no_grad()
+def fold(clip, settings):
+    """Fold two corrections into the weights of a FrozenCLIP, in place, as they are for 64 pictures and their captions.
 
-    A component common to all patches dominates cosines and hides what each patch shows.
+    A component common to all patches dominates cosines and hides what each patch shows: the last norm of the image tower is shifted so
+    that dense image features (MaskCLIP) have mean 0. CLIP's loss depends only on cosines and leaves the norms of embeddings arbitrary, but
+    Eq. 2 and 7 use raw dot products: both projections are scaled so that texts and patches have mean norm settings.embedding_norm.
     """
-    found = [scenes.render(settings.seed + 2, scenes.PRETRAIN, i, settings.size, settings.size) for i in range(64)]
-    mean = clip.encode_dense(np.stack([s.image for s in found]), "maskclip").mean((0, 2, 3))  # d
-    with torch.no_grad():
-        clip.clip.visual.ln_post.bias -= mean @ torch.linalg.pinv(clip.clip.visual.proj)
-
-
-def fold_norms(clip, settings):
-    """Scale both projections so that text and dense image embeddings have mean norm settings.embedding_norm.
-
-    CLIP's loss depends only on cosines and leaves these norms arbitrary, but Eq. 2 and 7 use raw dot products. clip: FrozenCLIP,
-    changed in place.
-    """
-    found = [scenes.render(settings.seed + 2, scenes.PRETRAIN, i, settings.size, settings.size) for i in range(64)]
-    dense = clip.encode_dense(np.stack([s.image for s in found]))
-    texts = clip.encode_text([scene.caption for scene in found])
-    with torch.no_grad():
-        clip.clip.visual.proj *= settings.embedding_norm / dense.norm(dim=1).mean()
-        clip.clip.text_projection *= settings.embedding_norm / texts.norm(dim=-1).mean()
+    drawn = [scenes.render(settings, scenes.PRETRAIN, index, offset=2) for index in range(64)]
+    images, visual = np.stack([scene.image for scene in drawn]), clip.clip.visual
+    visual.ln_post.bias -= clip.encode_dense(images, "maskclip").mean((0, 2, 3)) @ torch.linalg.pinv(visual.proj)
+    dense, texts = clip.encode_dense(images, "maskclip"), clip.encode_text([scene.caption for scene in drawn])
+    visual.proj *= settings.embedding_norm / dense.norm(dim=1).mean()
+    clip.clip.text_projection *= settings.embedding_norm / texts.norm(dim=-1).mean()
 
 
 def save_clip(model, settings, folder):
