@@ -77,18 +77,15 @@ class TextBank:
         return np.where(text_ids < len(self.captions), text_ids, len(self.captions) + noun)
 
     def save(self, folder):
-        """Write captions.txt and nouns.txt (one per line), templates.json and pairs.npz (indices) into folder."""
+        """Write texts.json (captions, nouns and templates) and pairs.npz (indices) into folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, lines in (("captions", self.captions), ("nouns", self.nouns)):
-            (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-        (folder / "templates.json").write_text(json.dumps(self.templates, indent=1, ensure_ascii=False))
+        texts = {"captions": self.captions, "nouns": self.nouns, "templates": self.templates}
+        (folder / "texts.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False), encoding="utf-8")
         np.savez(folder / "pairs.npz", caption_index=self.caption_index, noun_index=self.noun_index, offset=self.offset)
 
     @classmethod
     def load(cls, folder):
         """Load a bank written by `save`."""
-        folder = Path(folder)
-        captions, nouns = ((folder / f"{name}.txt").read_text().split("\n")[:-1] for name in ("captions", "nouns"))
-        with np.load(folder / "pairs.npz") as indices:
-            return cls(captions, nouns, json.loads((folder / "templates.json").read_text()), **indices)
+        with np.load(Path(folder) / "pairs.npz") as indices:
+            return cls(**json.loads((Path(folder) / "texts.json").read_text(encoding="utf-8")), **indices)

@@ -17,9 +17,10 @@ def scan(paths, max_bad_fraction, templates):
     keys, report = [], shards.Report()
 
     def tagged():
-        nonlocal report
         for rows, of_shard in shards.parallel(read_shard, paths, "scan shards"):
-            report += of_shard
+            report.pairs += of_shard.pairs
+            report.skipped += of_shard.skipped
+            report.repaired += of_shard.repaired
             for key, caption, nouns in rows:
                 keys.append(key)
                 yield caption, nouns

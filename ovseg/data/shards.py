@@ -25,7 +25,7 @@ MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
 
 
 class BadSample(Exception):
-    """A sample that cannot be used; the message is its kind, for counting."""
+    """A sample that cannot be used. The message is its kind, for counting."""
 
 
 class Incomplete(FileNotFoundError):
@@ -40,16 +40,10 @@ class Report:
     skipped: Counter = field(default_factory=Counter)
     repaired: Counter = field(default_factory=Counter)
 
-    def __add__(self, other):
-        return Report(self.pairs + other.pairs, self.skipped + other.skipped, self.repaired + other.repaired)
-
     @property
     def bad_fraction(self):
         bad = sum(self.skipped.values())
         return bad / max(1, bad + self.pairs)
-
-    def as_dict(self):
-        return {"pairs": self.pairs, "skipped": dict(self.skipped), "repaired": dict(self.repaired)}
 
 
 def expand(spec):

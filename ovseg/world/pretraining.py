@@ -3,54 +3,50 @@
 Pictures are rendered on demand, each once. The output is a folder for open_clip: "local-dir:...".
 """
 
+import itertools
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics.classification import MultilabelAveragePrecision
 from tqdm import tqdm
 
-from ..benchmarks.miou import MeanIoU
 from ..clip.dense import replace_attention
 from ..data.captions import nouns
 from ..data.files import write_whole
+from ..schema import Pretrain
 from . import scenes
 
 CONTEXT = 32  # tokens per text: captions of the rendered world are short
 
 
+@dataclass
 class RenderedPairs(Dataset):
-    """Pictures rendered on demand, `count` from the index `first`, each paired with a few texts.
+    """Pictures rendered on demand, each with settings.views texts: its caption, or a prompt of one of its nouns.
 
-    An item: (3, S, S) uint8 image, nouns of its caption, settings.views texts with their nouns: the caption, or a prompt of one noun.
+    An item: a (3, S, S) uint8 image, and for each text (text, its nouns, nouns of the caption).
     """
 
-    def __init__(self, settings, count, first=0):
-        self.settings, self.count, self.first = settings, count, first
-
-    def __len__(self):
-        return self.count
+    settings: Pretrain
 
     def __getitem__(self, index):
-        s, index = self.settings, range(self.first, self.first + self.count)[index]  # past the end: IndexError
-        scene = scenes.render(s, scenes.PRETRAIN, index)
+        s, scene = self.settings, scenes.render(self.settings, scenes.PRETRAIN, index)
         rng = np.random.default_rng([s.seed, scenes.PRETRAIN, index, 1])
         texts, words = [], nouns(scene.caption)
         for _ in range(s.views):
             if not words or rng.random() < s.caption_probability:
-                texts.append((scene.caption, words))
+                texts.append((scene.caption, words, words))
             else:
                 word = words[rng.integers(len(words))]
-                texts.append((s.templates[rng.integers(len(s.templates))].format(word), (word,)))
-        return torch.from_numpy(scene.image).permute(2, 0, 1), words, texts
+                texts.append((s.templates[rng.integers(len(s.templates))].format(word), (word,), words))
+        return torch.from_numpy(scene.image).permute(2, 0, 1), texts
 
 
 class Glimpses(nn.Module):
@@ -122,13 +118,20 @@ def pretrain(settings, device="cpu", checkpoint=None):
     decayed, others = ([p for p in model.parameters() if (p.ndim >= 2) == decay] for decay in (True, False))
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
-    plan = list(schedule(settings))
-    first, history = restore_checkpoint(checkpoint, settings, model, optimiser)
-    pairs = RenderedPairs(settings, (len(plan) - first) * settings.batch, first * settings.batch)
+    plan, mark = list(schedule(settings)), settings.model_dump_json(exclude={"workers"})
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and Path(checkpoint).is_file() else {}
+    first, history = (state["step"], state["history"]) if state.get("settings") == mark else (0, [])
+    if first:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
+        print(f"resuming at step {first}, from {checkpoint}")
+    rows = range(first * settings.batch, len(plan) * settings.batch)
     # its own generator, so that the loader does not advance the one that draws the glimpses
-    loader = DataLoader(pairs, settings.batch, num_workers=settings.workers, collate_fn=_collate, generator=torch.Generator())
+    options = {"num_workers": settings.workers, "collate_fn": _collate, "generator": torch.Generator()}
+    loader = DataLoader(RenderedPairs(settings), settings.batch, sampler=rows, **options)
     bar = tqdm(loader, "pretrain", initial=first, total=len(plan), mininterval=5)
-    for step, (images, captions, texts, named) in enumerate(bar, first):
+    for step, (images, texts, named, captions) in enumerate(bar, first):
         rate, choice = plan[step]
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -146,66 +149,17 @@ def pretrain(settings, device="cpu", checkpoint=None):
         if step % max(1, len(plan) // 200) == 0:
             history.append({"pairs": (step + 1) * settings.batch * settings.views, "loss": loss.item()})
         if checkpoint and (step + 1) % max(1, len(plan) // 100) == 0:
-            save_checkpoint(checkpoint, settings, model, optimiser, step + 1, history)
+            state = {"settings": mark, "step": step + 1, "history": history, "random": torch.get_rng_state()}
+            state |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            write_whole(checkpoint, lambda part, state=state: torch.save(state, part))
     model.visual.patch_dropout = nn.Identity()
     return model.cpu(), history
 
 
 def _collate(items):
-    """Collate RenderedPairs items: images (n, 3, S, S); and for each of n * views pairs: nouns of the caption, text, nouns of the text."""
-    images, captions, texts = zip(*items, strict=True)
-    texts = [text for of_picture in texts for text in of_picture]
-    captions = [words for words in captions for _ in range(len(texts) // len(images))]
-    return torch.stack(images), captions, [text for text, _ in texts], [words for _, words in texts]
-
-
-def save_checkpoint(path, settings, model, optimiser, step, history):
-    """Write the state of the training after `step` steps."""
-    state = {"settings": settings.model_dump_json(exclude={"workers"}), "step": step, "history": history, "random": torch.get_rng_state()}
-    state |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    write_whole(path, lambda part: torch.save(state, part))
-
-
-def restore_checkpoint(path, settings, model, optimiser):
-    """Load a checkpoint with the same settings into model and optimiser. Returns (step, history), or (0, []) if there is none."""
-    state = torch.load(path, map_location="cpu", weights_only=True) if path and Path(path).is_file() else None
-    if state is None or state["settings"] != settings.model_dump_json(exclude={"workers"}):
-        return 0, []
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"])
-    print(f"resuming at step {state['step']}, from {path}")
-    return state["step"], state["history"]
-
-
-def zero_shot(clip, settings, pictures=400):
-    """Image-level average precision of the world's classes on unseen pictures. Returns {class: AP in 0..1}.
-
-    clip: FrozenCLIP. settings: schema.Pretrain. A class is present if it covers at least 1% of a picture.
-    """
-    unseen = [scenes.render(settings, scenes.PRETRAIN, index, offset=1) for index in range(pictures)]
-    classes = clip.embed_classes(scenes.CLASSES, settings.templates)
-    images = torch.cat([clip.encode_image(np.stack([s.image for s in unseen[i : i + 100]])) for i in range(0, pictures, 100)])
-    scores = F.normalize(images, dim=-1) @ classes.T
-    present = torch.tensor([[name in scene.present for name in scenes.CLASSES] for scene in unseen])
-    precision = MultilabelAveragePrecision(len(scenes.CLASSES), average=None)
-    return dict(zip(scenes.CLASSES, precision(scores.sigmoid().cpu(), present.long()).tolist(), strict=True))
-
-
-def dense_miou(clip, settings, size, pictures=100):
-    """Zero-shot {class: IoU in percent} of the patch features (MaskCLIP) on calibration pictures resized to `size` pixels.
-
-    clip: FrozenCLIP. settings: schema.Pretrain. A pixel gets the class with the highest interpolated cosine with the patches around it.
-    """
-    classes = clip.embed_classes(scenes.CLASSES, settings.templates)
-    iou = MeanIoU(scenes.CLASSES)
-    for index in range(pictures):
-        scene = scenes.render(settings, scenes.CALIBRATION, index)
-        image = np.asarray(Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR))
-        dense = F.normalize(clip.encode_dense(image[None], "maskclip"), dim=1)
-        scores = torch.einsum("ndhw,cd->nchw", dense, classes)
-        iou.update(F.interpolate(scores, scene.labels.shape, mode="bilinear")[0].argmax(0), scene.labels)
-    return iou.compute()
+    """Images (n, 3, S, S); and for each of n * views pairs: text, its nouns, nouns of the caption."""
+    images, texts = zip(*items, strict=True)
+    return torch.stack(images), *zip(*itertools.chain(*texts), strict=True)
 
 
 @torch.no_grad()

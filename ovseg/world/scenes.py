@@ -200,9 +200,8 @@ def render_shards(settings, folder):
     folder.mkdir(parents=True, exist_ok=True)
     for earlier in folder.glob("*.tar*"):
         earlier.unlink()
-    shards = []
-    for split, name in ((TRAIN, "train"), (BENCHMARK, "benchmark"), (CALIBRATION, "calibration")):
-        count = settings.pairs if split == TRAIN else settings.pictures
+    shards, pictures = [], settings.pictures
+    for split, name, count in ((TRAIN, "train", settings.pairs), (BENCHMARK, "benchmark", pictures), (CALIBRATION, "calibration", pictures)):
         for first in range(0, count, PER_SHARD):
             shards.append((folder / f"{name}-{first // PER_SHARD:05d}.tar", split, range(first, min(first + PER_SHARD, count))))
     list(parallel(functools.partial(_render_shard, settings), shards, "render scenes"))
@@ -213,21 +212,21 @@ def render_shards(settings, folder):
 def _render_shard(settings, shard):
     """Write one shard. shard: (path, split, indices)."""
     path, split, indices = shard
-    write_whole(path, lambda part: _write_tar(part, settings, split, indices))
-
-
-def _write_tar(path, settings, split, indices):
     side, longer = settings.size, settings.size * 5 // 4
     shapes = [(side, side)] if split == TRAIN else [(side, longer), (longer, side)]  # non-square, so that windows slide
-    with wds.TarWriter(str(path), encoder=False, mtime=0) as tar:
-        for index in indices:
-            height, width = shapes[index % len(shapes)]
-            scene, key = render(settings, split, index, (height, width)), f"{index:08d}"
-            things = np.where(scene.labels < len(THINGS), scene.labels + 1, 0).astype(np.uint8)
-            about = {"key": key, "caption": scene.caption, "present": scene.present, "height": height, "width": width}
-            sample = {"__key__": key, "jpg": _file(scene.image, "JPEG", quality=92, subsampling=0), "txt": scene.caption.encode()}
-            sample |= {"json": json.dumps(about).encode(), "scenes.png": _file(scene.labels, "PNG"), "things.png": _file(things, "PNG")}
-            tar.write(sample)
+
+    def write(part):
+        with wds.TarWriter(str(part), encoder=False, mtime=0) as tar:
+            for index in indices:
+                height, width = shapes[index % len(shapes)]
+                scene, key = render(settings, split, index, (height, width)), f"{index:08d}"
+                things = np.where(scene.labels < len(THINGS), scene.labels + 1, 0).astype(np.uint8)
+                about = {"key": key, "caption": scene.caption, "present": scene.present, "height": height, "width": width}
+                sample = {"__key__": key, "jpg": _file(scene.image, "JPEG", quality=92, subsampling=0), "txt": scene.caption.encode()}
+                sample |= {"json": json.dumps(about).encode(), "scenes.png": _file(scene.labels, "PNG"), "things.png": _file(things, "PNG")}
+                tar.write(sample)
+
+    write_whole(path, write)
 
 
 def _file(array, kind, **options):
