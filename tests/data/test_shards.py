@@ -1,7 +1,6 @@
 """Pairs in shards: which samples are used, repaired or skipped, broken tars, and finding shards."""
 
 import io
-import struct
 import tarfile
 import zlib
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg.data import shards
+from ovseg.data import images, shards
 from ovseg.data.shards import BadSample, Report, expand
 
 
@@ -23,16 +22,6 @@ def smooth(height=24, width=16):
     """A picture with different channels that survives JPEG."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([255 * y / height, 255 * x / width, 255 - 255 * y / height], -1).astype(np.uint8)
-
-
-def blank_png(width, height):
-    """A valid all-black 1-bit PNG of any size, made without holding its pixels."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header, rows = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), zlib.compress(bytes((1 + (width + 7) // 8) * height))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 GOOD = {"jpg": encoded(smooth(), "JPEG", quality=95), "txt": b"a cat on the sofa", "json": b"{}"}
@@ -78,13 +67,13 @@ SKIPPED = {
     "no image": ({"txt": b"a cat", "json": b"{}"}, "no image"),
     "1x1": ({**GOOD, "jpg": encoded(smooth(1, 1), "JPEG")}, "image too small"),
     "200x2": ({**GOOD, "jpg": encoded(smooth(2, 200), "JPEG")}, "image too small"),
-    "20000x20000": ({"png": blank_png(20000, 20000), "txt": b"a cat"}, "image too large"),
-    "11000x10000": ({"png": blank_png(11000, 10000), "txt": b"a cat"}, "image too large"),  # below Pillow's own limit
+    "300x300": ({**GOOD, "jpg": encoded(smooth(300, 300), "JPEG")}, "image too large"),
 }
 
 
 @pytest.mark.parametrize("sample, kind", SKIPPED.values(), ids=SKIPPED)
-def test_a_bad_sample_is_skipped_and_counted(tmp_path, sample, kind):
+def test_a_bad_sample_is_skipped_and_counted(tmp_path, monkeypatch, sample, kind):
+    monkeypatch.setattr(images, "MAX_PIXELS", 300 * 300 - 1)
     assert among_good(tmp_path, sample) == (None, {kind: 1})
     with pytest.raises(BadSample, match=kind):
         shards.decode(sample)
@@ -92,17 +81,11 @@ def test_a_bad_sample_is_skipped_and_counted(tmp_path, sample, kind):
 
 # ---- samples that can be used
 
-
-@pytest.mark.parametrize("extension, kind", [("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("JPG", "JPEG")])
-def test_images_may_have_any_of_the_extensions(tmp_path, extension, kind):
-    (image, _), counts = among_good(tmp_path, {extension: encoded(smooth(), kind), "txt": b"a cat"})
-    assert np.abs(image.astype(int) - smooth()).mean() < 8 and not counts
-
-
 GREY, TURNED = smooth()[..., 0], Image.Exif()
 TURNED[0x0112] = 6
 GREYS = np.stack([GREY] * 3, -1)
-REPAIRED = {
+REPAIRED = {  # extension, data, kinds, expected
+    **{name: (name, encoded(smooth(), kind), [], smooth()) for name, kind in (("jpeg", "JPEG"), ("webp", "WEBP"), ("JPG", "JPEG"))},
     "CMYK jpeg": ("jpg", encoded(Image.fromarray(smooth()).convert("CMYK"), "JPEG", quality=95), ["CMYK to RGB"], smooth()),
     "greyscale jpeg": ("jpg", encoded(GREY, "JPEG", quality=95), ["L to RGB"], GREYS),
     "palette": ("png", encoded(Image.fromarray(GREY).convert("P"), "PNG"), ["P to RGB"], GREYS),
@@ -115,9 +98,9 @@ REPAIRED = {
 
 
 @pytest.mark.parametrize("extension, data, kinds, expected", REPAIRED.values(), ids=REPAIRED)
-def test_other_colours_and_turned_images_are_converted_and_counted(tmp_path, extension, data, kinds, expected):
+def test_images_are_read_and_other_colours_and_turned_ones_counted(tmp_path, extension, data, kinds, expected):
     (image, _), counts = among_good(tmp_path, {extension: data, "txt": b"a cat"})
-    assert counts == dict.fromkeys(kinds, 1) and np.abs(image.astype(int) - expected).mean() < 4
+    assert counts == dict.fromkeys(kinds, 1) and np.abs(image.astype(int) - expected).mean() < 8
 
 
 CAPTIONS = [
@@ -132,7 +115,7 @@ CAPTIONS = [
 @pytest.mark.parametrize("parts, caption", CAPTIONS)
 def test_captions_are_read_from_txt_caption_text_or_json(tmp_path, parts, caption):
     ((key, _, read),), report = read_all(write_tar(tmp_path / "a.tar", [("Folder/k", {"JPEG": GOOD["jpg"]} | parts)]))
-    assert (key, read) == ("a/Folder/k", caption) and report.as_dict() == {"pairs": 1, "skipped": {}, "repaired": {}}
+    assert (key, read) == ("a/Folder/k", caption) and report == Report(1)
 
 
 @pytest.mark.parametrize("described", [b"{", b"[]", b"{}", b'{"caption": null}', b'{"caption": 3}', b"\xff", b"[" * 100_000])
