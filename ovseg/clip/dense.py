@@ -1,7 +1,6 @@
 """Dense features: one feature per patch from an image tower that was trained to embed whole images.
 
-The modes of extracting them (DENSE_MODES) differ only in the last block. The tower's final norm and projection into the joint space
-are then applied to each token; the class token is dropped.
+The modes (DENSE_MODES) differ only in the last block. The final norm and projection into the joint space are then applied to each patch.
 """
 
 import re
@@ -105,12 +104,11 @@ class ClassTokenTower:
 class PoolingTower:
     """SigLIP's ViT: no class token; an attention pool over all patches maps into the joint space.
 
-    The joint embedding of a patch is the pool's output for that patch alone. Attention over one token is the identity on its value.
+    The joint embedding of a patch is the pool's output for it alone: attention over one token is the identity on its value.
     """
 
     def __init__(self, visual, positions="size"):
-        trunk = self.trunk = visual.trunk
-        self.positions = positions
+        self.trunk, self.positions, trunk = visual.trunk, positions, visual.trunk
         self.patch, self.image_size, self.width = trunk.patch_embed.patch_size[0], visual.image_size[0], trunk.attn_pool.out_features
         *self.blocks, last = trunk.blocks
         attn = SelfAttention(last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, last.attn.proj)
@@ -154,8 +152,8 @@ def mix_patches(x, source):
 def dense_features(tower, x, modes, mixing=None):
     """Dense features in several modes; the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch) float32}.
 
-    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source). Patches are mixed by `mix_patches`
-    before block number `block`, counted from 0. Raises ValueError if the tower has no such block.
+    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source) mixes patches by `mix_patches` before block
+    number `block`, counted from 0. Raises ValueError if the tower has no such block.
     """
     grid = x.shape[2] // tower.patch, x.shape[3] // tower.patch
     at, source = mixing or (None, None)

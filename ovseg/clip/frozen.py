@@ -34,8 +34,7 @@ class FrozenCLIP(nn.Module):
         if precision == "bfloat16":  # norms and embeddings stay in float32; open_clip's own conversion fails on SigLIP's texts
             for module in clip.modules():
                 if isinstance(module, (nn.Linear, nn.Conv2d, dense.SelfAttention)):
-                    for parameter in module.parameters(recurse=False):
-                        parameter.data = parameter.data.bfloat16()
+                    module.bfloat16()
         self.tokenizer, self.precision, self.dense, self.positions = tokenizer, precision, mode, positions
         self.device = next(clip.parameters()).device
         self.patch, self.image_size, self.width = self.tower.patch, self.tower.image_size, self.tower.width
@@ -83,8 +82,7 @@ class FrozenCLIP(nn.Module):
 
         H and W must be multiples of the patch size. mode: one of dense.DENSE_MODES; None: self.dense. mixing: see dense.dense_features.
         """
-        mode = mode or self.dense
-        return self.encode_modes(images, (mode,), mixing)[mode]
+        return self.encode_modes(images, [mode or self.dense], mixing)[mode or self.dense]
 
     @torch.no_grad()
     def encode_modes(self, images, modes, mixing=None):
@@ -94,12 +92,6 @@ class FrozenCLIP(nn.Module):
             raise ValueError(f"images of {width}x{height}: must be multiples of CLIP's patch, {self.patch}")
         with self._autocast():
             return dense.dense_features(self.tower, self.normalise(images), modes, mixing)
-
-    @torch.no_grad()
-    def encode_image(self, images):
-        """CLIP's own embedding of whole images, not normalised: (n, H, W, 3) uint8 -> (n, d) float32."""
-        with self._autocast():
-            return self.clip.encode_image(self.normalise(images)).float()
 
     @torch.no_grad()
     def encode_text(self, texts, batch=512):

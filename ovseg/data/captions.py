@@ -1,7 +1,6 @@
-"""Texts: the nouns of captions, prompts built from them, and a bank of distinct texts.
+"""Texts: an image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1).
 
-An image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1). The bank stores each distinct text
-once, so that the frozen text encoder encodes it only once, however often training draws it.
+The bank stores each distinct text once, so that the frozen text encoder encodes it only once, however often training draws it.
 """
 
 import functools
@@ -24,19 +23,14 @@ def nouns(caption):
 
 @dataclass
 class TextBank:
-    """Distinct captions and noun prompts, with their assignment to N image-text pairs.
+    """Distinct captions and noun prompts, with their assignment to N image-text pairs."""
 
-    captions: distinct captions, one line each. nouns: distinct nouns. templates: prompt templates with one `{}` each.
-    caption_index: (N,) int32, each pair's index into captions. noun_index: flat int32 indices into nouns; those of pair n are
-    `noun_index[offset[n]:offset[n + 1]]`. offset: (N + 1,) int64.
-    """
-
-    captions: list[str]
-    nouns: list[str]
-    templates: list[str]
-    caption_index: np.ndarray
-    noun_index: np.ndarray
-    offset: np.ndarray
+    captions: list[str]  # distinct, one line each
+    nouns: list[str]  # distinct
+    templates: list[str]  # of prompts, with one {} each
+    caption_index: np.ndarray  # (N,) int32, each pair's index into captions
+    noun_index: np.ndarray  # int32 indices into nouns; those of pair n are noun_index[offset[n] : offset[n + 1]]
+    offset: np.ndarray  # (N + 1,) int64
 
     @classmethod
     def collect(cls, tagged, templates):
@@ -73,8 +67,8 @@ class TextBank:
 
     def subjects(self, text_ids):
         """Subject ids of texts: equal for prompts of the same noun and for equal captions. text_ids (B,) -> (B,) int64."""
-        noun = (text_ids - len(self.captions)) // len(self.templates)
-        return np.where(text_ids < len(self.captions), text_ids, len(self.captions) + noun)
+        count = len(self.captions)
+        return np.where(text_ids < count, text_ids, count + (text_ids - count) // len(self.templates))
 
     def save(self, folder):
         """Write texts.json (captions, nouns and templates) and pairs.npz (indices) into folder."""

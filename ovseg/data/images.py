@@ -5,11 +5,11 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
+MAX_PIXELS = 100_000_000
 
 
 class TooLarge(ValueError):
-    """A picture has more than MAX_PIXELS pixels."""
+    """A picture has more than MAX_PIXELS pixels; it is refused before it is decoded."""
 
 
 def read_image(file):

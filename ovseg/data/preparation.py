@@ -28,8 +28,8 @@ def scan(paths, max_bad_fraction, templates):
     bank = captions.TextBank.collect(tagged(), templates)
     if report.bad_fraction > max_bad_fraction:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped.most_common())
-        share = f"{report.bad_fraction:.1%} of the samples are unusable ({kinds})"
-        raise ValueError(f"{share}: data.max_bad_fraction allows {max_bad_fraction:.1%}")
+        bad, allowed = f"{report.bad_fraction:.1%}", f"{max_bad_fraction:.1%}"
+        raise ValueError(f"{bad} of the samples are unusable ({kinds}): data.max_bad_fraction allows {allowed}")
     if not keys:
         raise ValueError(f"no usable image-text pair in {len(paths)} shards")
     return keys, bank, report

@@ -71,8 +71,7 @@ def read_samples(path, report=None):
     report, repeated, seen = report or Report(), set(), set()
 
     def skip_repeated(error):  # the only error of grouping: a second file of one name
-        repeated.add(str(error.args[0]).split(".")[0])
-        return True
+        return not repeated.add(str(error.args[0]).split(".")[0])
 
     for sample in wds.tariterators.group_by_keys(_read_files(path, report), handler=skip_repeated):
         if sample["__key__"] in seen:  # its files are not contiguous in the tar

@@ -1,7 +1,4 @@
-"""Pretrain the compact CLIP of the rendered world with image-text contrast only: training reads no label map.
-
-Pictures are rendered on demand, each once. The output is a folder for open_clip: "local-dir:...".
-"""
+"""Pretrain the compact CLIP of the rendered world, with image-text contrast only, on pictures that are rendered on demand, each once."""
 
 import itertools
 import json
@@ -52,8 +49,7 @@ class RenderedPairs(Dataset):
 class Glimpses(nn.Module):
     """Shows the image tower `views` views of each picture, each with a few patches drawn at random. Replaces open_clip's patch_dropout.
 
-    With few patches, the class token must use what each patch itself shows. With whole pictures, the tower may gather information in
-    patches that do not show it.
+    With few patches, the class token must use what each itself shows; with all, the tower may gather information in other patches.
     """
 
     def __init__(self, views):
@@ -78,10 +74,7 @@ def model_config(settings):
 
 
 def fits(captions, texts):
-    """Which texts name only nouns of a picture's caption, and thus are no negatives of it: (B, B) bool, rows pictures, columns texts.
-
-    captions, texts: the nouns of B captions and of B texts.
-    """
+    """Which texts name only nouns of a picture's caption: no negatives, (B pictures, B texts) bool. captions, texts: their nouns."""
     return torch.tensor([[set(text) <= set(caption) for text in texts] for caption in captions])
 
 
@@ -164,11 +157,10 @@ def _collate(items):
 
 @torch.no_grad()
 def fold(clip, settings):
-    """Fold two corrections into the weights of a FrozenCLIP, in place, as they are for 64 pictures and their captions.
+    """Fold two corrections, measured on 64 pictures and their captions, into the weights of a FrozenCLIP, in place.
 
-    A component common to all patches dominates cosines and hides what each patch shows: the last norm of the image tower is shifted so
-    that dense image features (MaskCLIP) have mean 0. CLIP's loss depends only on cosines and leaves the norms of embeddings arbitrary, but
-    Eq. 2 and 7 use raw dot products: both projections are scaled so that texts and patches have mean norm settings.embedding_norm.
+    The last norm of the image tower is shifted so that dense image features (MaskCLIP) have mean 0: a component common to all patches hides
+    what each shows. Both projections are scaled so that texts and patches have mean norm settings.embedding_norm, which Eq. 2 and 7 use.
     """
     drawn = [scenes.render(settings, scenes.PRETRAIN, index, offset=2) for index in range(64)]
     images, visual = np.stack([scene.image for scene in drawn]), clip.clip.visual
@@ -180,10 +172,9 @@ def fold(clip, settings):
 
 def save_clip(model, settings, folder):
     """Write an open_clip folder: open_clip_config.json and float16 weights, for "local-dir:FOLDER"."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     config = {"model_cfg": model_config(settings), "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (Path(folder) / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
+    save_file(weights, Path(folder) / "open_clip_model.safetensors")

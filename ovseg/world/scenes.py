@@ -200,8 +200,9 @@ def render_shards(settings, folder):
     folder.mkdir(parents=True, exist_ok=True)
     for earlier in folder.glob("*.tar*"):
         earlier.unlink()
-    shards, pictures = [], settings.pictures
-    for split, name, count in ((TRAIN, "train", settings.pairs), (BENCHMARK, "benchmark", pictures), (CALIBRATION, "calibration", pictures)):
+    shards = []
+    for split, name in ((TRAIN, "train"), (BENCHMARK, "benchmark"), (CALIBRATION, "calibration")):
+        count = settings.pairs if split == TRAIN else settings.pictures
         for first in range(0, count, PER_SHARD):
             shards.append((folder / f"{name}-{first // PER_SHARD:05d}.tar", split, range(first, min(first + PER_SHARD, count))))
     list(parallel(functools.partial(_render_shard, settings), shards, "render scenes"))

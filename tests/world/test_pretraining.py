@@ -150,7 +150,7 @@ def test_committed_weights_know_things_and_stuff():
     """Unseen pictures that contain a class are closer to its name than those that do not, in four of five comparisons or more."""
     clip = FrozenCLIP.open(P.clip.model_copy(update={"model": f"local-dir:{Path(__file__).parents[2] / 'models/clip'}"}))
     unseen = [scenes.render(P.pretrain, scenes.PRETRAIN, index, offset=1) for index in range(120)]
-    images = F.normalize(clip.encode_image(np.stack([scene.image for scene in unseen])), dim=-1)
+    images = F.normalize(clip.clip.encode_image(clip.normalise([scene.image for scene in unseen])), dim=-1)
     for scores, name in zip(clip.embed_classes(scenes.CLASSES, P.pretrain.templates) @ images.T, scenes.CLASSES, strict=True):
         present = torch.tensor([name in scene.present for scene in unseen])
         assert (scores[present][:, None] > scores[~present]).float().mean() > 0.8, name

@@ -56,8 +56,8 @@ def test_scenes_hold_stuff_and_up_to_the_given_number_of_things_and_all_classes_
 
 def test_captions_name_what_is_present_but_for_the_given_noise():
     for index in range(40):
-        noises = [dict(zip(("omit", "omit_stuff", "invent"), values, strict=True)) for values in ((0, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1))]
-        quiet, things, one, more = (render(changed(**noise), TRAIN, index) for noise in noises)
+        noises = ((0, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1))
+        quiet, things, one, more = (render(changed(omit=o, omit_stuff=s, invent=i), TRAIN, index) for o, s, i in noises)
         assert sorted(named(quiet.caption)) == sorted(quiet.present)
         assert sorted(named(things.caption)) == sorted(set(quiet.present) & set(THINGS)) or not set(quiet.present) & set(THINGS)
         assert len(named(one.caption)) == 1 and set(named(one.caption)) <= set(quiet.present)
