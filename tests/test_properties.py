@@ -22,9 +22,6 @@ SEEDS = st.integers(0, 1000)
 LEVELS = ("object", "region", "pixel")
 
 
-# ---- losses of MGCA
-
-
 def batch(seed, size=4, length=9, width=6):
     """pixels (B, L, d), texts (B, d), subjects (B,), the second text's and the last one's the same."""
     generator = torch.Generator().manual_seed(seed)
@@ -89,9 +86,6 @@ def test_info_nce_sees_differences_of_logits_alone(seed, size, shift, equal):
     torch.testing.assert_close(*of_images)  # each image may have a shift of its own
 
 
-# ---- units
-
-
 @drawn
 @given(SEEDS, st.integers(3, 8), st.integers(3, 8), st.sampled_from(["pixel", "meta-point", "group"]), st.integers(1, 3), st.booleans())
 def test_each_pixel_is_in_one_unit_whose_mean_it_gets(seed, height, width, unit, side, dot):
@@ -116,8 +110,6 @@ def test_as_many_meta_points_as_pixels_is_the_pixel_unit(seed, side):
     torch.testing.assert_close(spread, expected)
 
 
-# ---- windows
-
 SIDES = st.integers(1, 150)
 GRIDS = st.tuples(*map(st.sampled_from, ([8, 16, 24, 32], [1, 3, 8, 20, 32], [1, 2, 4, 8])))  # window, stride, embeddings a side
 
@@ -135,8 +127,6 @@ def test_the_weights_of_windows_are_a_partition_of_unity(height, width, grids, s
     constant = torch.full((len(where.positions), 2, grid, grid), 3.0)
     torch.testing.assert_close(stitch(constant, where, window, (height, width)).rows(), torch.full((2, height, width), 3.0))
 
-
-# ---- mIoU
 
 LABELS = st.lists(st.integers(0, 4), min_size=12, max_size=12)
 TRUTHS = st.lists(st.sampled_from([0, 1, 2, 3, 4, 255]), min_size=12, max_size=12)

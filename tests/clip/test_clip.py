@@ -109,9 +109,6 @@ def test_fingerprints_follow_all_that_features_depend_on(model, clip):
     assert len({of.fingerprint for of in clips}) == 4 and frozen(model, mode="sclip").fingerprint == clip.fingerprint
 
 
-# ---- opening
-
-
 def test_a_folder_opens_with_its_weights_its_mean_and_its_positions(tmp_path):
     model, given = local_dir(tmp_path)
     clips = {how: FrozenCLIP.open(given.model_copy(update={"positions": how})) for how in ("size", "scale-factor")}

@@ -71,9 +71,6 @@ def small():
     return plain_clip()
 
 
-# ---- what is expected
-
-
 def bicubic(before, after, factor):
     """The matrix (after, before) of bicubic interpolation by a factor in one dimension, a = -0.75, edges repeated."""
     matrix = torch.zeros(after, before)
@@ -223,8 +220,6 @@ def test_replacing_attention_keeps_the_weights_and_their_names(small):
     before, after = small.state_dict(), replaced.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
-
-# ---- which towers
 
 PLAIN, POOLING = dense.ClassTokenTower, dense.PoolingTower
 

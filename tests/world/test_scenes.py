@@ -76,9 +76,6 @@ def test_the_tagger_finds_each_class_in_each_caption(template):
             assert list(nouns(template.format(listing))) == order
 
 
-# ---- shards
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The shards, written by other processes."""
