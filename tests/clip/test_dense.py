@@ -55,20 +55,16 @@ def siglip_clip(**kwargs):
         return randomise(open_clip.model.CustomTextCLIP(48, vision, text, init_logit_bias=-10))
 
 
-def opened(model, positions="size"):
-    """The tower of a copy of the model, ready to be read."""
+def features_of(model, images, modes, how="size", mixing=None):
+    """dense_features of a copy of the model."""
     visual = copy.deepcopy(model.visual)
     dense.replace_attention(visual)
-    return dense.tower(visual, positions)
+    with torch.no_grad():
+        return dense.dense_features(dense.tower(visual, how), images, modes, mixing)
 
 
-def noise(n, height, width, seed=1):
-    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module")
-def small():
-    return plain_clip()
+def noise(n, height, width):
+    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def bicubic(before, after, factor):
@@ -198,8 +194,7 @@ CASES = [
 @pytest.mark.parametrize("make, kwargs, shape, how, mixing", CASES)
 def test_dense_features_are_those_of_plain_matrix_products(make, kwargs, shape, how, mixing):
     model, images = make(**kwargs), noise(*shape)
-    with torch.no_grad():
-        features = dense.dense_features(opened(model, how), images, DENSE_MODES, mixing)
+    features = features_of(model, images, DENSE_MODES, how, mixing)
     assert list(features) == DENSE_MODES
     for mode, values in expected(model.visual, images, how, mixing).items():
         assert features[mode].dtype == torch.float32
@@ -208,13 +203,13 @@ def test_dense_features_are_those_of_plain_matrix_products(make, kwargs, shape, 
         assert (features[one] - features[other]).norm() > 0.01 * features[one].norm()
 
 
-def test_mixing_before_a_block_that_the_tower_lacks_is_an_error(small):
+def test_mixing_before_a_block_that_the_tower_lacks_is_an_error():
     with pytest.raises(ValueError, match="mixing before block 3: must be between 0 and 2"):
-        dense.dense_features(opened(small), noise(3, 64, 48), ["clip"], (3, SOURCE))
+        features_of(plain_clip(), noise(3, 64, 48), ["clip"], mixing=(3, SOURCE))
 
 
-def test_replacing_attention_keeps_the_weights_and_their_names(small):
-    replaced = copy.deepcopy(small)
+def test_replacing_attention_keeps_the_weights_and_their_names():
+    small, replaced = plain_clip(), plain_clip()
     for _ in range(2):  # a model may be wrapped again
         dense.replace_attention(replaced)
     before, after = small.state_dict(), replaced.state_dict()
