@@ -71,15 +71,15 @@ class TextBank:
         return np.where(text_ids < count, text_ids, count + (text_ids - count) // len(self.templates))
 
     def save(self, folder):
-        """Write texts.json (captions, nouns and templates) and pairs.npz (indices) into folder."""
+        """Write bank.json (captions, nouns and templates) and pairs.npz (indices) into folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"captions": self.captions, "nouns": self.nouns, "templates": self.templates}
-        (folder / "texts.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False), encoding="utf-8")
+        (folder / "bank.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False), encoding="utf-8")
         np.savez(folder / "pairs.npz", caption_index=self.caption_index, noun_index=self.noun_index, offset=self.offset)
 
     @classmethod
     def load(cls, folder):
         """Load a bank written by `save`."""
         with np.load(Path(folder) / "pairs.npz") as indices:
-            return cls(**json.loads((Path(folder) / "texts.json").read_text(encoding="utf-8")), **indices)
+            return cls(**json.loads((Path(folder) / "bank.json").read_text(encoding="utf-8")), **indices)
