@@ -238,7 +238,8 @@ def test_architectures_of_open_clip(name, expected):
 SIGLIPS = [
     *({"proj": "linear"}, {"qk_norm": True}, {"scale_attn_norm": True}, {"class_token": True}, {"reg_tokens": 1}, {"pre_norm": True}),
     *({"fc_norm": True}, {"pos_embed": "none"}, {"embed_norm_layer": torch.nn.LayerNorm}, {"num_classes": 5}, {"patch_size": (16, 8)}),
-    *({"block_fn": timm.models.vision_transformer.ParallelScalingBlock}, {"attn_layer": timm.layers.DiffAttention}),
+    *({"block_fn": block} for block in (timm.models.vision_transformer.ParallelScalingBlock, timm.models.vision_transformer.ResPostBlock)),
+    {"attn_layer": timm.layers.DiffAttention},
     {"pool": "avg", "global_pool": "avg"},
 ]
 PLAINS = [{"attentional_pool": True}, {"patch_size": (16, 8)}, {"block_type": "custom"}, {"qk_norm": True, "block_type": "custom"}]

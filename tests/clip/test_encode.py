@@ -82,7 +82,7 @@ def test_an_encoding_killed_at_any_batch_resumes_with_the_same_bytes(clip, paths
         assert (folder / "pairs.npy").exists() == (at == 5)
         if at == 1:
             with open(folder / "pairs.npy.part", "ab") as part:
-                part.write(b"part of a batch")
+                part.write(b"part of a batch" * 50)
         assert encode_all(clip, paths, folder) == left and contents(folder) == contents(tmp_path / "whole")
 
 
