@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from . import methods
-from .clip.config import model_config, nearest_model, patch_size, pretrained_tags
+from .clip.config import model_config, patch_size
 from .schema import INFERENCE, LAYOUTS, LOCAL, PRETRAINED_CLIP, Study
 
 METHODS = {name: importlib.import_module(f"ovseg.methods.{name}") for name in methods.names()}
@@ -134,7 +134,7 @@ def rules(p):
     vision = {"patch_size": p.pretrain.patch, "layers": p.pretrain.vision_layers}
     if c.model != PRETRAINED_CLIP:
         config = model_config(c.model)
-        yield "clip.model", config, f"a model of open_clip, as {nearest_model(c.model)}, or {LOCAL}FOLDER with open_clip_config.json"
+        yield "clip.model", config, f"a model of open_clip, or {LOCAL}FOLDER with open_clip_config.json"
         vision = config["vision_cfg"]
     patch = patch_size(vision) or 1
     pixels = (2 * s.window // patch) ** 2  # pixel embeddings of a window: the decoder doubles the grid of patches
@@ -143,7 +143,9 @@ def rules(p):
     if c.model.startswith(LOCAL):
         yield "clip.pretrained", c.pretrained is None, f"null, for {c.model} holds its weights"
     elif not (c.pretrained and Path(c.pretrained).is_file()):
-        tags = pretrained_tags(c.model)
+        from open_clip.pretrained import list_pretrained_tags_by_model  # takes seconds
+
+        tags = list_pretrained_tags_by_model(c.model)
         yield "clip.pretrained", c.pretrained in tags, f"the path of a checkpoint, or a tag of {c.model}: {', '.join(tags)}"
     yield "clip.image_size", c.image_size % patch == 0, f"a multiple of CLIP's patch, {patch}"
     patches = (p.pretrain.size // p.pretrain.patch) ** 2

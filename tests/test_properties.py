@@ -22,9 +22,6 @@ SEEDS = st.integers(0, 1000)
 LEVELS = ("object", "region", "pixel")
 
 
-# ---- losses of MGCA
-
-
 def batch(seed, size=4, length=9, width=6):
     """pixels (B, L, d), texts (B, d), subjects (B,), the second text's and the last one's the same."""
     generator = torch.Generator().manual_seed(seed)
@@ -39,32 +36,22 @@ def losses(pixels, texts, subjects, mask=True, **values):
 
 
 def same(first, second, levels=LEVELS):
-    for level in levels:
-        torch.testing.assert_close(first[level], second[level], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*([of[level] for level in levels] for of in (first, second)), rtol=1e-4, atol=1e-5)
 
 
 @drawn
 @given(SEEDS, st.permutations(range(4)), st.permutations(range(9)), st.sampled_from(["both", "image-to-text", "text-to-image"]))
-def test_losses_do_not_depend_on_the_order_of_pairs_or_pixels(seed, pairs, places, direction):
-    pixels, texts, subjects = batch(seed)
-    expected = losses(pixels, texts, subjects, direction=direction)
-    assert all(0 <= value < math.inf for value in expected.values())
-    same(losses(pixels[pairs], texts[pairs], subjects[pairs], direction=direction), expected)
-    same(losses(pixels[:, places], texts, subjects, direction=direction), expected)
-
-
-@drawn
-@given(SEEDS)
-def test_losses_do_not_depend_on_the_axes_of_the_joint_space(seed):
+def test_losses_do_not_depend_on_the_order_of_pairs_or_pixels_or_on_the_axes_of_the_joint_space(seed, pairs, places, direction):
     pixels, texts, subjects = batch(seed)
     turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(seed + 1)))[0]
-    same(losses(pixels @ turn, texts @ turn, subjects), losses(pixels, texts, subjects))
+    expected = losses(pixels, texts, subjects, direction=direction)
+    assert all(0 <= value < math.inf for value in expected.values())
+    same(losses(pixels[pairs][:, places] @ turn, texts[pairs] @ turn, subjects[pairs], direction=direction), expected)
 
 
 @drawn
 @given(SEEDS, st.lists(st.floats(0.2, 5), min_size=4, max_size=4), st.lists(st.floats(0.2, 5), min_size=4, max_size=4))
 def test_object_and_region_of_one_pixel_are_cosines_whatever_the_lengths(seed, of_texts, of_images):
-    """With more pixels a length counts: it sharpens the softmax that weighs them."""
     pixels, texts, subjects = batch(seed)
     one = {"alpha": 0.01, "beta": 0.01, "k": 0.0}
     scaled = losses(pixels * torch.tensor(of_images)[:, None, None], texts * torch.tensor(of_texts)[:, None], subjects, **one)
@@ -74,7 +61,6 @@ def test_object_and_region_of_one_pixel_are_cosines_whatever_the_lengths(seed, o
 @drawn
 @given(SEEDS, st.floats(0.2, 5))
 def test_a_length_counts_alike_in_texts_and_pixels(seed, scale):
-    """All levels see S, which is the product of both, and cosines, which see neither."""
     pixels, texts, subjects = batch(seed)
     same(losses(pixels * scale, texts, subjects), losses(pixels, texts * scale, subjects))
 
@@ -96,13 +82,8 @@ def test_info_nce_sees_differences_of_logits_alone(seed, size, shift, equal):
         expected = objectives.info_nce(logits, negative, direction)
         torch.testing.assert_close(objectives.info_nce(logits + shift, negative, direction), expected, rtol=1e-4, atol=1e-4)
         assert objectives.info_nce(torch.full((size, size), equal), negative, direction).item() == pytest.approx(math.log(size), rel=1e-5)
-    rows = torch.linspace(-5, 5, size)[:, None]  # a shift of its own for each image
-    torch.testing.assert_close(
-        objectives.info_nce(logits + rows, negative, "image-to-text"), objectives.info_nce(logits, negative, "image-to-text")
-    )
-
-
-# ---- units
+    of_images = [objectives.info_nce(given, negative, "image-to-text") for given in (logits, logits + torch.arange(float(size))[:, None])]
+    torch.testing.assert_close(*of_images)  # each image may have a shift of its own
 
 
 @drawn
@@ -113,11 +94,10 @@ def test_each_pixel_is_in_one_unit_whose_mean_it_gets(seed, height, width, unit,
     count = height * width if unit == "pixel" else side**2
     assert spread.shape == embeddings.shape and assignment.shape == (2, height, width)
     assert assignment.min() >= 0 and assignment.max() < count
-    for window in range(2):
-        for which in assignment[window].unique():
-            inside = assignment[window] == which
-            members = embeddings[window][:, inside]
-            torch.testing.assert_close(spread[window][:, inside], members.mean(1, keepdim=True).expand_as(members), rtol=1e-4, atol=1e-5)
+    for pixels, means, of_pixels in zip(embeddings, spread, assignment, strict=True):
+        for which in of_pixels.unique():
+            members = pixels[:, of_pixels == which]
+            torch.testing.assert_close(means[:, of_pixels == which], members.mean(1, keepdim=True).expand_as(members), rtol=1e-4, atol=1e-5)
 
 
 @drawn
@@ -129,8 +109,6 @@ def test_as_many_meta_points_as_pixels_is_the_pixel_unit(seed, side):
     assert torch.equal(assignment, of_pixels)
     torch.testing.assert_close(spread, expected)
 
-
-# ---- windows
 
 SIDES = st.integers(1, 150)
 GRIDS = st.tuples(*map(st.sampled_from, ([8, 16, 24, 32], [1, 3, 8, 20, 32], [1, 2, 4, 8])))  # window, stride, embeddings a side
@@ -150,8 +128,6 @@ def test_the_weights_of_windows_are_a_partition_of_unity(height, width, grids, s
     torch.testing.assert_close(stitch(constant, where, window, (height, width)).rows(), torch.full((2, height, width), 3.0))
 
 
-# ---- mIoU
-
 LABELS = st.lists(st.integers(0, 4), min_size=12, max_size=12)
 TRUTHS = st.lists(st.sampled_from([0, 1, 2, 3, 4, 255]), min_size=12, max_size=12)
 
@@ -160,20 +136,18 @@ TRUTHS = st.lists(st.sampled_from([0, 1, 2, 3, 4, 255]), min_size=12, max_size=1
 @given(LABELS, TRUTHS, st.permutations(range(5)))
 def test_miou_lies_between_none_right_and_all_right(predicted, truth, order):
     def ious(predicted, truth):
-        found = MeanIoU("abcde")
+        matrix = MeanIoU("abcde")
         for part in (slice(0, 5), slice(5, 12)):  # of two images
-            found.update(np.array(predicted[part])[None], np.array(truth[part])[None])
-        return found.compute()
+            matrix.update(np.array(predicted[part])[None], np.array(truth[part])[None])
+        return matrix.compute()
 
-    found = ious(predicted, truth)
-    assert all(value is None or 0 <= value <= 100 for value in found.values())
-    seen = {"abcde"[t] for t in truth if t != 255}
-    assert {name for name, value in found.items() if value is not None} >= seen
+    values, seen = ious(predicted, truth), {"abcde"[t] for t in truth if t != 255}
+    assert all(value is None or 0 <= value <= 100 for value in values.values())
+    assert {name for name, value in values.items() if value is not None} >= seen
     right = [p == t for p, t in zip(predicted, truth, strict=True) if t != 255]
-    assert (mean(found) == 100 if all(right) else mean(found) < 100) if right else mean(found) is None
-    assert (mean(found) == 0) == (bool(right) and not any(right))
-    assert ious([t if t != 255 else p for p, t in zip(predicted, truth, strict=True)], truth) == dict.fromkeys("abcde") | dict.fromkeys(
-        seen, 100
-    )
+    assert (mean(values) == 100) == (bool(right) and all(right)) and (mean(values) is None) == (not right)
+    assert (mean(values) == 0) == (bool(right) and not any(right))
+    perfect = ious([t if t != 255 else p for p, t in zip(predicted, truth, strict=True)], truth)
+    assert perfect == dict.fromkeys("abcde") | dict.fromkeys(seen, 100)
     renamed = ious([order[p] for p in predicted], [order[t] if t != 255 else t for t in truth])
-    assert renamed == {"abcde"[order[i]]: found["abcde"[i]] for i in range(5)}
+    assert renamed == {"abcde"[order[i]]: values["abcde"[i]] for i in range(5)}

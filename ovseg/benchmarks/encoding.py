@@ -1,11 +1,12 @@
 """Encodes the class names and windows of benchmarks once, for all evaluations."""
 
-import shutil
+import itertools
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from ..clip.encode import ArrayWriter, digest, encode_windows, files_read
+from ..clip.encode import ArrayWriter, files_digest, stacks
 from ..data import images, shards
 from ..data.files import source_digest
 from ..segmentation import resizing, windows
@@ -22,26 +23,33 @@ def encode_benchmarks(clip, benchmarks, segment, folder, modes):
     for benchmark in benchmarks:
         place = folder / benchmark.name
         made_with = {"clip": clip.fingerprint, "names": benchmark.named, "templates": segment.templates}
-        classes = ArrayWriter(place / "classes.npy", (clip.width,), made_with, "float32")
-        if not classes.complete:
+        classes = ArrayWriter(place / "classes.npy", (clip.width,), made_with, len(benchmark.named), np.float32)
+        if not classes.rows:
             classes.append(clip.embed_classes(benchmark.named, segment.templates))
-            classes.finish()
-        if modes and places.setdefault(benchmark.source, place) == place:
-            made_with = segment.model_dump(include={"short_side", "max_ratio", "resize", "window", "stride"})
-            made_with["code"] = source_digest(datasets, images, resizing, shards, windows)
-            made_with["pictures"] = digest(files_read(benchmark.files))
-            encode_windows(clip, _windows(benchmark, segment), modes, segment.window // clip.patch, segment.batch, made_with, place)
-    names = [benchmark.name for benchmark in benchmarks]
-    arrays = {folder / name / "classes" for name in names} | {place / mode for place in places.values() for mode in modes}
-    for other in folder.iterdir():
-        if other.name not in names:
-            shutil.rmtree(other) if other.is_dir() else other.unlink()
-    for other in folder.glob("*/*"):
-        if other.with_suffix("") not in arrays:
-            other.unlink()
+        classes.finish()
+        if places.setdefault(benchmark.source, place) == place:
+            encode_windows(clip, benchmark, segment, place, modes)
+    arrays = {folder / benchmark.name / "classes" for benchmark in benchmarks}
+    arrays |= {place / mode for place in places.values() for mode in modes}
+    for path in folder.glob("*/*"):
+        if path.with_suffix("") not in arrays:
+            path.unlink()
 
 
-def _windows(benchmark, segment):
-    """Yield the windows of a benchmark's pictures, in order."""
-    for _, image, _ in tqdm(benchmark, f"encode {benchmark.name}", mininterval=2):
-        yield from windows.cut_windows(image, segment)[0]
+def encode_windows(clip, benchmark, segment, folder, modes):
+    """Encode the windows of a benchmark's pictures in each mode into MODE.npy; no picture is read if all are complete."""
+    made_with = segment.model_dump(include={"short_side", "max_ratio", "resize", "window", "stride", "batch"}) | {"clip": clip.fingerprint}
+    made_with |= {"code": source_digest(datasets, images, resizing, shards, windows), "pictures": files_digest(benchmark.files)}
+    row_of = (clip.width, segment.window // clip.patch, segment.window // clip.patch)
+    outs = {mode: ArrayWriter(folder / f"{mode}.npy", row_of, made_with | {"dense": mode}, segment.batch) for mode in modes}
+    outs = {mode: out for mode, out in outs.items() if not out.complete}
+    row = min((out.rows for out in outs.values()), default=0)
+    pictures = tqdm(benchmark, f"encode {benchmark.name}", mininterval=2) if outs else ()
+    cut = (window for _, image, _ in pictures for window in windows.cut_windows(image, segment)[0])
+    for stack in stacks(itertools.islice(cut, row, None), segment.batch):
+        for mode, features in clip.encode_modes(stack, outs).items():
+            if outs[mode].rows == row:  # a killed run may have written more rows of one mode than of another
+                outs[mode].append(features)
+        row += len(stack)
+    for out in outs.values():
+        out.finish()

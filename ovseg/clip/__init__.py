@@ -1,5 +1,1 @@
-"""The frozen CLIP.
-
-Encodes images and texts into dense image features and text embeddings, cached on disk. See dense.py (reading patch features from an
-image tower), frozen.py (any open_clip model with a ViT), encode.py (the cache).
-"""
+"""The frozen CLIP: dense image features (attention.py, dense.py), embeddings of images and texts (frozen.py), cached arrays (encode.py)."""

@@ -1,14 +1,13 @@
 """Attention of the last block: training-free modes of extracting dense features (DENSE_MODES).
 
-A mode is a function of q, k, v, each (n, heads, tokens, head width), and of the patch grid (rows, columns). It returns a tensor with
-the shape of v. Tokens are the patches in row-major order, preceded by the class token if the tower has one.
+A mode maps q, k, v, each (n, heads, tokens, head width), and the patch grid (rows, columns) to a tensor of v's shape. Tokens are the
+patches in row-major order, preceded by the class token if the tower has one.
 """
 
 import torch
 import torch.nn.functional as F
 
 attend = F.scaled_dot_product_attention  # (q, k, v): softmax(q k^T / sqrt(head width)) v
-
 GAUSSIAN = 5.0  # NACLIP's standard deviation, in patches
 KEYS = 0.08  # weight of key similarity in PEARL's attention: the default of its public code, which some benchmark configs override
 
@@ -27,9 +26,8 @@ def naclip(q, k, v, grid):
 def pearl(q, k, v, grid):
     """Attention to keys rotated onto the queries, plus key similarity (Procrustes step of Pei et al. 2026; public code: PGSmall/PEARL).
 
-    The rotation is computed per image and head from centred tokens. Means are weighted by the norm of the query and exclude the class
-    token. Computed in float32, like the public code. PEARL's second step, which smooths scores along image edges, is not included:
-    it does not concern dense features.
+    The rotation is computed in float32 per image and head from centred tokens. Means are weighted by the norm of the query and exclude the
+    class token. PEARL's second step, which smooths scores along image edges, does not concern dense features.
     """
     classes, width = q.shape[2] - grid[0] * grid[1], q.shape[3]
     with torch.autocast(q.device.type, enabled=False):
@@ -44,7 +42,7 @@ def pearl(q, k, v, grid):
 
 
 def polar(m, steps=5, small=1e-6):
-    """m (..., d, d) times the inverse square root of m.T m, by Newton-Schulz; converges to the rotation of m's polar decomposition.
+    """m (..., d, d) times the inverse square root of m.T m, by Newton-Schulz: nearly the rotation of m's polar decomposition.
 
     With five steps, as in PEARL's public code, directions in which m is small remain shorter than in a rotation.
     """

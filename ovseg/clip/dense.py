@@ -1,9 +1,9 @@
 """Dense features: one feature per patch from an image tower that was trained to embed whole images.
 
-The modes of extracting them (DENSE_MODES) differ only in the last block. The tower's final norm and projection into the joint space
-are then applied to each token; the class token is dropped.
+The modes (DENSE_MODES) differ only in the last block. The final norm and projection into the joint space are then applied to each patch.
 """
 
+import re
 from types import SimpleNamespace
 
 import torch
@@ -14,12 +14,18 @@ from torch import nn
 
 from .attention import ATTENTION_ALONE, DENSE_MODES, attend
 
+POOLING = {  # names of the weights of SigLIP's image tower, without the numbers of its blocks; layer scales are optional
+    *("pos_embed", "patch_embed.proj", "norm", "attn_pool.latent", "attn_pool.q", "attn_pool.kv", "attn_pool.proj", "attn_pool.norm"),
+    *("attn_pool.mlp.fc1", "attn_pool.mlp.fc2", "blocks.norm1", "blocks.norm2", "blocks.attn.qkv", "blocks.attn.proj"),
+    *("blocks.mlp.fc1", "blocks.mlp.fc2"),
+}
+
 
 class SelfAttention(nn.Module):
     """Self-attention with the parameter names of nn.MultiheadAttention and a selectable mode for the last block.
 
     PyTorch's version passes a transposed tensor to `linear`, which takes 15 times as long on a CPU in bfloat16. weight (3 * width,
-    width) and bias (3 * width) stack queries, keys and values. out_proj: nn.Linear.
+    width) and bias (3 * width) stack queries, keys and values.
     """
 
     def __init__(self, heads, weight, bias, out_proj):
@@ -30,13 +36,11 @@ class SelfAttention(nn.Module):
         return f"heads={self.heads}"
 
     def forward(self, x, *_, mode="clip", grid=None, attn_mask=None, need_weights=False):
-        """x (n, tokens, width) -> (attended, None), like MultiheadAttention. grid: patch grid (rows, columns), needed by modes other than
-        "clip". attn_mask: additive mask, only for mode "clip".
-        """
+        """x (n, tokens, width) -> (attended, None). grid: patches (rows, columns). attn_mask: additive, for mode "clip" only."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # n, tokens, 3 * width
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each n, heads, tokens, width / heads
-        found = DENSE_MODES[mode](q, k, v, grid) if attn_mask is None else attend(q, k, v, attn_mask.to(q.dtype))
-        return self.out_proj(found.transpose(1, 2).flatten(2)), None
+        heads = DENSE_MODES[mode](q, k, v, grid) if attn_mask is None else attend(q, k, v, attn_mask.to(q.dtype))
+        return self.out_proj(heads.transpose(1, 2).flatten(2)), None
 
 
 def replace_attention(model):
@@ -48,7 +52,7 @@ def replace_attention(model):
 
 
 def last_block(block, x, mode, grid):
-    """Run the last block in one of DENSE_MODES: x (n, tokens, width) -> same shape. grid: patch grid (rows, columns)."""
+    """Run the last block in one of DENSE_MODES: x (n, tokens, width) -> same shape. grid: patches (rows, columns)."""
     attended = block.ls_1(block.attn(block.ln_1(x), mode=mode, grid=grid)[0])
     if mode in ATTENTION_ALONE:
         return attended
@@ -60,7 +64,7 @@ def resized(positions, before, grid, how="size"):
     """Bicubic interpolation of positional embeddings (h*w, width) from the grid `before` to `grid`.
 
     how: "size" aligns patch centres with their positions in the image. "scale-factor" follows DINO's code, as do SCLIP and ClearCLIP:
-    the scale factor is computed for a grid 0.1 patches longer, which shifts positions slightly to the left and top.
+    its factor is of a grid 0.1 patches longer, which shifts positions slightly to the left and top.
     """
     if tuple(grid) == tuple(before):
         return positions
@@ -100,12 +104,11 @@ class ClassTokenTower:
 class PoolingTower:
     """SigLIP's ViT: no class token; an attention pool over all patches maps into the joint space.
 
-    The joint embedding of a patch is the pool's output for that patch alone. Attention over one token is the identity on its value.
+    The joint embedding of a patch is the pool's output for it alone: attention over one token is the identity on its value.
     """
 
     def __init__(self, visual, positions="size"):
-        trunk, self.positions = visual.trunk, positions
-        self.trunk = trunk
+        self.trunk, self.positions, trunk = visual.trunk, positions, visual.trunk
         self.patch, self.image_size, self.width = trunk.patch_embed.patch_size[0], visual.image_size[0], trunk.attn_pool.out_features
         *self.blocks, last = trunk.blocks
         attn = SelfAttention(last.attn.num_heads, last.attn.qkv.weight, last.attn.qkv.bias, last.attn.proj)
@@ -113,27 +116,18 @@ class PoolingTower:
 
     @staticmethod
     def fits(visual):
-        import timm  # takes a second
+        from timm.models.vision_transformer import Block, VisionTransformer  # takes a second
 
-        vit = timm.models.vision_transformer
-        if not isinstance(visual, TimmModel) or type(visual.trunk) is not vit.VisionTransformer:
+        if not isinstance(visual, TimmModel) or type(visual.trunk) is not VisionTransformer or visual.head.state_dict():
             return False
-        trunk, pool, embed = visual.trunk, visual.trunk.attn_pool, visual.trunk.patch_embed
-        attention = [block.attn for block in trunk.blocks if type(block) is vit.Block and type(block.attn) is timm.layers.Attention]
-        plain = len(attention) == len(trunk.blocks) and all(part.gate is None for part in attention)
-        plain = plain and isinstance(pool, timm.layers.AttentionPoolLatent) and pool.pos_embed is None
-        plain = plain and type(embed) is timm.layers.PatchEmbed and len(set(embed.patch_size)) == 1
-        if not plain or trunk.num_prefix_tokens or trunk.pos_embed is None:
-            return False
-        identity = [visual.head, embed.norm, trunk.norm_pre, trunk.fc_norm, trunk.head, pool.k_norm]
-        identity += [norm for part in attention for norm in (part.q_norm, part.k_norm, part.norm)]
-        return all(isinstance(part, (nn.Identity, nn.Sequential)) and not list(part.children()) for part in identity)
+        names = {re.sub(r"(?<=blocks)\.\d+|\.(weight|bias)$", "", name) for name in visual.trunk.state_dict()}
+        square = len(set(visual.trunk.patch_embed.patch_size)) == 1
+        return square and names - {"blocks.ls1.gamma", "blocks.ls2.gamma"} == POOLING and all(type(b) is Block for b in visual.trunk.blocks)
 
     def embed(self, x):
         """Like ClassTokenTower.embed, without a class token: (n, 3, H, W) -> (n, h*w, width)."""
         grid = self.trunk.patch_embed.proj(x)  # n, width, h, w
-        own = self.trunk.pos_embed[0]
-        positions = resized(own, self.trunk.patch_embed.grid_size, grid.shape[2:], self.positions)  # h*w, width
+        positions = resized(self.trunk.pos_embed[0], self.trunk.patch_embed.grid_size, grid.shape[2:], self.positions)  # h*w, width
         return grid.flatten(2).transpose(1, 2) + positions.to(grid.dtype)
 
     def joint(self, x):
@@ -144,34 +138,29 @@ class PoolingTower:
 
 
 def tower(visual, positions="size"):
-    """The tower of an open_clip model's `visual`, or None if its dense features cannot be read. positions: `how` of `resized`."""
+    """The tower of an open_clip model's `visual`, or None if it is not supported. positions: `how` of `resized`."""
     return next((kind(visual, positions) for kind in (ClassTokenTower, PoolingTower) if kind.fits(visual)), None)
 
 
 def mix_patches(x, source):
-    """Mix patches across images: x (n, tokens, width); source (n, h, w) int64, the index of the source image at each position.
-
-    Patches keep their positions. A class token stays with its image.
-    """
-    classes = x.shape[1] - source[0].numel()
+    """Mix patches of images, which keep their positions: x (n, tokens, width); source (n, h, w) int64, the image of each patch."""
+    classes = x.shape[1] - source[0].numel()  # a class token stays with its image
     places = source.flatten(1)[:, :, None].expand(-1, -1, x.shape[2])  # n, h*w, width
     return torch.cat([x[:, :classes], x[:, classes:].gather(0, places)], 1)
 
 
 def dense_features(tower, x, modes, mixing=None):
-    """Dense features in several modes; the blocks they share run once.
+    """Dense features in several modes; the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch) float32}.
 
-    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source). Patches are mixed by `mix_patches`
-    before block number `block`, counted from 0, and the mixed images pass through the remaining blocks. Returns {mode: (n, d, H/patch,
-    W/patch) float32}. Raises ValueError if the tower has no such block.
+    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source) mixes patches by `mix_patches` before block
+    number `block`, counted from 0. Raises ValueError if the tower has no such block.
     """
     grid = x.shape[2] // tower.patch, x.shape[3] // tower.patch
     at, source = mixing or (None, None)
     if at is not None and at > len(tower.blocks):
         raise ValueError(f"mixing before block {at}: must be between 0 and {len(tower.blocks)}, the last block of this CLIP")
     x = tower.embed(x)
-    for index, block in enumerate(tower.blocks):
+    for index, block in enumerate([*tower.blocks, nn.Identity()]):
         x = block(mix_patches(x, source) if index == at else x)
-    x = mix_patches(x, source) if at == len(tower.blocks) else x
-    found = {mode: tower.joint(last_block(tower.last, x, mode, grid)) for mode in modes}  # n, h*w, d
-    return {mode: y.float().transpose(1, 2).unflatten(2, grid) for mode, y in found.items()}
+    features = {mode: tower.joint(last_block(tower.last, x, mode, grid)) for mode in modes}  # n, h*w, d
+    return {mode: y.float().transpose(1, 2).unflatten(2, grid) for mode, y in features.items()}

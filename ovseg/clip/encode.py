@@ -5,8 +5,8 @@
     benchmarks/NAME/classes.npy  (C, d)        class embeddings of benchmark NAME (float32, unit length)
     benchmarks/NAME/MODE.npy     (W, d, h, w)  dense features of the windows of its pictures, in order; MODE is one of dense.DENSE_MODES
 
-Others are float16 and not normalised. The JSON beside an array holds what it was made with, its number of finished rows and, once it is
-complete, its SHA-256. A killed run resumes after these rows; later runs keep an array as long as what it was made with is the same.
+Others are float16 and not normalised. The JSON beside an array holds what it was made with and, once it is complete, its number of rows and
+its SHA-256. A killed run resumes after its last block; later runs keep an array as long as what it was made with is the same.
 """
 
 import hashlib
@@ -14,8 +14,6 @@ import itertools
 import json
 import math
 import os
-import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,6 @@ from ..data import images, shards
 from ..data.files import source_digest, write_whole
 
 TEXTS = 4096  # texts per block
-SECONDS = 5  # between two records of the finished rows: a killed run loses no more
 
 
 def open_cached(path):
@@ -42,23 +39,26 @@ def as_tensor(array, device="cpu"):
 class ArrayWriter:
     """Writes an array block by block, and continues one with the same made_with from an earlier run. Call `finish` at the end.
 
-    row: shape of a row. made_with: dict of plain values, all that the array depends on. rows: number of rows written. complete: an earlier
-    run finished the array.
+    row: shape of a row. made_with: dict of plain values, all that the array depends on. block: number of rows of each block but the last.
+    rows: number of rows written. complete: an earlier run finished the array, so nothing is left to append.
     """
 
-    def __init__(self, path, row, made_with, dtype=np.float16):
+    def __init__(self, path, row, made_with, block, dtype=np.float16):
         self.path, self.part, self.json = Path(path), Path(f"{path}.part"), Path(path).with_suffix(".json")
-        self.row, self.dtype, self.made_with, self.saved = row, np.dtype(dtype), made_with, time.monotonic()
+        self.row, self.dtype, self.made_with = row, np.dtype(dtype), made_with
         record = json.loads(self.json.read_text()) if self.json.is_file() else {}
         same = record.get("made_with") == made_with
         self.complete = same and "sha256" in record and self.path.is_file()
-        self.rows = record["rows"] if self.complete or (same and self.part.is_file()) else 0
+        self.rows = record["rows"] if self.complete else 0
         if not self.complete:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.unlink(missing_ok=True)
-            self.file = open(self.part, "r+b" if self.rows else "wb")
+            for earlier in (self.path,) if same else (self.path, self.part):
+                earlier.unlink(missing_ok=True)
+            self._record()
+            self.file = open(self.part, "r+b" if self.part.exists() else "wb")
             self._write_header()
-            self.file.seek(self.rows * math.prod(row) * self.dtype.itemsize, os.SEEK_CUR)
+            size = math.prod(row) * self.dtype.itemsize
+            self.rows = max(0, self.part.stat().st_size - self.file.tell()) // (size * block) * block
+            self.file.seek(size * self.rows, os.SEEK_CUR)
 
     def append(self, values):
         """Write the next rows. values: tensor (n, *row). Raises OSError with the path if the disk is full."""
@@ -68,36 +68,25 @@ class ArrayWriter:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
         self.rows += len(values)
-        if time.monotonic() - self.saved >= SECONDS:
-            self._save()
-            self.saved = time.monotonic()
 
     def finish(self):
         """Complete the header and the JSON, and give the array its name."""
-        self._write_header()
-        self._save()
-        with open(self.part, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.replace(self.part, self.path)
-        self._save(sha256=digest)
-        self.file.close()
+        if not self.complete:
+            self._write_header()
+            self.file.close()
+            with open(self.part, "rb") as file:
+                os.fsync(file.fileno())
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            os.replace(self.part, self.path)
+            self._record(rows=self.rows, sha256=sha256)
 
     def _write_header(self):
         self.file.seek(0)
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.row)}
         np.lib.format.write_array_header_1_0(self.file, header)  # has the same length for any number of rows
 
-    def _save(self, **about):
-        """Record the rows in the JSON once they are on the disk."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        record = {"made_with": self.made_with, "rows": self.rows} | about
-        write_whole(self.json, lambda part: part.write_text(json.dumps(record, indent=1) + "\n"))
-
-
-def files_read(paths):
-    """What tells files apart without reading them: [name, size, time of change in ns] of each."""
-    return [[Path(path).name, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths]
+    def _record(self, **about):
+        write_whole(self.json, lambda part: part.write_text(json.dumps({"made_with": self.made_with} | about, indent=1) + "\n"))
 
 
 def digest(values):
@@ -105,65 +94,47 @@ def digest(values):
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
+def files_digest(paths):
+    """SHA-256 of the names, sizes and times of change of files, which are not read."""
+    return digest([[Path(path).name, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths])
+
+
 def encode_texts(clip, texts, folder):
     """Encode a list of texts into texts.npy."""
-    out = ArrayWriter(Path(folder) / "texts.npy", (clip.width,), {"clip": clip.fingerprint, "texts": digest(texts), "batch": TEXTS})
-    if not out.complete:
-        for start in tqdm(range(out.rows, len(texts), TEXTS), "encode texts", mininterval=2):
-            out.append(clip.encode_text(texts[start : start + TEXTS]))
-        out.finish()
+    made_with = {"clip": clip.fingerprint, "texts": digest(texts), "batch": TEXTS}
+    out = ArrayWriter(Path(folder) / "texts.npy", (clip.width,), made_with, TEXTS)
+    for start in tqdm(range(out.rows, len(texts), TEXTS), "encode texts", mininterval=2):
+        out.append(clip.encode_text(texts[start : start + TEXTS]))
+    out.finish()
 
 
 def encode_pairs(clip, paths, keys, settings, folder):
     """Encode the training images into pairs.npy, row n that of keys[n]. settings: schema.Clip. Raises ValueError at other pairs."""
     made_with = {"clip": clip.fingerprint, "dense": clip.dense, "image_size": settings.image_size, "batch": settings.batch}
-    made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_read(paths)}
+    made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_digest(paths)}
     side = settings.image_size // clip.patch
-    out = ArrayWriter(Path(folder) / "pairs.npy", (clip.width, side, side), made_with)
-    if not out.complete:
-        pictures = tqdm(_pictures(paths, keys, out.rows), "encode images", len(keys), initial=out.rows, mininterval=2)
-        for batch in _stacks((images.center_crop(picture, settings.image_size) for picture in pictures), settings.batch):
-            out.append(clip.encode_dense(batch))
-        out.finish()
+    out = ArrayWriter(Path(folder) / "pairs.npy", (clip.width, side, side), made_with, settings.batch)
+    pictures = tqdm(_pictures(paths, keys, out.rows), "encode images", len(keys), initial=out.rows, mininterval=2)
+    for batch in stacks((images.center_crop(picture, settings.image_size) for picture in pictures), settings.batch):
+        out.append(clip.encode_dense(batch))
+    out.finish()
 
 
 def _pictures(paths, keys, first):
     """Yield the pictures of the pairs from row `first` on; shards before it are not read. Raises ValueError at other pairs."""
-    counts, end = Counter(key.split("/")[0] for key in keys), 0
-    for path in paths:
-        start, end = end, end + counts[Path(path).stem]
-        if start < end <= first:
-            continue
-        for row, (pair, key) in enumerate(itertools.zip_longest(shards.read_pairs(path, shards.Report()), keys[start:end]), start):
-            if pair is None or pair[0] != key:
-                raise ValueError(f"{key or pair[0]}: the shards have changed since `prepare` read them; run it again")
-            if row >= first:
-                yield pair[1]
-    if end < len(keys):
-        raise ValueError(f"{keys[end]}: the shards have changed since `prepare` read them; run it again")
+    shard_of = [key.split("/")[0] for key in keys]
+    finished = set(shard_of[:first]) - set(shard_of[first:])
+    left = [key for key, shard in zip(keys, shard_of, strict=True) if shard not in finished]
+    pairs = (pair for path in paths if Path(path).stem not in finished for pair in shards.read_pairs(path, shards.Report()))
+    for row, (pair, key) in enumerate(itertools.zip_longest(pairs, left), len(keys) - len(left)):
+        if pair is None or pair[0] != key:
+            raise ValueError(f"{key or pair[0]}: the shards have changed since `prepare` read them; run it again")
+        if row >= first:
+            yield pair[1]
 
 
-def _stacks(arrays, size):
+def stacks(arrays, size):
     """Stack arrays, `size` at a time."""
     arrays = iter(arrays)
     while batch := list(itertools.islice(arrays, size)):
         yield np.stack(batch)
-
-
-def encode_windows(clip, windows, modes, side, batch, made_with, folder):
-    """Encode windows in each mode into MODE.npy.
-
-    windows: iterator of (S, S, 3) uint8, not advanced if all arrays are complete. side: patches per side of a window. batch: windows per
-    forward pass. made_with: what the windows depend on.
-    """
-    made_with = {"clip": clip.fingerprint, "batch": batch} | made_with
-    outs = {mode: ArrayWriter(Path(folder) / f"{mode}.npy", (clip.width, side, side), made_with | {"dense": mode}) for mode in modes}
-    outs = {mode: out for mode, out in outs.items() if not out.complete}
-    row = min((out.rows for out in outs.values()), default=0)
-    for stack in _stacks(itertools.islice(windows, row, None), batch) if outs else ():
-        for mode, features in clip.encode_modes(stack, outs).items():
-            if outs[mode].rows == row:  # a killed run may have recorded more rows of one mode than of another
-                outs[mode].append(features)
-        row += len(stack)
-    for out in outs.values():
-        out.finish()

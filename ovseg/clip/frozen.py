@@ -17,15 +17,13 @@ from . import attention, dense
 class FrozenCLIP(nn.Module):
     """A CLIP that is never trained.
 
-    Attributes: width (d, of the joint space), patch (pixels), image_size (side of the square pretraining images in pixels), dense
-    (default mode of dense features, one of dense.DENSE_MODES), positions (interpolation of positional embeddings, `how` of
-    dense.resized).
+    Attributes: width (d, of the joint space), patch (pixels), image_size (side of the square pretraining images in pixels), dense (default
+    mode, one of dense.DENSE_MODES), positions (`how` of dense.resized).
     """
 
     def __init__(self, clip, tokenizer, precision="float32", mode="maskclip", positions="size"):
-        """clip: an open_clip model with loaded weights. It is modified in place: its attention is replaced by a faster one, and its
-        weights are cast to `precision`, float32 or bfloat16. tokenizer: its tokenizer. mode, positions: the attributes `dense` and
-        `positions`. Raises ValueError if dense.py does not support its image tower.
+        """clip: an open_clip model with loaded weights, changed in place: its attention is replaced by a faster one, and its weights are
+        cast to precision, float32 or bfloat16. mode: the attribute `dense`. Raises ValueError if dense.py does not support its image tower.
         """
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
@@ -36,8 +34,7 @@ class FrozenCLIP(nn.Module):
         if precision == "bfloat16":  # norms and embeddings stay in float32; open_clip's own conversion fails on SigLIP's texts
             for module in clip.modules():
                 if isinstance(module, (nn.Linear, nn.Conv2d, dense.SelfAttention)):
-                    for parameter in module.parameters(recurse=False):
-                        parameter.data = parameter.data.bfloat16()
+                    module.bfloat16()
         self.tokenizer, self.precision, self.dense, self.positions = tokenizer, precision, mode, positions
         self.device = next(clip.parameters()).device
         self.patch, self.image_size, self.width = self.tower.patch, self.tower.image_size, self.tower.width
@@ -49,8 +46,8 @@ class FrozenCLIP(nn.Module):
         """Open the CLIP given by settings (schema.Clip).
 
         settings.model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER" with open_clip_config.json and weights.
-        settings.pretrained: open_clip's tag ("openai") or the path of a checkpoint; None with local-dir. Raises ValueError when
-        dense.py cannot read its image tower or its tokenizer is not installed.
+        settings.pretrained: open_clip's tag ("openai"), the path of a checkpoint, or None with local-dir. Raises ValueError when its image
+        tower is not supported or its tokenizer is not installed.
         """
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
         try:
@@ -62,9 +59,7 @@ class FrozenCLIP(nn.Module):
 
     @functools.cached_property
     def fingerprint(self):
-        """Hash of all that its features depend on, except inputs and mode: weights, architecture, positions, precision, code, versions
-        and device type.
-        """
+        """Hash of all that its features depend on, except inputs and mode: weights, settings, code, versions and device type."""
         about = [self.positions, self.clip, type(self.tokenizer), self.tokenizer.context_length, self.precision, self.mean, self.std]
         about += [torch.__version__, open_clip.__version__, self.device.type, source_digest(attention, dense, sys.modules[__name__])]
         digest = hashlib.sha256("\n".join(map(str, about)).encode())
@@ -87,28 +82,16 @@ class FrozenCLIP(nn.Module):
 
         H and W must be multiples of the patch size. mode: one of dense.DENSE_MODES; None: self.dense. mixing: see dense.dense_features.
         """
-        mode = mode or self.dense
-        return self.encode_modes(images, (mode,), mixing)[mode]
+        return self.encode_modes(images, [mode or self.dense], mixing)[mode or self.dense]
 
     @torch.no_grad()
     def encode_modes(self, images, modes, mixing=None):
         """`encode_dense` in several modes, the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch) float32}."""
-        if not set(modes) <= set(dense.DENSE_MODES):
-            raise ValueError(f"dense = {', '.join(modes)}: must be of {', '.join(dense.DENSE_MODES)}")
         height, width = images.shape[1:3]
         if height % self.patch or width % self.patch:
             raise ValueError(f"images of {width}x{height}: must be multiples of CLIP's patch, {self.patch}")
         with self._autocast():
             return dense.dense_features(self.tower, self.normalise(images), modes, mixing)
-
-    def encode_image(self, images, masks=None):
-        """CLIP's own embedding of whole images, not normalised: (n, H, W, 3) uint8 -> (n, d) float32.
-
-        masks: (n, H, W) float, multiplied with the normalised images, so 0 gives CLIP's mean colour. Gradients flow to the masks.
-        """
-        with torch.set_grad_enabled(masks is not None), self._autocast():
-            x = self.normalise(images)
-            return self.clip.encode_image(x if masks is None else x * masks[:, None]).float()
 
     @torch.no_grad()
     def encode_text(self, texts, batch=512):

@@ -1,7 +1,6 @@
-"""Texts: the nouns of captions, prompts built from them, and a bank of distinct texts.
+"""Texts: an image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1).
 
-An image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1). The bank
-stores each distinct text once, so the frozen text encoder encodes it only once, however often training draws it.
+The bank stores each distinct text once, so that the frozen text encoder encodes it only once, however often training draws it.
 """
 
 import functools
@@ -15,10 +14,7 @@ import numpy as np
 
 @functools.lru_cache(maxsize=1 << 16)
 def nouns(caption):
-    """Distinct nouns of a caption, lower case, in order of appearance.
-
-    Uses TextBlob's default tagger, whose lexicon ships with the package. Single letters are ignored.
-    """
+    """Distinct nouns of a caption by TextBlob's default tagger, lower case, in order of appearance. Single letters are ignored."""
     from textblob.en import tag  # takes a second to import, and only `prepare` looks for nouns
 
     words = (word.lower() for word, kind in tag(caption) if kind.startswith("NN"))
@@ -27,19 +23,14 @@ def nouns(caption):
 
 @dataclass
 class TextBank:
-    """Distinct captions and noun prompts, with their assignment to N image-text pairs.
+    """Distinct captions and noun prompts, with their assignment to N image-text pairs."""
 
-    captions: distinct captions, one line each. nouns: distinct nouns. templates: prompt templates with one `{}` each.
-    caption_index: (N,) int32, each pair's index into captions. noun_index: flat int32 indices into nouns; those of pair n are
-    `noun_index[offset[n]:offset[n + 1]]`. offset: (N + 1,) int64.
-    """
-
-    captions: list[str]
-    nouns: list[str]
-    templates: list[str]
-    caption_index: np.ndarray
-    noun_index: np.ndarray
-    offset: np.ndarray
+    captions: list[str]  # distinct, one line each
+    nouns: list[str]  # distinct
+    templates: list[str]  # of prompts, with one {} each
+    caption_index: np.ndarray  # (N,) int32, each pair's index into captions
+    noun_index: np.ndarray  # int32 indices into nouns; those of pair n are noun_index[offset[n] : offset[n + 1]]
+    offset: np.ndarray  # (N + 1,) int64
 
     @classmethod
     def collect(cls, tagged, templates):
@@ -61,10 +52,9 @@ class TextBank:
         return [*self.captions, *(template.format(noun) for noun in self.nouns for template in self.templates)]
 
     def draw(self, rows, rng, caption_probability):
-        """Draw one text for each pair in rows (B,). Returns text ids, (B,) int64.
+        """Draw one text for each pair in rows (B,). Returns text ids, (B,) int64. rng: numpy Generator.
 
-        With probability caption_probability, or if the caption has no noun, the caption is drawn; otherwise a prompt,
-        with noun and template chosen uniformly at random. rng: numpy Generator.
+        With probability caption_probability, or if the caption has no noun, it is the caption; otherwise any prompt of any of its nouns.
         """
         choice = rng.random((3, len(rows)))
         first, count = self.offset[rows], self.offset[rows + 1] - self.offset[rows]
@@ -77,22 +67,19 @@ class TextBank:
 
     def subjects(self, text_ids):
         """Subject ids of texts: equal for prompts of the same noun and for equal captions. text_ids (B,) -> (B,) int64."""
-        noun = (text_ids - len(self.captions)) // len(self.templates)
-        return np.where(text_ids < len(self.captions), text_ids, len(self.captions) + noun)
+        count = len(self.captions)
+        return np.where(text_ids < count, text_ids, count + (text_ids - count) // len(self.templates))
 
     def save(self, folder):
-        """Write captions.txt and nouns.txt (one per line), templates.json and pairs.npz (indices) into folder."""
+        """Write bank.json (captions, nouns and templates) and pairs.npz (indices) into folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, lines in (("captions", self.captions), ("nouns", self.nouns)):
-            (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-        (folder / "templates.json").write_text(json.dumps(self.templates, indent=1, ensure_ascii=False))
+        texts = {"captions": self.captions, "nouns": self.nouns, "templates": self.templates}
+        (folder / "bank.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False), encoding="utf-8")
         np.savez(folder / "pairs.npz", caption_index=self.caption_index, noun_index=self.noun_index, offset=self.offset)
 
     @classmethod
     def load(cls, folder):
         """Load a bank written by `save`."""
-        folder = Path(folder)
-        captions, nouns = ((folder / f"{name}.txt").read_text().split("\n")[:-1] for name in ("captions", "nouns"))
-        with np.load(folder / "pairs.npz") as indices:
-            return cls(captions, nouns, json.loads((folder / "templates.json").read_text()), **indices)
+        with np.load(Path(folder) / "pairs.npz") as indices:
+            return cls(**json.loads((Path(folder) / "bank.json").read_text(encoding="utf-8")), **indices)

@@ -6,10 +6,7 @@ from pathlib import Path
 
 
 def write_whole(path, write):
-    """Write a file atomically: write(part) writes a temporary file, which then replaces path. If that fails, an existing file is kept.
-
-    An OSError, for example of a full disk, names the file.
-    """
+    """Write a file atomically: write(part) writes a temporary file, which then replaces path. An OSError, as of a full disk, names it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")

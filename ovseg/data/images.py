@@ -5,15 +5,15 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 100_000_000  # larger pictures are refused before they are decoded
+MAX_PIXELS = 100_000_000
 
 
 class TooLarge(ValueError):
-    """A picture has more than MAX_PIXELS pixels."""
+    """A picture has more than MAX_PIXELS pixels; it is refused before it is decoded."""
 
 
 def read_image(file):
-    """Read a picture as an upright PIL RGB image; an animation gives its first frame. file: a path or a binary file object.
+    """Read a picture, or an animation's first frame, as an upright PIL RGB image. file: a path or a binary file object.
 
     Raises ValueError (one line) if it is not a readable picture, TooLarge if it has too many pixels, and OSError if there is no such file.
     """
@@ -51,20 +51,17 @@ def to_rgb(image):
     the largest value. Floating-point images with values up to 1 are scaled to 0..255; others are treated as integers.
     """
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        upright = Image.fromarray(_eight_bits(np.asarray(upright)))
-    return upright.convert("RGB")
-
-
-def _eight_bits(grey):
-    """(H, W) numbers -> (H, W) uint8, scaled as described in to_rgb."""
+    if not upright.mode.startswith(("I", "F")):
+        return upright.convert("RGB")
+    grey = np.asarray(upright)
     low, high = grey.min(), grey.max()
     if not (low >= 0 and high < 1 << 16):  # NaN too
         raise ValueError(f"grey values of {low:g} to {high:g}: must be between 0 and 65535")
     if grey.dtype.kind == "f" and high <= 1.1:  # resampling may overshoot 1 slightly
-        return (grey.clip(max=1) * 255).round().astype(np.uint8)
-    bits = next(bits for bits in (8, 12, 16) if high < 1 << bits)
-    return (grey.astype(np.uint16) >> (bits - 8)).astype(np.uint8)
+        grey = (grey.clip(max=1) * 255).round()
+    else:
+        grey = grey.astype(np.uint16) >> next(bits - 8 for bits in (8, 12, 16) if high < 1 << bits)
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def _stored_values(image):

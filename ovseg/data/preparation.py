@@ -7,9 +7,8 @@ from . import captions, shards
 
 
 def scan(paths, max_bad_fraction, templates):
-    """Read every sample of every shard, images too, in parallel. Returns (keys of the N pairs in shard order, TextBank, Report).
+    """Read every sample of every shard in parallel: about 1,100 images/s per core. Returns (keys of N pairs in order, TextBank, Report).
 
-    Decoding dominates: about 1,100 images/s per core with a shorter side of 256 pixels. Nouns: about 18,000 captions/s per core.
     Raises ValueError if two shards have the same name, if more than max_bad_fraction of the samples are unusable, or if no pair is left.
     """
     name, count = Counter(Path(path).stem for path in paths).most_common(1)[0]
@@ -18,9 +17,10 @@ def scan(paths, max_bad_fraction, templates):
     keys, report = [], shards.Report()
 
     def tagged():
-        nonlocal report
         for rows, of_shard in shards.parallel(read_shard, paths, "scan shards"):
-            report += of_shard
+            report.pairs += of_shard.pairs
+            report.skipped += of_shard.skipped
+            report.repaired += of_shard.repaired
             for key, caption, nouns in rows:
                 keys.append(key)
                 yield caption, nouns
@@ -28,8 +28,8 @@ def scan(paths, max_bad_fraction, templates):
     bank = captions.TextBank.collect(tagged(), templates)
     if report.bad_fraction > max_bad_fraction:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped.most_common())
-        share = f"{report.bad_fraction:.1%} of the samples are unusable ({kinds})"
-        raise ValueError(f"{share}: data.max_bad_fraction allows {max_bad_fraction:.1%}")
+        bad, allowed = f"{report.bad_fraction:.1%}", f"{max_bad_fraction:.1%}"
+        raise ValueError(f"{bad} of the samples are unusable ({kinds}): data.max_bad_fraction allows {allowed}")
     if not keys:
         raise ValueError(f"no usable image-text pair in {len(paths)} shards")
     return keys, bank, report

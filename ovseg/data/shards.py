@@ -1,8 +1,7 @@
-"""Image-text pairs in webdataset shards, and the handling of bad samples.
+"""Image-text pairs in webdataset shards, as img2dataset writes them.
 
 A sample has an image (jpg, jpeg, png or webp), a caption (txt, else caption or text, else "caption" in its json) and optional other
-files (label maps), as img2dataset writes them. Unusable samples are skipped and counted by kind; repairable ones are repaired and
-counted. Neither ends a run, unless more than `max_bad_fraction` of all samples are bad.
+files (label maps). Unusable samples are skipped and counted by kind; repairable ones are repaired and counted.
 """
 
 import glob
@@ -26,7 +25,7 @@ MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
 
 
 class BadSample(Exception):
-    """A sample that cannot be used; the message is its kind, for counting."""
+    """A sample that cannot be used. The message is its kind, for counting."""
 
 
 class Incomplete(FileNotFoundError):
@@ -41,16 +40,10 @@ class Report:
     skipped: Counter = field(default_factory=Counter)
     repaired: Counter = field(default_factory=Counter)
 
-    def __add__(self, other):
-        return Report(self.pairs + other.pairs, self.skipped + other.skipped, self.repaired + other.repaired)
-
     @property
     def bad_fraction(self):
         bad = sum(self.skipped.values())
         return bad / max(1, bad + self.pairs)
-
-    def as_dict(self):
-        return {"pairs": self.pairs, "skipped": dict(self.skipped), "repaired": dict(self.repaired)}
 
 
 def expand(spec):
@@ -78,15 +71,14 @@ def read_samples(path, report=None):
     report, repeated, seen = report or Report(), set(), set()
 
     def skip_repeated(error):  # the only error of grouping: a second file of one name
-        repeated.add(str(error.args[0]).split(".")[0])
-        return True
+        return not repeated.add(str(error.args[0]).split(".")[0])
 
     for sample in wds.tariterators.group_by_keys(_read_files(path, report), handler=skip_repeated):
         if sample["__key__"] in seen:  # its files are not contiguous in the tar
             report.skipped["key twice"] += 1
-            continue
-        seen.add(sample["__key__"])
-        yield sample
+        else:
+            seen.add(sample["__key__"])
+            yield sample
     if repeated:
         report.skipped["file name twice"] += len(repeated)
 
@@ -107,36 +99,25 @@ def _read_files(path, report):
         report.skipped["truncated tar"] += 1
 
 
-def decode(sample, report=None):
-    """Decode a raw sample into image and caption: (upright PIL RGB image, str). Raises BadSample."""
-    repaired = Counter()
-    data = _caption(sample)
+def decode(sample, repaired=None):
+    """Decode a raw sample into image and caption: (upright PIL RGB image, str). Raises BadSample. repaired: see decode_image."""
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("utf-8", "replace")
-        repaired["caption not UTF-8"] += 1
+        data = next((sample[name] for name in CAPTIONS if name in sample), None)
+        data = json.loads(sample["json"])["caption"].encode() if data is None else data
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # no json, or no caption string in it
+        raise BadSample("no caption") from None
+    text = data.decode("utf-8", "replace")
     caption = " ".join(text.split())
     if not caption:
         raise BadSample("empty caption")
     image = decode_image(sample, repaired)
-    if report is not None:
-        report.repaired += repaired
+    if repaired is not None and text.encode() != data:
+        repaired["caption not UTF-8"] += 1
     return image, caption
 
 
-def _caption(sample):
-    """The caption of a raw sample, bytes: its txt, else its caption or text, else `caption` in its json. Raises BadSample."""
-    if name := next((name for name in CAPTIONS if name in sample), None):
-        return sample[name]
-    try:
-        return json.loads(sample["json"])["caption"].encode()
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # no json, or no caption string in it
-        raise BadSample("no caption") from None
-
-
 def decode_image(sample, repaired=None):
-    """Decode the image of a raw sample into an upright PIL RGB image. Raises BadSample. repaired: Counter of repairs by kind, added to."""
+    """Decode the image of a raw sample: an upright PIL RGB image. Raises BadSample. repaired: a Counter; repairs by kind are added."""
     data = next((sample[extension] for extension in IMAGES if extension in sample), None)
     if data is None:
         raise BadSample("no image")
@@ -149,8 +130,7 @@ def decode_image(sample, repaired=None):
     if min(image.size) < MIN_SIDE:
         raise BadSample("image too small")
     if repaired is not None:
-        repaired["rotated by EXIF"] += turned
-        repaired[f"{mode} to RGB"] += mode != "RGB"
+        repaired.update(["rotated by EXIF"] * turned + [f"{mode} to RGB"] * (mode != "RGB"))
     return image
 
 
@@ -158,12 +138,12 @@ def read_pairs(path, report):
     """Yield the usable pairs of one shard: (key, PIL image, caption). Keys are unique across shards with different names."""
     for sample in read_samples(path, report):
         try:
-            image, caption = decode(sample, report)
+            image, caption = decode(sample, report.repaired)
         except BadSample as bad:
             report.skipped[str(bad)] += 1
-            continue
-        report.pairs += 1
-        yield f"{Path(path).stem}/{sample['__key__']}", image, caption
+        else:
+            report.pairs += 1
+            yield f"{Path(path).stem}/{sample['__key__']}", image, caption
 
 
 def first_images(paths, count, size):

@@ -1,65 +1,55 @@
-"""Pretrain the compact CLIP of the rendered world with image-text contrast only: training reads no label map.
+"""Pretrain the compact CLIP of the rendered world, with image-text contrast only, on pictures that are rendered on demand, each once."""
 
-Pictures are rendered on demand, each once. The output is a folder that any program can open through open_clip as
-"local-dir:...".
-"""
-
+import itertools
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics.classification import MultilabelAveragePrecision
 from tqdm import tqdm
 
-from ..benchmarks.miou import MeanIoU
 from ..clip.dense import replace_attention
 from ..data.captions import nouns
 from ..data.files import write_whole
+from ..schema import Pretrain
 from . import scenes
 
 CONTEXT = 32  # tokens per text: captions of the rendered world are short
 
 
+@dataclass
 class RenderedPairs(Dataset):
-    """Pictures rendered on demand, `count` from the index `first`, each paired with a few texts.
+    """Pictures rendered on demand, each with settings.views texts: its caption, or a prompt of one of its nouns.
 
-    An item: (3, S, S) uint8 image, the nouns of its caption, and settings.views texts, each with its nouns. A text is
-    the caption, or a prompt made from one of its nouns.
+    An item: a (3, S, S) uint8 image, and for each text (text, its nouns, nouns of the caption).
     """
 
-    def __init__(self, settings, count, first=0):
-        self.settings, self.count, self.first = settings, count, first
-
-    def __len__(self):
-        return self.count
+    settings: Pretrain
 
     def __getitem__(self, index):
-        s, index = self.settings, range(self.first, self.first + self.count)[index]  # past the end: IndexError
-        scene = scenes.render(s.seed, scenes.PRETRAIN, index, s.size, s.size, s.max_things, s.omit, s.omit_stuff, s.invent)
+        s, scene = self.settings, scenes.render(self.settings, scenes.PRETRAIN, index)
         rng = np.random.default_rng([s.seed, scenes.PRETRAIN, index, 1])
         texts, words = [], nouns(scene.caption)
         for _ in range(s.views):
             if not words or rng.random() < s.caption_probability:
-                texts.append((scene.caption, words))
+                texts.append((scene.caption, words, words))
             else:
                 word = words[rng.integers(len(words))]
-                texts.append((s.templates[rng.integers(len(s.templates))].format(word), (word,)))
-        return torch.from_numpy(scene.image).permute(2, 0, 1), words, texts
+                texts.append((s.templates[rng.integers(len(s.templates))].format(word), (word,), words))
+        return torch.from_numpy(scene.image).permute(2, 0, 1), texts
 
 
 class Glimpses(nn.Module):
-    """Shows the image tower `views` views of each picture, each with only a few patches drawn at random.
+    """Shows the image tower `views` views of each picture, each with a few patches drawn at random. Replaces open_clip's patch_dropout.
 
-    With few patches, the class token must use what each patch itself shows. With whole pictures, the tower may gather information in
-    patches that do not show it. Replaces open_clip's patch_dropout, after the positional embeddings are added.
+    With few patches, the class token must use what each itself shows; with all, the tower may gather information in other patches.
     """
 
     def __init__(self, views):
@@ -84,10 +74,7 @@ def model_config(settings):
 
 
 def fits(captions, texts):
-    """Which texts name only nouns of a picture's caption: they are not negatives of that picture.
-
-    captions, texts: the nouns of B captions and of B texts. Returns (B, B) bool, rows pictures, columns texts.
-    """
+    """Which texts name only nouns of a picture's caption: no negatives, (B pictures, B texts) bool. captions, texts: their nouns."""
     return torch.tensor([[set(text) <= set(caption) for text in texts] for caption in captions])
 
 
@@ -110,10 +97,10 @@ def schedule(settings):
 
 
 def pretrain(settings, device="cpu", checkpoint=None):
-    """Train the compact CLIP. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
+    """Train the compact CLIP. settings: schema.Pretrain. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
 
-    settings: schema.Pretrain. checkpoint: the path of a file to which the state is written a hundred times during training. A training
-    with the same settings resumes from it, and on a CPU ends as if it had never stopped.
+    checkpoint: path of a file to which the state is written a hundred times. A training with the same settings resumes from it, and on a
+    CPU ends as if it had never stopped.
     """
     torch.manual_seed(settings.seed)
     model = open_clip.model.CLIP(**model_config(settings)).to(device)
@@ -121,17 +108,23 @@ def pretrain(settings, device="cpu", checkpoint=None):
     replace_attention(model)
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    decayed, others = ([p for p in model.parameters() if (p.ndim >= 2) == decay] for decay in (True, False))
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
-    plan = list(schedule(settings))
-    first, history = restore_checkpoint(checkpoint, settings, model, optimiser)
-    pairs = RenderedPairs(settings, (len(plan) - first) * settings.batch, first * settings.batch)
+    plan, mark = list(schedule(settings)), settings.model_dump_json(exclude={"workers"})
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and Path(checkpoint).is_file() else {}
+    first, history = (state["step"], state["history"]) if state.get("settings") == mark else (0, [])
+    if first:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
+        print(f"resuming at step {first}, from {checkpoint}")
+    rows = range(first * settings.batch, len(plan) * settings.batch)
     # its own generator, so that the loader does not advance the one that draws the glimpses
-    loader = DataLoader(pairs, settings.batch, num_workers=settings.workers, collate_fn=_collate, generator=torch.Generator())
+    options = {"num_workers": settings.workers, "collate_fn": _collate, "generator": torch.Generator()}
+    loader = DataLoader(RenderedPairs(settings), settings.batch, sampler=rows, **options)
     bar = tqdm(loader, "pretrain", initial=first, total=len(plan), mininterval=5)
-    for step, (images, captions, texts, named) in enumerate(bar, first):
+    for step, (images, texts, named, captions) in enumerate(bar, first):
         rate, choice = plan[step]
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -149,101 +142,39 @@ def pretrain(settings, device="cpu", checkpoint=None):
         if step % max(1, len(plan) // 200) == 0:
             history.append({"pairs": (step + 1) * settings.batch * settings.views, "loss": loss.item()})
         if checkpoint and (step + 1) % max(1, len(plan) // 100) == 0:
-            keep(checkpoint, settings, model, optimiser, step + 1, history)
+            state = {"settings": mark, "step": step + 1, "history": history, "random": torch.get_rng_state()}
+            state |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            write_whole(checkpoint, lambda part, state=state: torch.save(state, part))
     model.visual.patch_dropout = nn.Identity()
     return model.cpu(), history
 
 
 def _collate(items):
-    """Collate RenderedPairs items: images (n, 3, S, S); and for each of n * views pairs: nouns of the caption, text, nouns of the text."""
-    images, captions, texts = zip(*items, strict=True)
-    texts = [text for of_picture in texts for text in of_picture]
-    captions = [words for words in captions for _ in range(len(texts) // len(images))]
-    return torch.stack(images), captions, [text for text, _ in texts], [words for _, words in texts]
+    """Images (n, 3, S, S); and for each of n * views pairs: text, its nouns, nouns of the caption."""
+    images, texts = zip(*items, strict=True)
+    return torch.stack(images), *zip(*itertools.chain(*texts), strict=True)
 
 
-def keep(path, settings, model, optimiser, step, history):
-    """Write a checkpoint: the state of the training after `step` steps."""
-    state = {"settings": settings.model_dump_json(exclude={"workers"}), "step": step, "history": history, "random": torch.get_rng_state()}
-    state |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    write_whole(path, lambda part: torch.save(state, part))
+@torch.no_grad()
+def fold(clip, settings):
+    """Fold two corrections, measured on 64 pictures and their captions, into the weights of a FrozenCLIP, in place.
 
-
-def restore_checkpoint(path, settings, model, optimiser):
-    """Load a checkpoint with the same settings into model and optimiser. Returns (step, history), or (0, []) if there is none."""
-    state = torch.load(path, map_location="cpu", weights_only=True) if path and Path(path).is_file() else None
-    if state is None or state["settings"] != settings.model_dump_json(exclude={"workers"}):
-        return 0, []
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"])
-    print(f"resuming at step {state['step']}, from {path}")
-    return state["step"], state["history"]
-
-
-def zero_shot(clip, settings, pictures=400):
-    """Image-level average precision of the world's classes on unseen pictures. Returns {class: AP in 0..1}.
-
-    clip: FrozenCLIP. settings: schema.Pretrain. A class is present if it covers at least 1% of a picture.
+    The last norm of the image tower is shifted so that dense image features (MaskCLIP) have mean 0: a component common to all patches hides
+    what each shows. Both projections are scaled so that texts and patches have mean norm settings.embedding_norm, which Eq. 2 and 7 use.
     """
-    size = settings.size
-    found = [scenes.render(settings.seed + 1, scenes.PRETRAIN, i, size, size, settings.max_things) for i in range(pictures)]
-    classes = clip.embed_classes(scenes.CLASSES, settings.templates)
-    images = torch.cat([clip.encode_image(np.stack([s.image for s in found[i : i + 100]])) for i in range(0, pictures, 100)])
-    scores = F.normalize(images, dim=-1) @ classes.T
-    present = torch.tensor([[name in scene.present for name in scenes.CLASSES] for scene in found])
-    precision = MultilabelAveragePrecision(len(scenes.CLASSES), average=None)
-    return dict(zip(scenes.CLASSES, precision(scores.sigmoid().cpu(), present.long()).tolist(), strict=True))
-
-
-def dense_miou(clip, settings, size, pictures=100):
-    """Zero-shot IoU of the patch features (MaskCLIP) on calibration pictures, in percent. Returns MeanIoU.compute's {class: IoU}.
-
-    clip: FrozenCLIP. settings: schema.Pretrain. size: pixels to which pictures are resized: CLIP's own size, or larger for more patches.
-    A pixel gets the class with the highest interpolated cosine with the patches around it.
-    """
-    classes = clip.embed_classes(scenes.CLASSES, settings.templates)
-    iou = MeanIoU(scenes.CLASSES)
-    for index in range(pictures):
-        scene = scenes.render(settings.seed, scenes.CALIBRATION, index, settings.size, settings.size, settings.max_things)
-        image = np.asarray(Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR))
-        dense = F.normalize(clip.encode_dense(image[None], "maskclip"), dim=1)
-        scores = torch.einsum("ndhw,cd->nchw", dense, classes)
-        iou.update(F.interpolate(scores, scene.labels.shape, mode="bilinear")[0].argmax(0), scene.labels)
-    return iou.compute()
-
-
-def fold_mean(clip, settings):
-    """Shift the last norm of the image tower so that dense image features have mean 0. clip: FrozenCLIP, changed in place.
-
-    A component common to all patches dominates cosines and hides what each patch shows.
-    """
-    found = [scenes.render(settings.seed + 2, scenes.PRETRAIN, i, settings.size, settings.size) for i in range(64)]
-    mean = clip.encode_dense(np.stack([s.image for s in found]), "maskclip").mean((0, 2, 3))  # d
-    with torch.no_grad():
-        clip.clip.visual.ln_post.bias -= mean @ torch.linalg.pinv(clip.clip.visual.proj)
-
-
-def fold_norms(clip, settings):
-    """Scale both projections so that text and dense image embeddings have mean norm settings.embedding_norm.
-
-    CLIP's loss depends only on cosines and leaves these norms arbitrary, but Eq. 2 and 7 use raw dot products. clip: FrozenCLIP,
-    changed in place.
-    """
-    found = [scenes.render(settings.seed + 2, scenes.PRETRAIN, i, settings.size, settings.size) for i in range(64)]
-    dense = clip.encode_dense(np.stack([s.image for s in found]))
-    texts = clip.encode_text([scene.caption for scene in found])
-    with torch.no_grad():
-        clip.clip.visual.proj *= settings.embedding_norm / dense.norm(dim=1).mean()
-        clip.clip.text_projection *= settings.embedding_norm / texts.norm(dim=-1).mean()
+    drawn = [scenes.render(settings, scenes.PRETRAIN, index, offset=2) for index in range(64)]
+    images, visual = np.stack([scene.image for scene in drawn]), clip.clip.visual
+    visual.ln_post.bias -= clip.encode_dense(images, "maskclip").mean((0, 2, 3)) @ torch.linalg.pinv(visual.proj)
+    dense, texts = clip.encode_dense(images, "maskclip"), clip.encode_text([scene.caption for scene in drawn])
+    visual.proj *= settings.embedding_norm / dense.norm(dim=1).mean()
+    clip.clip.text_projection *= settings.embedding_norm / texts.norm(dim=-1).mean()
 
 
 def save_clip(model, settings, folder):
     """Write an open_clip folder: open_clip_config.json and float16 weights, for "local-dir:FOLDER"."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     config = {"model_cfg": model_config(settings), "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (Path(folder) / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
+    save_file(weights, Path(folder) / "open_clip_model.safetensors")

@@ -1,9 +1,8 @@
 """The rendered world: cartoon scenes of *things* on *stuff*, with noisy captions and exact label maps.
 
-A thing consists of several differently coloured parts, and things share colours (a house's roof has a car's red).
-The pixels of one object therefore disagree, which is the problem that semantic units solve. Stuff is texture. As on
-the web, captions omit some of the classes in the picture and sometimes name absent ones. The triple (seed, split,
-index) determines everything: the same three numbers give the same bytes.
+A thing consists of several differently coloured parts, and things share colours (a house's roof has a car's red). The pixels of one object
+therefore disagree, which is the problem that semantic units solve. Stuff is texture. As on the web, captions omit some of the classes in
+the picture and sometimes name absent ones. Seed, split and index determine everything: the same three numbers give the same bytes.
 """
 
 import functools
@@ -30,65 +29,50 @@ THINGS = {  # {name: [(shape, RGB, coordinates), ...]}, the parts in drawing ord
 }
 STUFF = _YAML["stuff"]  # {name: RGB}
 CLASSES = (*THINGS, *STUFF)  # a label map holds indices into this
-
 GROUNDS = ("grass", "sand", "snow", "road", "water", "wood")
 WALLS = ("sky", "sky", "sky", "brick", "wood")  # above the horizon; sky is more frequent than walls
-
 CAPTIONS = ("{}.", "look at {}!", "here is {}.", "this shows {}.", "we saw {}.", "there are {}.", "mostly {}.")
-
 SUPERSAMPLE = 2  # things are drawn at this scale and averaged down for smooth edges
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One rendered pair.
+    """One rendered pair."""
 
-    image: (H, W, 3) uint8; labels: (H, W) uint8, indices into `CLASSES`; caption: str;
-    present: names of the classes that cover at least 1% of the picture.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
+    image: np.ndarray  # (H, W, 3) uint8
+    labels: np.ndarray  # (H, W) uint8, indices into CLASSES
     caption: str
-    present: tuple[str, ...]
+    present: tuple[str, ...]  # the classes that cover at least 1% of the picture
 
 
-def render(seed, split, index, height=128, width=128, max_things=3, omit=0.3, omit_stuff=0.6, invent=0.1):
-    """Render one scene.
+def render(settings, split, index, shape=None, offset=0):
+    """Render one scene. settings: schema.Rendered. shape: (height, width) in pixels; None: a square of settings.size.
 
-    seed, split, index: non-negative integers that determine everything; splits never share a picture.
-    height, width: pixels. max_things: things a picture holds, 1..max_things.
-    omit, omit_stuff: probability that a caption omits a thing, or stuff, in the picture (at least one name is kept):
-    people mention things more often than backgrounds.
-    invent: probability that a caption names one class that is not in the picture.
+    settings.seed + offset, split and index determine everything; splits never share a picture.
     """
-    rng = np.random.default_rng([seed, split, index])
+    height, width = shape or (settings.size, settings.size)
+    rng = np.random.default_rng([settings.seed + offset, split, index])
     image, labels = _background(rng, height, width)
-    for _ in range(rng.integers(1, max_things + 1)):
+    for _ in range(rng.integers(1, settings.max_things + 1)):
         _place_thing(rng, image, labels)
     image *= np.float32(rng.uniform(0.85, 1.12))  # exposure
     image += (4 * _grain(rng, height, width) + np.float32(rng.uniform(-10, 10)))[..., None]  # sensor noise, black level
     area = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
     present = tuple(name for name, share in zip(CLASSES, area, strict=True) if share >= 0.01)
-    return Scene(image.clip(0, 255).astype(np.uint8), labels, _caption(rng, present, omit, omit_stuff, invent), present)
+    return Scene(image.clip(0, 255).astype(np.uint8), labels, _caption(rng, present, settings), present)
 
 
-def _caption(rng, present, omit, omit_stuff, invent):
-    kept = [name for name in present if rng.random() >= (omit if name in THINGS else omit_stuff)]
+def _caption(rng, present, settings):
+    """A caption that omits some of the present classes, but not all, and sometimes names an absent one."""
+    kept = [name for name in present if rng.random() >= (settings.omit if name in THINGS else settings.omit_stuff)]
     kept = kept or [present[rng.integers(len(present))]]
-    if rng.random() < invent:
+    if rng.random() < settings.invent:
         absent = [name for name in CLASSES if name not in present]
         kept.append(absent[rng.integers(len(absent))])
     kept = [kept[i] for i in rng.permutation(len(kept))]
-    phrases = [_phrase(name) for name in kept]
-    listing = phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+    *phrases, last = [f"the {name}" if name in STUFF else f"an {name}" if name[0] in "aeiou" else f"a {name}" for name in kept]
+    listing = f"{', '.join(phrases)} and {last}" if phrases else last
     return CAPTIONS[rng.integers(len(CAPTIONS))].format(listing)
-
-
-def _phrase(name):
-    if name in STUFF:
-        return f"the {name}"
-    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _noise(rng, height, width, cells_y, cells_x):
@@ -205,20 +189,12 @@ def _place_thing(rng, image, labels):
     labels[y0:y1, x0:x1][alpha[..., 0] > 0.5] = CLASSES.index(name)
 
 
-def _file(array, kind, **options):
-    """The bytes of an image file."""
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, kind, **options)
-    return out.getvalue()
-
-
 def render_shards(settings, folder):
-    """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar, and the class lists things.txt and scenes.txt.
+    """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar. Other shards in the folder are deleted.
 
-    settings: schema.Scenes. The same settings give the same bytes. There are as many calibration pictures as benchmark pictures,
-    rendered in the same way; choices that need labels (calibration.py) are made on them. Train shards also hold label maps, for
-    inspection and for the supervised reference (methods/supervised.py); no other training reads them. Other shards in the folder are
-    deleted.
+    Label maps things.png and scenes.png hold indices into the lists of classes things.txt, where 0 is the background, and scenes.txt. In
+    train shards, they are for inspection and the supervised reference; no other training reads them. Choices that need labels
+    (calibration.py) are made on the calibration pictures, as many as benchmark pictures and rendered alike. settings: schema.Scenes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -237,26 +213,25 @@ def render_shards(settings, folder):
 def _render_shard(settings, shard):
     """Write one shard. shard: (path, split, indices)."""
     path, split, indices = shard
-    write_whole(path, lambda part: _write_tar(part, settings, split, indices))
+    side, longer = settings.size, settings.size * 5 // 4
+    shapes = [(side, side)] if split == TRAIN else [(side, longer), (longer, side)]  # non-square, so that windows slide
+
+    def write(part):
+        with wds.TarWriter(str(part), encoder=False, mtime=0) as tar:
+            for index in indices:
+                height, width = shapes[index % len(shapes)]
+                scene, key = render(settings, split, index, (height, width)), f"{index:08d}"
+                things = np.where(scene.labels < len(THINGS), scene.labels + 1, 0).astype(np.uint8)
+                about = {"key": key, "caption": scene.caption, "present": scene.present, "height": height, "width": width}
+                sample = {"__key__": key, "jpg": _file(scene.image, "JPEG", quality=92, subsampling=0), "txt": scene.caption.encode()}
+                sample |= {"json": json.dumps(about).encode(), "scenes.png": _file(scene.labels, "PNG"), "things.png": _file(things, "PNG")}
+                tar.write(sample)
+
+    write_whole(path, write)
 
 
-def _write_tar(path, s, split, indices):
-    longer = s.size * 5 // 4
-    sizes = [(s.size, s.size)] if split == TRAIN else [(s.size, longer), (longer, s.size)]  # non-square, so that windows slide
-    with wds.TarWriter(str(path), encoder=False, mtime=0) as tar:
-        for index in indices:
-            height, width = sizes[index % len(sizes)]
-            scene = render(s.seed, split, index, height, width, s.max_things, s.omit, s.omit_stuff, s.invent)
-            things = np.where(scene.labels < len(THINGS), scene.labels + 1, 0).astype(np.uint8)
-            key = f"{index:08d}"
-            about = {"key": key, "caption": scene.caption, "present": scene.present, "height": height, "width": width}
-            tar.write(
-                {
-                    "__key__": key,
-                    "jpg": _file(scene.image, "JPEG", quality=92, subsampling=0),
-                    "txt": scene.caption.encode(),
-                    "json": json.dumps(about).encode(),
-                    "scenes.png": _file(scene.labels, "PNG"),  # indices into scenes.txt
-                    "things.png": _file(things, "PNG"),  # indices into things.txt, where 0 is the background
-                }
-            )
+def _file(array, kind, **options):
+    """The bytes of an image file."""
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, kind, **options)
+    return out.getvalue()

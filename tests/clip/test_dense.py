@@ -1,6 +1,7 @@
 """Dense features against plain matrix products and against open_clip's and timm's untouched modules, on random weights."""
 
 import copy
+import itertools
 import math
 
 import open_clip
@@ -18,7 +19,7 @@ VISION = {"image_size": 64, "layers": 3, "width": 64, "head_width": 16, "patch_s
 
 
 def randomise(model, seed=0):
-    """Randomise biases, norms and small parts too: they start at 0, 1 or nearly so, where some errors would not show."""
+    """Randomise biases, norms and small parts, which start at 0, 1 or nearly so: some errors would not show."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -54,23 +55,16 @@ def siglip_clip(**kwargs):
         return randomise(open_clip.model.CustomTextCLIP(48, vision, text, init_logit_bias=-10))
 
 
-def opened(model, positions="size"):
-    """The tower of a copy of the model, ready to be read."""
+def features_of(model, images, modes, how="size", mixing=None):
+    """dense_features of a copy of the model."""
     visual = copy.deepcopy(model.visual)
     dense.replace_attention(visual)
-    return dense.tower(visual, positions)
+    with torch.no_grad():
+        return dense.dense_features(dense.tower(visual, how), images, modes, mixing)
 
 
-def noise(n, height, width, seed=1):
-    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module")
-def small():
-    return plain_clip()
-
-
-# ---- what is expected
+def noise(n, height, width):
+    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def bicubic(before, after, factor):
@@ -143,8 +137,17 @@ def attention(x, heads, weight, bias, mode, grid):
     return torch.cat(out, -1)
 
 
+def mixed(x, source):
+    """Patches dealt out one by one, each to its own place."""
+    out, first = x.clone(), x.shape[1] - source[0].numel()
+    for i, of_image in enumerate(source.flatten(1)):
+        for place, other in enumerate(of_image, first):
+            out[i, place] = x[other, place]
+    return out
+
+
 @torch.no_grad()
-def expected(v, images, how):
+def expected(v, images, how, mixing):
     """{mode: features} of open_clip's VisionTransformer or of timm's, whose head is given one patch at a time."""
     siglip = hasattr(v, "trunk")
     own = v.trunk.pos_embed[0] if siglip else v.positional_embedding
@@ -154,8 +157,8 @@ def expected(v, images, how):
     if not siglip:
         x = v.ln_pre(torch.cat([(v.class_embedding + own[0]).expand(n, 1, -1), x], 1))
     *blocks, last = v.trunk.blocks if siglip else v.transformer.resblocks
-    for block in blocks:
-        x = block(x)
+    for index, block in enumerate([*blocks, torch.nn.Identity()]):
+        x = block(mixed(x, mixing[1]) if mixing and index == mixing[0] else x)
     names = ("norm1", "ls1", "norm2", "ls2") if siglip else ("ln_1", "ls_1", "ln_2", "ls_2")
     first_norm, first_scale, second_norm, second_scale = (getattr(last, name) for name in names)
     a = last.attn
@@ -175,135 +178,73 @@ def expected(v, images, how):
 
 
 OWN = (2, 64, 64)
-CASES = {
-    **{f"plain {shape}": (plain_clip, {}, shape, "size") for shape in (OWN, (1, 32, 80), (1, 144, 96), (2, 16, 16))},
-    **{f"SigLIP {shape}": (siglip_clip, {}, shape, "size") for shape in (OWN, (1, 32, 80), (1, 144, 96), (2, 16, 16))},
-    "CLIPA": (plain_clip, {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}, (1, 64, 48), "size"),
-    "sines": (plain_clip, {"pos_embed_type": "sin_cos_2d"}, (1, 64, 48), "size"),
-    "patch dropout": (plain_clip, {"patch_dropout": 0.5}, (1, 64, 48), "size"),
-    "layer scale": (plain_clip, {"ls_init_value": 0.5}, (1, 64, 48), "size"),
-    "one block": (plain_clip, {"layers": 1}, (1, 64, 48), "size"),
-    "SigLIP with layer scale": (siglip_clip, {"init_values": 0.5}, (1, 64, 48), "size"),
-    **{f"plain as DINO {shape}": (plain_clip, {}, shape, "scale-factor") for shape in (OWN, (1, 128, 128), (1, 32, 208))},
-    "SigLIP as DINO": (siglip_clip, {}, (1, 96, 160), "scale-factor"),
-}
+CLIPA = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+VARIANTS = [CLIPA, {"pos_embed_type": "sin_cos_2d"}, {"patch_dropout": 0.5}, {"ls_init_value": 0.5}, {"layers": 1}]
+SOURCE = torch.stack([torch.randperm(3, generator=torch.Generator().manual_seed(n)) for n in range(12)]).T.reshape(3, 4, 3)
+CASES = [
+    *((make, {}, shape, "size", None) for make in (plain_clip, siglip_clip) for shape in (OWN, (1, 32, 80), (1, 144, 96), (2, 16, 16))),
+    *((plain_clip, kwargs, (1, 64, 48), "size", None) for kwargs in VARIANTS),
+    (siglip_clip, {"init_values": 0.5}, (1, 64, 48), "size", None),
+    *((plain_clip, {}, shape, "scale-factor", None) for shape in (OWN, (1, 128, 128), (1, 32, 208))),
+    (siglip_clip, {}, (1, 96, 160), "scale-factor", None),
+    *((make, {}, (3, 64, 48), "size", (block, SOURCE)) for make in (plain_clip, siglip_clip) for block in range(3)),
+]
 
 
-@pytest.mark.parametrize("make, kwargs, shape, how", CASES.values(), ids=CASES)
-def test_dense_features_are_those_of_plain_matrix_products(make, kwargs, shape, how):
+@pytest.mark.parametrize("make, kwargs, shape, how, mixing", CASES)
+def test_dense_features_are_those_of_plain_matrix_products(make, kwargs, shape, how, mixing):
     model, images = make(**kwargs), noise(*shape)
-    with torch.no_grad():
-        features = dense.dense_features(opened(model, how), images, DENSE_MODES)
+    features = features_of(model, images, DENSE_MODES, how, mixing)
     assert list(features) == DENSE_MODES
-    for mode, values in expected(model.visual, images, how).items():
+    for mode, values in expected(model.visual, images, how, mixing).items():
         assert features[mode].dtype == torch.float32
         torch.testing.assert_close(features[mode], values, rtol=1e-4, atol=1e-4)
-    if shape[1] > 16:  # of one patch, some modes are equal
-        for index, one in enumerate(DENSE_MODES):
-            for other in DENSE_MODES[:index]:
-                assert (features[one] - features[other]).norm() > 0.01 * features[one].norm()
+    for one, other in itertools.combinations(DENSE_MODES, 2) if shape[1] > 16 else ():  # of one patch, some modes are equal
+        assert (features[one] - features[other]).norm() > 0.01 * features[one].norm()
 
 
-# ---- mixing
-
-SOURCE = torch.stack([torch.randperm(3, generator=torch.Generator().manual_seed(n)) for n in range(16)]).T.reshape(3, 4, 4)
-
-
-@pytest.mark.parametrize("make", [plain_clip, siglip_clip])
-def test_mixing_before_the_first_block_is_mixing_the_images_themselves(make):
-    tower, images = opened(make()), noise(3, 64, 64)
-    pieced = torch.empty_like(images)
-    for i in range(3):
-        for y in range(4):
-            for x in range(4):
-                part = (slice(None), slice(16 * y, 16 * y + 16), slice(16 * x, 16 * x + 16))
-                pieced[i][part] = images[SOURCE[i, y, x]][part]
-    with torch.no_grad():
-        mixed, whole = (dense.dense_features(tower, *given) for given in ((images, DENSE_MODES, (0, SOURCE)), (pieced, DENSE_MODES)))
-    for mode in DENSE_MODES:
-        torch.testing.assert_close(mixed[mode], whole[mode])
-
-
-@pytest.mark.parametrize("block", [None, 1, 2])
-def test_tokens_mixed_before_a_block_are_those_of_open_clip(small, block):
-    """open_clip's own module runs; a hook deals its patches out, one by one, before that block."""
-    images, untouched = noise(3, 64, 64), copy.deepcopy(small.visual)
-
-    def mix(module, inputs):
-        tokens = inputs[0].clone()  # 3, 17, width
-        for i in range(3):
-            for place in range(16):
-                tokens[i, 1 + place] = inputs[0][SOURCE[i].flatten()[place], 1 + place]
-        return (tokens, *inputs[1:])
-
-    untouched.output_tokens = True
-    if block is not None:
-        untouched.transformer.resblocks[block].register_forward_pre_hook(mix)
-    with torch.no_grad():
-        _, tokens = untouched(images)
-        features = dense.dense_features(opened(small), images, ["clip"], None if block is None else (block, SOURCE))["clip"]
-    torch.testing.assert_close(features.flatten(2).transpose(1, 2), tokens @ small.visual.proj, rtol=1e-4, atol=1e-4)
+def test_mixing_before_a_block_that_the_tower_lacks_is_an_error():
     with pytest.raises(ValueError, match="mixing before block 3: must be between 0 and 2"):
-        dense.dense_features(opened(small), images, ["clip"], (3, SOURCE))
+        features_of(plain_clip(), noise(3, 64, 48), ["clip"], mixing=(3, SOURCE))
 
 
-# ---- attention
-
-
-def test_pearl_turns_rotated_keys_back():
-    """Keys are rotated queries: what remains is the attention of the queries to themselves, and the share of similar keys."""
-    generator = torch.Generator().manual_seed(0)
-    half = torch.linalg.qr(torch.randn(20, 8, generator=generator))[0] * 9
-    q = torch.cat([half, -half])[None, None]  # mean 0; all directions are equally long
-    k = q @ torch.linalg.qr(torch.randn(8, 8, generator=generator))[0]
-    v = torch.randn(1, 1, 40, 8, generator=generator)
-    result = dense.DENSE_MODES["pearl"](q, k, v, (5, 8))
-    torch.testing.assert_close(result, torch.softmax(1.08 * q @ q.mT / math.sqrt(8), -1) @ v, rtol=1e-3, atol=1e-3)
-
-
-def test_replacing_attention_keeps_the_weights_and_their_names(small):
-    replaced = copy.deepcopy(small)
+def test_replacing_attention_keeps_the_weights_and_their_names():
+    small, replaced = plain_clip(), plain_clip()
     for _ in range(2):  # a model may be wrapped again
         dense.replace_attention(replaced)
-    assert not any(isinstance(module, torch.nn.MultiheadAttention) for module in replaced.modules())
     before, after = small.state_dict(), replaced.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-
-
-# ---- which towers
 
 
 PLAIN, POOLING = dense.ClassTokenTower, dense.PoolingTower
 
 
-@pytest.mark.parametrize(
-    "name, kind, width, patch, size",
-    [
-        ("ViT-B-16-quickgelu", PLAIN, 512, 16, 224),
-        ("ViT-L-14-336-quickgelu", PLAIN, 768, 14, 336),
-        ("ViT-L-14-CLIPA", PLAIN, 768, 14, 224),
-        ("ViT-B-16-SigLIP-512", POOLING, 768, 16, 512),
-        ("ViT-SO400M-14-SigLIP-384", POOLING, 1152, 14, 384),
-        *((name, None, None, None, None) for name in ("PE-Core-T-16-384", "RN50", "coca_ViT-B-32", "EVA02-B-16", "convnext_base")),
-    ],
-)
-def test_architectures_of_open_clip(name, kind, width, patch, size):
+ARCHITECTURES = {
+    "ViT-B-16-quickgelu": (PLAIN, 512, 16, 224),
+    "ViT-L-14-336-quickgelu": (PLAIN, 768, 14, 336),
+    "ViT-L-14-CLIPA": (PLAIN, 768, 14, 224),
+    "ViT-B-16-SigLIP-512": (POOLING, 768, 16, 512),
+    "ViT-SO400M-14-SigLIP-384": (POOLING, 1152, 14, 384),
+} | dict.fromkeys(["PE-Core-T-16-384", "RN50", "coca_ViT-B-32", "EVA02-B-16", "convnext_base"])
+
+
+@pytest.mark.parametrize("name, expected", ARCHITECTURES.items())
+def test_architectures_of_open_clip(name, expected):
     with torch.device("meta"):  # no memory, no arithmetic
         tower = dense.tower(open_clip.create_model(name, pretrained=None, device="meta").visual)
-    assert (tower and (type(tower), tower.width, tower.patch, tower.image_size)) == (kind and (kind, width, patch, size))
+    assert (tower and (type(tower), tower.width, tower.patch, tower.image_size)) == expected
 
 
 SIGLIPS = [
     *({"proj": "linear"}, {"qk_norm": True}, {"scale_attn_norm": True}, {"class_token": True}, {"reg_tokens": 1}, {"pre_norm": True}),
     *({"fc_norm": True}, {"pos_embed": "none"}, {"embed_norm_layer": torch.nn.LayerNorm}, {"num_classes": 5}, {"patch_size": (16, 8)}),
-    *({"block_fn": timm.models.vision_transformer.ParallelScalingBlock}, {"attn_layer": timm.layers.DiffAttention}),
+    *({"block_fn": block} for block in (timm.models.vision_transformer.ParallelScalingBlock, timm.models.vision_transformer.ResPostBlock)),
+    {"attn_layer": timm.layers.DiffAttention},
     {"pool": "avg", "global_pool": "avg"},
 ]
 PLAINS = [{"attentional_pool": True}, {"patch_size": (16, 8)}, {"block_type": "custom"}, {"qk_norm": True, "block_type": "custom"}]
 
 
 def test_unsupported_variants_are_rejected():
-    for kwargs in SIGLIPS:
-        assert dense.tower(siglip_vision(**kwargs)) is None, kwargs
-    for vision in PLAINS:
-        assert dense.tower(plain_clip(**vision).visual) is None, vision
+    assert not [kwargs for kwargs in SIGLIPS if dense.tower(siglip_vision(**kwargs))]
+    assert not [vision for vision in PLAINS if dense.tower(plain_clip(**vision).visual)]

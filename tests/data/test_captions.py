@@ -23,18 +23,11 @@ def prompts(pair):
     return {template.format(noun) for noun in NOUNS[pair] for template in TEMPLATES}
 
 
-@pytest.mark.parametrize(
-    "caption, expected",
-    [
-        ("A dog and a cat on the sofa.", ("dog", "cat", "sofa")),
-        ("Two dogs run through the park at night", ("dogs", "park", "night")),
-        ("a dog, a Dog and a DOG", ("dog",)),
-        ("the 3 birds of 2019!", ("birds",)),
-        *((caption, ()) for caption in ("x", "running quickly", "", "!?! ...")),
-    ],
-)
-def test_nouns_are_the_distinct_nouns_in_order(caption, expected):
-    assert nouns(caption) == expected
+def test_nouns_are_the_distinct_nouns_in_order():
+    assert nouns("A dog and a cat on the sofa.") == ("dog", "cat", "sofa")
+    assert nouns("Two dogs run through the park at night") == ("dogs", "park", "night")
+    assert nouns("a dog, a Dog and a DOG") == ("dog",) and nouns("the 3 birds of 2019!") == ("birds",)
+    assert {nouns(caption) for caption in ("x", "running quickly", "", "!?! ...")} == {()}
 
 
 def test_texts_are_the_distinct_captions_then_the_prompts_of_each_noun(bank):
@@ -68,12 +61,12 @@ def test_captions_are_drawn_where_there_is_no_noun():
         assert bank.draw(np.array(rows), np.random.default_rng(0), 0).tolist() == texts
 
 
-@pytest.mark.parametrize("mark", "\n \r \v \f \x1c \x1d \x1e \x85 \u2028 \u2029 \r\n".split(" "))
-def test_a_saved_bank_loads_as_it_was(tmp_path, mark):
-    bank = bank_of([f"a cat{mark}{mark} on{mark}", *CAPTIONS, "a naïve café – 日本"], TEMPLATES)
+def test_a_saved_bank_loads_as_it_was_without_breaks_of_lines(tmp_path):
+    marks = "\n \r \v \f \x1c \x1d \x1e \x85 \u2028 \u2029 \r\n".split(" ")
+    bank = bank_of([*(f"{n}{mark}{mark} cats{mark}" for n, mark in enumerate(marks)), *CAPTIONS, "a naïve café – 日本"], TEMPLATES)
     bank.save(tmp_path / "new")
     loaded = TextBank.load(tmp_path / "new")
-    assert loaded.captions[0] == "a cat on" and (tmp_path / "new/captions.txt").read_text().splitlines()[0] == "a cat on"
+    assert loaded.captions[: len(marks)] == [f"{n} cats" for n in range(len(marks))]
     assert (loaded.captions, loaded.nouns, loaded.templates) == (bank.captions, bank.nouns, TEMPLATES)
     for name in ("caption_index", "noun_index", "offset"):
         assert np.array_equal(getattr(loaded, name), getattr(bank, name)) and getattr(loaded, name).dtype == getattr(bank, name).dtype

@@ -1,15 +1,15 @@
 """Pairs in shards: which samples are used, repaired or skipped, broken tars, and finding shards."""
 
 import io
-import struct
 import tarfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg.data import shards
+from ovseg.data import images, shards
 from ovseg.data.shards import BadSample, Report, expand
 
 
@@ -23,16 +23,6 @@ def smooth(height=24, width=16):
     """A picture with different channels that survives JPEG."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([255 * y / height, 255 * x / width, 255 - 255 * y / height], -1).astype(np.uint8)
-
-
-def blank_png(width, height):
-    """A valid all-black 1-bit PNG of any size, made without holding its pixels."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header, rows = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), zlib.compress(bytes((1 + (width + 7) // 8) * height))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 GOOD = {"jpg": encoded(smooth(), "JPEG", quality=95), "txt": b"a cat on the sofa", "json": b"{}"}
@@ -64,45 +54,32 @@ def among_good(tmp_path, sample):
     return by_key.get("s/b"), report.skipped | report.repaired
 
 
-# ---- samples that cannot be used
-
-
 SKIPPED = {
     "broken jpeg": ({**GOOD, "jpg": b"\xff\xd8\xff\xe0 not a jpeg"}, "broken image"),
     "half a jpeg": ({**GOOD, "jpg": GOOD["jpg"][: len(GOOD["jpg"]) // 2]}, "broken image"),
     "empty image": ({**GOOD, "jpg": b""}, "broken image"),
-    "html instead of an image": ({**GOOD, "jpg": b"<html>404</html>"}, "broken image"),
-    "empty caption": ({**GOOD, "txt": b""}, "empty caption"),
     "blank caption": ({**GOOD, "txt": b" \n\t "}, "empty caption"),
     "no caption": ({"jpg": GOOD["jpg"], "json": b"{}"}, "no caption"),
     "no image": ({"txt": b"a cat", "json": b"{}"}, "no image"),
     "1x1": ({**GOOD, "jpg": encoded(smooth(1, 1), "JPEG")}, "image too small"),
     "200x2": ({**GOOD, "jpg": encoded(smooth(2, 200), "JPEG")}, "image too small"),
-    "20000x20000": ({"png": blank_png(20000, 20000), "txt": b"a cat"}, "image too large"),
-    "11000x10000": ({"png": blank_png(11000, 10000), "txt": b"a cat"}, "image too large"),  # below Pillow's own limit
+    "300x300": ({**GOOD, "jpg": encoded(smooth(300, 300), "JPEG")}, "image too large"),
 }
 
 
 @pytest.mark.parametrize("sample, kind", SKIPPED.values(), ids=SKIPPED)
-def test_a_bad_sample_is_skipped_and_counted(tmp_path, sample, kind):
+def test_a_bad_sample_is_skipped_and_counted(tmp_path, monkeypatch, sample, kind):
+    monkeypatch.setattr(images, "MAX_PIXELS", 300 * 300 - 1)
     assert among_good(tmp_path, sample) == (None, {kind: 1})
     with pytest.raises(BadSample, match=kind):
         shards.decode(sample)
 
 
-# ---- samples that can be used
-
-
-@pytest.mark.parametrize("extension, kind", [("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("JPG", "JPEG")])
-def test_images_may_have_any_of_the_extensions(tmp_path, extension, kind):
-    (image, _), counts = among_good(tmp_path, {extension: encoded(smooth(), kind), "txt": b"a cat"})
-    assert np.abs(image.astype(int) - smooth()).mean() < 8 and not counts
-
-
 GREY, TURNED = smooth()[..., 0], Image.Exif()
 TURNED[0x0112] = 6
 GREYS = np.stack([GREY] * 3, -1)
-REPAIRED = {
+REPAIRED = {  # extension, data, kinds, expected
+    **{name: (name, encoded(smooth(), kind), [], smooth()) for name, kind in (("jpeg", "JPEG"), ("webp", "WEBP"), ("JPG", "JPEG"))},
     "CMYK jpeg": ("jpg", encoded(Image.fromarray(smooth()).convert("CMYK"), "JPEG", quality=95), ["CMYK to RGB"], smooth()),
     "greyscale jpeg": ("jpg", encoded(GREY, "JPEG", quality=95), ["L to RGB"], GREYS),
     "palette": ("png", encoded(Image.fromarray(GREY).convert("P"), "PNG"), ["P to RGB"], GREYS),
@@ -115,24 +92,20 @@ REPAIRED = {
 
 
 @pytest.mark.parametrize("extension, data, kinds, expected", REPAIRED.values(), ids=REPAIRED)
-def test_other_colours_and_turned_images_are_converted_and_counted(tmp_path, extension, data, kinds, expected):
+def test_images_are_read_and_other_colours_and_turned_ones_counted(tmp_path, extension, data, kinds, expected):
     (image, _), counts = among_good(tmp_path, {extension: data, "txt": b"a cat"})
-    assert counts == dict.fromkeys(kinds, 1) and np.abs(image.astype(int) - expected).mean() < 4
+    assert counts == dict.fromkeys(kinds, 1) and np.abs(image.astype(int) - expected).mean() < 8
 
 
-CAPTIONS = [
-    ({"txt": "  zwei \r\n Katzen –\ta  süß\n".encode()}, "zwei Katzen – a süß"),
-    ({"caption": b"a dog"}, "a dog"),
-    ({"text": b"a dog", "json": b'{"caption": "a cow"}'}, "a dog"),
-    ({"json": '{"caption": "ein Hund f\u00fcr dich", "url": "x"}'.encode()}, "ein Hund f\u00fcr dich"),
-    ({"txt": b"a dog", "caption": b"a cow", "json": b'{"caption": "a pig"}'}, "a dog"),  # txt comes first
-]
-
-
-@pytest.mark.parametrize("parts, caption", CAPTIONS)
-def test_captions_are_read_from_txt_caption_text_or_json(tmp_path, parts, caption):
-    ((key, _, read),), report = read_all(write_tar(tmp_path / "a.tar", [("Folder/k", {"JPEG": GOOD["jpg"]} | parts)]))
-    assert (key, read) == ("a/Folder/k", caption) and report.as_dict() == {"pairs": 1, "skipped": {}, "repaired": {}}
+def test_captions_are_read_from_txt_caption_text_or_json(tmp_path):
+    for parts, caption in (
+        ({"txt": "  zwei \r\n Katzen –\ta  süß\n".encode()}, "zwei Katzen – a süß"),
+        ({"text": b"a dog", "json": b'{"caption": "a cow"}'}, "a dog"),
+        ({"json": '{"caption": "ein Hund f\u00fcr dich", "url": "x"}'.encode()}, "ein Hund f\u00fcr dich"),
+        ({"txt": b"a dog", "caption": b"a cow", "json": b'{"caption": "a pig"}'}, "a dog"),  # txt comes first
+    ):
+        ((key, _, read),), report = read_all(write_tar(tmp_path / "a.tar", [("Folder/k", {"JPEG": GOOD["jpg"]} | parts)]))
+        assert (key, read) == ("a/Folder/k", caption) and report == Report(1)
 
 
 @pytest.mark.parametrize("described", [b"{", b"[]", b"{}", b'{"caption": null}', b'{"caption": 3}', b"\xff", b"[" * 100_000])
@@ -144,21 +117,6 @@ def test_a_json_without_a_caption_counts_as_no_caption(described):
 def test_a_caption_in_another_encoding_keeps_what_can_be_read(tmp_path):
     (_, caption), counts = among_good(tmp_path, {**GOOD, "txt": "a café".encode("latin-1")})
     assert caption == "a caf\ufffd" and counts == {"caption not UTF-8": 1}
-
-
-# ---- broken shards
-
-
-def broken(change):
-    """Bytes of a tar of three good samples, after change(data, {member: where it begins})."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, data in ((f"{key}.{extension}", data) for key in "abc" for extension, data in GOOD.items()):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    with tarfile.open(fileobj=io.BytesIO(file.getvalue())) as tar:
-        return change(file.getvalue(), {member.name: member.offset for member in tar})
 
 
 BROKEN = {
@@ -175,7 +133,10 @@ BROKEN = {
 
 @pytest.mark.parametrize("change, keys", BROKEN.values(), ids=BROKEN)
 def test_a_broken_tar_ends_early_and_is_counted_once(tmp_path, change, keys):
-    (tmp_path / "s.tar").write_bytes(broken(change))
+    path = Path(write_tar(tmp_path / "s.tar", [(key, GOOD) for key in "abc"]))
+    with tarfile.open(path) as tar:
+        starts = {member.name: member.offset for member in tar}
+    path.write_bytes(change(path.read_bytes(), starts))
     pairs, report = read_all(tmp_path / "s.tar")
     assert [key for key, _, _ in pairs][: len(keys)] == [f"s/{key}" for key in keys] and len(pairs) <= len(keys) + 1
     assert report.skipped["truncated tar"] == 1 and set(report.skipped) <= {"truncated tar", "no caption"}
@@ -197,9 +158,6 @@ def test_of_repeated_names_the_first_counts(tmp_path):
         assert report.skipped == {"file name twice" if order == "abbcd" else "key twice": 1}
 
 
-# ---- finding shards
-
-
 @pytest.fixture
 def folder(tmp_path):
     for name in ("cc[3]m", "empty"):
@@ -211,15 +169,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "spec, numbers",
-    [
-        *(("cc[3]m/part-01.tar", [1]), ("*/part-*.tar", [0, 1, 2, 10]), ("*/part-0?.tar", [0, 1, 2])),
-        *(("cc[[]3]m/part-{00..02}.tar", [0, 1, 2]), ("*/part-{02,00}.tar", [2, 0]), ("cc[3]m", [0, 1, 2, 10]), ("cc[3]m/", [0, 1, 2, 10])),
-    ],
-)
-def test_expand_finds_the_shards_in_order(folder, spec, numbers):
-    assert expand(f"{folder}/{spec}") == [f"{folder}/cc[3]m/part-{number:02d}.tar" for number in numbers]
+def test_expand_finds_the_shards_in_order(folder):
+    specs = {"cc[3]m/part-01.tar": [1], "*/part-*.tar": [0, 1, 2, 10], "*/part-0?.tar": [0, 1, 2], "cc[[]3]m/part-{00..02}.tar": [0, 1, 2]}
+    for spec, numbers in (specs | {"*/part-{02,00}.tar": [2, 0], "cc[3]m": [0, 1, 2, 10], "cc[3]m/": [0, 1, 2, 10]}).items():
+        assert expand(f"{folder}/{spec}") == [f"{folder}/cc[3]m/part-{number:02d}.tar" for number in numbers]
 
 
 @pytest.mark.parametrize("spec", ["absent.tar", "absent-*.tar", "{5..7}.tar", "", "empty"])
