@@ -54,7 +54,7 @@ def check_pairs(paths, max_bad_fraction, limit=0):
     each = limit // len(some) if limit else None
     counts, sizes = shards.Report(), []
     for path in tqdm(some, "pairs", mininterval=2, leave=False, disable=None):
-        sizes += [image.size for _, image, _ in islice(shards.pairs(path, counts), each)]
+        sizes += [image.size for _, image, _ in islice(shards.read_pairs(path, counts), each)]
     lines = [f"pairs: {len(sizes):,} in {len(some):,} of {len(paths):,} shards", *_sizes(sizes)]
     lines += [f"skipped: {count:,} {kind}" for kind, count in counts.skipped.most_common()]
     lines += [f"repaired: {count:,} {kind}" for kind, count in counts.repaired.most_common()]

@@ -1,6 +1,7 @@
 """What can be inspected: the runs of a project, and pictures of its benchmarks and training pairs. Errors are one line."""
 
 import copy
+import functools
 import io
 import itertools
 from dataclasses import dataclass, field
@@ -53,12 +54,10 @@ def benchmark_picture(benchmark, index):
     """Picture `index` of an opened benchmark. Shards are read from the beginning."""
     if index >= len(benchmark):
         raise ValueError(f"picture {index} of {benchmark.name}: must be between 0 and {len(benchmark) - 1}")
-    title, one = f"{benchmark.name}, picture {index}", copy.copy(benchmark)
-    if benchmark.label_files:  # files: only this one is opened
-        one.keys, one.files, one.label_files = ([of_all[index]] for of_all in (benchmark.keys, benchmark.files, benchmark.label_files))
-        index = 0
-    _, image, truth = next(itertools.islice(one, index, None))
-    return Picture(image, title, "", truth, tuple(benchmark.classes))
+    few = copy.copy(benchmark)
+    few.samples = functools.partial(benchmark.samples, max(1, index))  # pictures 0, index, ...: no others are decoded
+    _, image, truth = next(itertools.islice(few, min(1, index), None))
+    return Picture(image, f"{benchmark.name}, picture {index}", "", truth, tuple(benchmark.classes))
 
 
 def training_pair(p, index, folder="data/prepared"):

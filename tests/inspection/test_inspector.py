@@ -76,7 +76,7 @@ def test_a_second_run_appears_and_texts_are_escaped(page):
 
 def test_bad_input_is_explained_and_leaves_the_panels_as_they_are(page):
     for control, value, message in (
-        *(("classes", "cat, cat", "each class once"), ("classes", "cat, background", "background")),
+        *(("classes", "cat, cat", "occurs twice"), ("classes", "cat, background", "background")),
         *(("number", 7, "must be between 0 and 1"), ("meta_points", 256, "at most 64"), ("source", OWN, "upload a picture")),
     ):
         chosen = getattr(page.controls, control).value
