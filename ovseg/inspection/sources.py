@@ -4,11 +4,10 @@ import copy
 import functools
 import io
 import itertools
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .. import params
 from ..benchmarks.datasets import open_benchmark
@@ -16,34 +15,26 @@ from ..benchmarks.layouts import IGNORED
 from ..clip.frozen import FrozenCLIP
 from ..data import preparation, shards
 from ..data.images import center_crop, read_label_map
-from ..training.decoder import Decoder
 from ..segmentation.segmenter import Segmenter
+from ..training.decoder import Decoder
 
-NO_TRUTH = np.full((320, 320), IGNORED, np.uint8)
+SIZE = 320  # pixels, the longer side of a picture in a panel
+NO_TRUTH = np.full((SIZE, SIZE), IGNORED, np.uint8)
 
 
-@dataclass(frozen=True, eq=False)
 class Picture:
-    """image: PIL RGB. title: its name. caption: of a training pair, else "". side: pixels, the training size of a training pair, else None.
+    """A picture to inspect. image: PIL RGB. caption, side: those of a training pair, pixels in training; else "" and None.
 
-    truth: (H, W) indices into classes, or IGNORED; NO_TRUTH, of another size, if nothing is known. classes: names.
+    truth: (H, W) indices into classes (names), or IGNORED; of another size if nothing is known. small: the image in the size of a panel.
     """
 
-    image: Image.Image
-    title: str
-    caption: str = ""
-    truth: np.ndarray = field(default_factory=lambda: NO_TRUTH)
-    classes: tuple[str, ...] = ()
-    side: int | None = None
+    def __init__(self, image, title, truth=NO_TRUTH, classes=(), caption="", side=None):
+        self.image, self.title, self.truth, self.classes, self.caption, self.side = image, title, truth, tuple(classes), caption, side
+        self.small = np.asarray(ImageOps.contain(image, (SIZE, SIZE), Image.Resampling.LANCZOS))  # (H, W, 3) uint8
 
 
-def run_names(p, models="models"):
-    """Names of runs: folders in `models` with a segmenter.json, then the dense modes of ablations.untrained. p: Params."""
-    return [*sorted(path.parent.name for path in Path(models).glob("*/segmenter.json")), *p.ablations.untrained]
-
-
-def open_run(name, p, models="models"):
-    """The Segmenter of a run (its seed 0). name: from `run_names`. Untrained runs use `clip` and `segment` of p."""
+def open_run(name, p, models):
+    """The Segmenter of a run (its seed 0): of a folder in `models`, or of an untrained dense mode, by `clip` and `segment` of p."""
     if name not in p.ablations.untrained:
         return Segmenter.load(Path(models) / name, p.device)
     clip = FrozenCLIP.open(p.clip.model_copy(update={"dense": name}), params.device(p.device))
@@ -57,10 +48,10 @@ def benchmark_picture(benchmark, index):
     few = copy.copy(benchmark)
     few.samples = functools.partial(benchmark.samples, max(1, index))  # pictures 0, index, ...: no others are decoded
     _, image, truth = next(itertools.islice(few, min(1, index), None))
-    return Picture(image, f"{benchmark.name}, picture {index}", "", truth, tuple(benchmark.classes))
+    return Picture(image, f"{benchmark.name}, picture {index}", truth, benchmark.classes)
 
 
-def training_pair(p, index, folder="data/prepared"):
+def training_pair(p, index, folder):
     """Training pair `index`, cropped as in training. p: Params. Its truth: the last benchmark's label map in its sample, if any."""
     keys = preparation.load_keys(folder)
     if index >= len(keys):
@@ -73,7 +64,7 @@ def training_pair(p, index, folder="data/prepared"):
     image, caption = shards.decode(sample)
     side, truth, classes = p.clip.image_size, NO_TRUTH, ()
     for name, settings in p.benchmarks.items():  # samples of the rendered world hold the label maps of its benchmarks
-        if settings.label and settings.label in sample:
+        if settings.label in sample:
             labels = Image.fromarray(read_label_map(io.BytesIO(sample[settings.label])))
-            truth, classes = center_crop(labels, side, Image.Resampling.NEAREST), tuple(open_benchmark(name, settings).classes)
-    return Picture(Image.fromarray(center_crop(image, side)), f"training pair {index}", caption, truth, classes, side)
+            truth, classes = center_crop(labels, side, Image.Resampling.NEAREST), open_benchmark(name, settings).classes
+    return Picture(Image.fromarray(center_crop(image, side)), f"training pair {index}", truth, classes, caption, side)

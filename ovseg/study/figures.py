@@ -173,8 +173,8 @@ def miou(labels, truth, classes):
 
 
 def in_blocks(values, picture):
-    """Enlarge a map to a picture, each value a block: (h, w) -> (H, W)."""
-    (h, w), (height, width) = np.shape(values), np.shape(picture)[:2]
+    """Enlarge a map to a picture, each value a block: (h, w, ...) -> (H, W, ...)."""
+    (h, w), (height, width) = np.shape(values)[:2], np.shape(picture)[:2]
     return np.asarray(values)[np.arange(height) * h // height][:, np.arange(width) * w // width]
 
 

@@ -1,4 +1,4 @@
-"""A project of two benchmark pictures and two training pairs, made in a folder."""
+"""A project of three benchmark pictures and training pairs, made in a folder."""
 
 import io
 
@@ -26,11 +26,11 @@ def write(folder):
         (street / part).mkdir(parents=True)
     (street / "classes.txt").write_text("\n".join(CLASSES))
     with webdataset.TarWriter(pairs) as tar:
-        for i in range(2):
+        for i in range(3):
             (street / f"images/p{i}.png").write_bytes(png(picture(32, 48, seed=i)))
             (street / f"labels/p{i}.png").write_bytes(png(np.roll(TRUTH, i, 1)))
             tar.write({"__key__": f"k{i}", "png": png(picture(32, 48, seed=5 + i)), "txt": f"caption {i}", "seg.png": png(TRUTH)})
-    (folder / "pairs.txt").write_text("pairs/k0\npairs/k1\n")
+    (folder / "pairs.txt").write_text("pairs/k0\npairs/k1\npairs/k2\n")
     (folder / "shards.txt").write_text(f"{pairs}\n")
     shards = Benchmark(shards=pairs, label="seg.png", classes=str(street / "classes.txt"))
     clip = P.clip.model_copy(update={"image_size": 32})
