@@ -34,10 +34,9 @@ plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle":
 
 
 def palette(classes):
-    """Colours of classes, (C, 3) uint8: black for the background.
+    """Colours of classes, (C, 3) uint8: black for the background, and for each class of the rendered world always the same.
 
-    A class of the rendered world has the same colour in every list. Other classes take the free colours in order, then generated ones,
-    so two lists that differ only in the background give them the same colours.
+    Others take the free colours in order, then generated ones: the same in two lists that differ only in the background.
     """
     others = [name for name in classes if name not in WORLD and name != BACKGROUND]
     colours = [colour for name, colour in WORLD.items() if name not in classes]
@@ -54,20 +53,18 @@ def heat(values, low, high, name=SCORE):
 
 
 def grid(pictures, titles=None, size=1.9, captions=None, title=None):
-    """A grid of pictures without axes.
+    """A grid of pictures without axes: rows of (H, W, 3) arrays; the last row may be shorter.
 
-    pictures: rows of (H, W, 3) arrays; the last row may be shorter. titles: column titles. captions: rows of texts below the pictures, ""
-    for none. title: figure title. size: inches per picture.
+    titles: of the columns. captions: rows of texts below the pictures, "" for none. title: of the figure. size: inches per picture.
     """
     rows, columns = len(pictures), len(pictures[0])
     figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(size * columns, size * rows), layout="constrained")
-    for axis, picture in itertools.zip_longest(axes.flat, itertools.chain(*pictures)):
-        if picture is None:
-            axis.set_visible(False)
-            continue
-        axis.imshow(picture, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], visible=False)
         axis.spines[:].set_visible(False)
+    for axis, picture in zip(axes.flat, itertools.chain(*pictures), strict=False):
+        axis.set_visible(True)
+        axis.imshow(picture, interpolation="nearest")
     for axis, text in zip(axes[0], titles or [], strict=False):
         axis.set_title(wrapped(text, size, 10), fontsize=10)
     if captions:
@@ -84,7 +81,7 @@ def grid(pictures, titles=None, size=1.9, captions=None, title=None):
 
 
 def picture_grid(pictures, captions, columns):
-    """Pictures of one size or several in rows of `columns`, each with its caption."""
+    """Pictures in rows of `columns`, each with its caption."""
     starts = range(0, len(pictures), columns)
     return grid([pictures[i : i + columns] for i in starts], captions=[captions[i : i + columns] for i in starts])
 
@@ -104,10 +101,7 @@ def colour_bar(figure, low, high, name, label):
 
 
 def overlay(image, labels, colours):
-    """Paint a label map over its picture in greyscale, so that colours match the legend; ignored pixels are grey.
-
-    labels: (H, W) indices into colours, (C, 3) uint8. Returns (H, W, 3) uint8.
-    """
+    """Paint a label map (H, W), indices into colours (C, 3) uint8, over its picture in greyscale: (H, W, 3) uint8. Ignored is grey."""
     painted = np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
     grey = np.asarray(image).mean(-1, keepdims=True)
     return (grey * (1 - PAINT) + painted * PAINT).astype(np.uint8)
@@ -115,8 +109,7 @@ def overlay(image, labels, colours):
 
 def legend(figure, classes, colours, shown):
     """Name the colours of the classes in `shown` (indices) below a figure."""
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[index] / 255) for index in shown]
-    names = [classes[index] for index in shown]
+    handles, names = [plt.Rectangle((0, 0), 1, 1, color=colours[i] / 255) for i in shown], [classes[i] for i in shown]
     columns = max(1, int(figure.get_figwidth() * 72 / (5 * max(map(len, names), default=1) + 35)))  # in points; a letter takes 5
     figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(names) // columns))  # the pictures keep their size
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
@@ -132,22 +125,21 @@ def large_regions(labels, classes):
             yield index, x, y
 
 
-def name_regions(axis, labels, classes):
+def name_regions(axis, labels, classes, size=7.5):
     """Write class names into their large regions. labels (H, W). Returns the indices of the named classes."""
-    named, width = set(), labels.shape[1]
-    for index, x, y in large_regions(labels, classes):
+    regions, width = list(large_regions(labels, classes)), labels.shape[1]
+    style = {"color": "white", "fontsize": size, "va": "center", "path_effects": [withStroke(linewidth=1.5, foreground="black")]}
+    for index, x, y in regions:
         side = "left" if x < EDGE * width else "right" if x > (1 - EDGE) * width else "center"
-        text = axis.text(x, y, classes[index], color="white", fontsize=7.5, ha=side, va="center", clip_on=True)
-        text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
-        named.add(index)
-    return named
+        axis.text(x, y, classes[index], ha=side, clip_on=True, **style)
+    return {index for index, _, _ in regions}
 
 
 def segmentations(rows, titles, classes, title=None):
-    """Rows of a picture and label maps painted over it. Large regions carry class names; a legend lists classes left unnamed somewhere.
-    Below each predicted label map is its mIoU on this picture, over the classes present in it or in the truth.
+    """Rows of a picture and label maps painted over it, {number: (picture, truth, label map, ...)}, the maps (H, W) indices into classes.
 
-    rows: {picture number: (picture, truth, label map, ...)}, the label maps (H, W) indices into classes. titles, title: as in `grid`.
+    Large regions carry class names; a legend lists classes left unnamed somewhere. Below each predicted label map is its `miou`. titles,
+    title: as in `grid`.
     """
     colours, maps = palette(classes), [np.asarray(labels) for _, *labels_of_row in rows.values() for labels in labels_of_row]
     pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in of_row)] for image, *of_row in rows.values()]
@@ -180,12 +172,9 @@ def in_blocks(values, picture):
 
 def unit_borders(image, assignment):
     """Draw unit borders in white over a picture. assignment (h, w): the unit of each pixel embedding."""
-    picture, units = np.array(image), in_blocks(assignment, image)
-    border = np.zeros_like(units, bool)
-    border[1:] |= units[1:] != units[:-1]
-    border[:, 1:] |= units[:, 1:] != units[:, :-1]
-    picture[border] = 255
-    return picture
+    units = in_blocks(assignment, image)
+    border = (np.diff(units, axis=0, prepend=units[:1]) != 0) | (np.diff(units, axis=1, prepend=units[:, :1]) != 0)
+    return np.where(border[..., None], np.uint8(255), image)
 
 
 def highlight(image, mask):
@@ -194,10 +183,9 @@ def highlight(image, mask):
 
 
 def correspondences(pictures, texts, mined, shown, title=None):
-    """The pseudo-correspondences of training pairs, one row per pair.
+    """The pseudo-correspondences of training pairs, one row per pair in `shown` (indices).
 
-    pictures: (H, W, 3) arrays, and texts: str, of a batch of pairs. mined: from mgca.correspondences for that batch, each map as
-    (h, w). shown: indices of the pairs to draw.
+    pictures: (H, W, 3) arrays, and texts, of a batch of pairs. mined: from mgca.correspondences for that batch, each map as (h, w).
     """
     columns = ("pair", "similarity S[i, i]", "object mask M", "semi-hard pixel", "hard negative region")
     similarities = np.asarray(mined["similarity"])
@@ -213,8 +201,8 @@ def correspondences(pictures, texts, mined, shown, title=None):
     for axis, i in zip(figure.axes[3 :: len(columns)], shown, strict=True):
         (h, w), (height, width) = similarities[i].shape, np.shape(pictures[i])[:2]
         row, column = divmod(int(mined["positive"][i]), w)
-        for colour, line in (("black", 4), ("white", 2)):  # a cross
-            x, y = (column + 0.5) * width / w - 0.5, (row + 0.5) * height / h - 0.5
+        x, y = (column + 0.5) * width / w - 0.5, (row + 0.5) * height / h - 0.5
+        for colour, line in (("black", 4), ("white", 2)):
             axis.plot(x, y, "+", color=colour, markersize=14, markeredgewidth=line)
     colour_bar(figure, low, high, SIMILARITY, "S = V·t (Eq. 2)")
     return figure

@@ -51,9 +51,7 @@ def draw_overlay(image, segmentation):
     figure = figures.grid([[figures.overlay(image.resize(size), labels, colours)]], size=INCHES)
     figure.set_size_inches(*(max(1, INCHES * side / max(size)) for side in size))
     names = [name.replace("$", r"\$") for name in segmentation.names]  # no formulas
-    figures.name_regions(figure.axes[0], labels, names)
-    for text in figure.axes[0].texts:
-        text.set_fontsize(12)  # the picture is alone
+    figures.name_regions(figure.axes[0], labels, names, 12)
     areas = list(percentages(segmentation).values())
     shown = [index for index in np.argsort(areas)[::-1] if areas[index]][: figures.NAMED]
     figures.legend(figure, [f"{name} {area:.1f}%" for name, area in zip(names, areas, strict=True)], colours, shown)
