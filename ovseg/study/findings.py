@@ -126,8 +126,8 @@ def semi_hard(results):
 
 def region_share(results):
     """F6, by mgca.beta."""
-    rule = f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and does not "
-    finding = Finding("F6", "beta hardly matters", rule + "if they are further apart.")
+    rule = f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and does "
+    finding = Finding("F6", "beta hardly matters", f"{rule}not if they are further apart.")
     default, runs = results.parameters["mgca.beta"], results.series("mgca.beta")
     for beta in (beta for beta in runs if beta != default):
         finding.add(results.averages(), (f"beta = {beta:g}", f"beta = {default:g}"), runs[beta], runs[default], MARGIN)
