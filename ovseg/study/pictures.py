@@ -1,6 +1,5 @@
 """Draw the segmentation of a picture, and write it as three files."""
 
-import itertools
 import json
 
 import matplotlib.pyplot as plt
@@ -19,17 +18,15 @@ def plan_outputs(pictures, out, force=False):
 
     Raises ValueError if two pictures have the same name, or if a file is one of the pictures or (without force) exists.
     """
-    outputs, by_name = {}, {}
-    for picture in pictures:
+    outputs = {picture: [out / f"{picture.stem}.{ending}" for ending in ("overlay.png", "labels.png", "json")] for picture in pictures}
+    by_name, inputs = {}, {picture.resolve() for picture in pictures}
+    for picture, files in outputs.items():
         if by_name.setdefault(picture.stem, picture) is not picture:
             raise ValueError(f"{by_name[picture.stem]} and {picture} would overwrite each other: use a different --out for one of them")
-        outputs[picture] = [out / f"{picture.stem}.{ending}" for ending in ("overlay.png", "labels.png", "json")]
-    inputs = {picture.resolve() for picture in pictures}
-    for file in itertools.chain(*outputs.values()):
-        if file.resolve() in inputs:
-            raise ValueError(f"{file} is one of the pictures, and would be overwritten: use a different --out")
-        if file.exists() and not force:
-            raise ValueError(f"{file} exists already; --force replaces it")
+        if same := [file for file in files if file.resolve() in inputs]:
+            raise ValueError(f"{same[0]} is one of the pictures, and would be overwritten: use a different --out")
+        if not force and (existing := [file for file in files if file.exists()]):
+            raise ValueError(f"{existing[0]} exists already; --force replaces it")
     return outputs
 
 
@@ -40,19 +37,16 @@ def percentages(segmentation):
 
 
 def draw_overlay(image, segmentation):
-    """Draw a segmentation: class colours over the picture, names on large regions, a legend with areas. Returns a matplotlib figure.
-
-    image: PIL RGB image. The legend lists the classes found, largest first, at most figures.NAMED.
-    """
+    """Draw a segmentation of a PIL RGB image: class colours, names on large regions, a legend of the largest classes. Returns a figure."""
     scale = min(1, DRAWN / max(image.size))
     size = tuple(max(1, round(side * scale)) for side in image.size)
     labels = np.asarray(Image.fromarray(segmentation.labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
     colours = figures.palette(segmentation.names)
-    figure = figures.grid([[figures.overlay(image.resize(size), labels, colours)]], size=INCHES)
+    figure = figures.grid([[figures.overlay(image.resize(size), labels, colours)]])
     figure.set_size_inches(*(max(1, INCHES * side / max(size)) for side in size))
     names = [name.replace("$", r"\$") for name in segmentation.names]  # no formulas
     figures.name_regions(figure.axes[0], labels, names, 12)
-    areas = list(percentages(segmentation).values())
+    areas = [*percentages(segmentation).values()]
     shown = [index for index in np.argsort(areas)[::-1] if areas[index]][: figures.NAMED]
     figures.legend(figure, [f"{name} {area:.1f}%" for name, area in zip(names, areas, strict=True)], colours, shown)
     return figure
@@ -68,11 +62,8 @@ def write_segmentation(files, image, segmentation, made_with):
     label_map.putpalette(figures.palette(segmentation.names).tobytes())
     write_whole(labels, lambda part: label_map.save(part, "PNG"))
     figure = draw_overlay(image, segmentation)
-    try:
-        write_whole(overlay, lambda part: figure.savefig(part, format="png"))
-    finally:
-        plt.close(figure)
-    percent = {name: round(value, 3) for name, value in percentages(segmentation).items()}
-    about = made_with | {"width": image.width, "height": image.height, "percent": percent}
-    about |= {"others": segmentation.others, "threshold": segmentation.threshold}
+    plt.close(figure)  # which stays usable
+    write_whole(overlay, lambda part: figure.savefig(part, format="png"))
+    about = made_with | {"width": image.width, "height": image.height, "others": segmentation.others, "threshold": segmentation.threshold}
+    about |= {"percent": {name: round(value, 3) for name, value in percentages(segmentation).items()}}
     write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
