@@ -10,10 +10,10 @@ sns.set_theme(style="whitegrid", context="notebook", palette=SERIES)
 
 
 def ablation(results, key):
-    """Chart the runs that change one key, and the default run, with standard deviations over seeds.
+    """Chart the runs that change one key, and the default run, with standard deviations over seeds: a figure. results: results.Results.
 
-    Numeric values give a curve over the key with a dotted line at the default; other values give bars. Runs that also change other keys
-    form a separate curve if at least two runs share those changes. results: results.Results. Returns a figure.
+    Numbers give a curve, with a dotted line at the default; other values give bars. Runs that also change other keys form a separate curve
+    if at least two share those changes.
     """
     rests = [{}, *({k: v for k, v in changes.items() if k != key} for changes in results.changes.values() if key in changes)]
     averages, rows = results.averages(), []

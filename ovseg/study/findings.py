@@ -76,24 +76,39 @@ def compare(group, names, first, second, margin=None):
 
 def greater(differences, than):
     """p-value of the one-sided t-test that the mean of paired differences exceeds `than`; NaN for fewer than two."""
-    if len(differences) < 2:
-        return float("nan")
-    if differences.std() == 0:  # the t-test is undefined
+    if len(differences) > 1 and differences.std() == 0:  # the t-test is undefined
         return float(differences.mean() <= than)
-    return float(stats.ttest_1samp(differences, than, alternative="greater").pvalue)
+    return float(stats.ttest_1samp(differences, than, alternative="greater").pvalue) if len(differences) > 1 else float("nan")
 
 
 def judge(results):
     """F1 to F6, a list of Finding. results: results.Results. F1 to F3 are by pixels, as in the paper's Table 3."""
-    findings = [Finding(code, claim) for code, (claim, _) in LEVELS.items()]
+    findings, averages = [Finding(code, claim) for code, (claim, _) in LEVELS.items()], results.averages()
     for finding in findings:
         for pair in LEVELS[finding.code][1]:
             runs = [results.find({"mgca.granularity": levels}) if levels else results.baseline for levels in pair]
             finding.add(results.averages("pixel"), tuple(levels or "untrained" for levels in pair), *runs)
-    return [*findings, meta_points(results), semi_hard(results), region_share(results)]
+
+    default, runs = results.parameters["mgca.k"], results.series("mgca.k")
+    rule = "The smallest k that was run stands for the most trustworthy positives, the largest for the hardest."
+    f5 = Finding("F5", "A semi-hard k beats the hardest and the most trustworthy positives", rule)
+    ends = [k for k in (min(runs), max(runs)) if k != default]
+    for k in ends:
+        f5.add(averages, (f"k = {default:g}", f"k = {k:g}"), runs[default], runs[k])
+    if len(ends) < 2:
+        f5.missing.append(f"values of k on both sides of {default:g} are needed")
+
+    default, runs = results.parameters["mgca.beta"], results.series("mgca.beta")
+    rule = f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and does "
+    f6 = Finding("F6", "beta hardly matters", f"{rule}not if they are further apart.")
+    for beta in (beta for beta in runs if beta != default):
+        f6.add(averages, (f"beta = {beta:g}", f"beta = {default:g}"), runs[beta], runs[default], MARGIN)
+    if len(runs) < 2:
+        f6.missing.append("other values of beta are needed")
+    return [*findings, judge_meta_points(results), f5, f6]
 
 
-def meta_points(results):
+def judge_meta_points(results):
     """F4, by the number of meta-points."""
     rule = "The best count is that with the highest mean, the fewest points aside; it is compared with pixels and with the fewest points. "
     rule += "It is chosen on the runs that it is then compared on, which favours the finding."
@@ -108,29 +123,4 @@ def meta_points(results):
         best = max(others, key=lambda points: by_seed(averages, counts[points], group).mean())
         for name, run in ((PIXELS, PIXELS), (f"{fewest} meta-points", counts[fewest])):
             finding.add(rows, (f"{best} meta-points", name), counts[best], run)
-    return finding
-
-
-def semi_hard(results):
-    """F5, by mgca.k."""
-    rule = "The smallest k that was run stands for the most trustworthy positives, the largest for the hardest."
-    finding = Finding("F5", "A semi-hard k beats the hardest and the most trustworthy positives", rule)
-    default, runs = results.parameters["mgca.k"], results.series("mgca.k")
-    ends = [k for k in (min(runs), max(runs)) if k != default]
-    for k in ends:
-        finding.add(results.averages(), (f"k = {default:g}", f"k = {k:g}"), runs[default], runs[k])
-    if len(ends) < 2:
-        finding.missing.append(f"values of k on both sides of {default:g} are needed")
-    return finding
-
-
-def region_share(results):
-    """F6, by mgca.beta."""
-    rule = f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and does "
-    finding = Finding("F6", "beta hardly matters", f"{rule}not if they are further apart.")
-    default, runs = results.parameters["mgca.beta"], results.series("mgca.beta")
-    for beta in (beta for beta in runs if beta != default):
-        finding.add(results.averages(), (f"beta = {beta:g}", f"beta = {default:g}"), runs[beta], runs[default], MARGIN)
-    if len(runs) < 2:
-        finding.missing.append("other values of beta are needed")
     return finding

@@ -1,7 +1,4 @@
-"""The report on a study: verdicts on the paper's findings, all runs, and our numbers next to the paper's.
-
-figures.ipynb shows its sections and writes them to results/REPORT.md.
-"""
+"""The report on a study, results/REPORT.md: verdicts on the paper's findings, all runs, and our numbers next to the paper's."""
 
 from pathlib import Path
 
@@ -79,13 +76,12 @@ def written_columns(rows):
 
 def comparisons_table(comparisons):
     """One row per comparison, from findings.compare."""
-    table = pd.DataFrame(comparisons, columns=["benchmarks", "first", "mIoU", "second", "mIoU ", "difference", "n", "p", "verdict"])
-    for number, column in enumerate(["mIoU", "mIoU "]):
-        spreads = [(c["means"][number], c["deviations"][number]) for c in comparisons]
-        table[column] = [f"{mean:.1f}" + (f" ± {std:.1f}" if std > 0 else "") for mean, std in spreads]
-    table["difference"], table["n"] = table["difference"].map("{:+.2f}".format), table["n"].astype(str)
-    table["p"] = ["" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in table["p"]]
-    return table
+    rows = []
+    for c in comparisons:
+        first, second = (f"{m:.1f}" + f" ± {std:.1f}" * (std > 0) for m, std in zip(c["means"], c["deviations"], strict=True))
+        p = "" if pd.isna(c["p"]) else "< 0.001" if c["p"] < 0.001 else f"{c['p']:.3f}"
+        rows.append((c["benchmarks"], c["first"], first, c["second"], second, f"{c['difference']:+.2f}", str(c["n"]), p, c["verdict"]))
+    return pd.DataFrame(rows, columns=["benchmarks", "first", "mIoU", "second", "mIoU ", "difference", "n", "p", "verdict"])
 
 
 def runs_table(results):
@@ -117,10 +113,9 @@ def methods_table(results, paper, speeds):
 
 def against(results):
     """Compare the default run's method with every other one that learns from texts: a list of comparisons."""
-    finding, methods = Finding("", ""), results.methods
-    for run, method in methods.items():
-        if run != DEFAULT and method != "supervised":
-            finding.add(results.averages(), (method_title(methods[DEFAULT]), method_title(method)), DEFAULT, run)
+    finding, (first, *others) = Finding("", ""), [run for run, method in results.methods.items() if method != "supervised"]
+    for run in others:
+        finding.add(results.averages(), tuple(method_title(results.methods[name]) for name in (first, run)), first, run)
     return finding.comparisons
 
 
