@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from tiny import TINY, P, changed, picture
+from tiny import TINY, P, changed, picture, write_benchmark
 
 from ovseg import Segmenter, cli
 from ovseg.segmentation import hub
@@ -126,13 +126,9 @@ def test_files_are_replaced_only_with_force_and_never_a_picture(here):
 
 
 def benchmark(folder, names):
-    (folder / "labels").mkdir(parents=True)
-    for index, (height, width) in enumerate([(32, 32), (40, 70)]):
-        save(folder / f"images/{index}.png", height, width, index)
-        labels = np.random.default_rng(index).integers(0, 3, (height, width), dtype=np.uint8)
-        labels[:3] = 255
-        Image.fromarray(labels).save(folder / f"labels/{index}.png")
-    (folder / "classes.txt").write_text("\n".join(names))
+    maps = [np.random.default_rng(index).integers(0, 3, size) for index, size in enumerate([(32, 32), (40, 70)])]
+    maps[0][:3] = maps[1][:3] = 255
+    write_benchmark(folder, maps, names)
 
 
 @pytest.mark.parametrize("names, threshold", [(["background", "cat", "sofa"], 0.55), (["cat", "sofa", "tall tree", "sky"], None)])

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import webdataset as wds
 from PIL import Image
-from tiny import picture
+from small import write_tar
+from tiny import picture, write_benchmark
 
 from ovseg.benchmarks.datasets import FolderBenchmark, LayoutBenchmark, ShardBenchmark
 from ovseg.benchmarks.layouts import LAYOUTS
@@ -12,13 +12,7 @@ from ovseg.data_check import check_benchmark, check_pairs
 
 
 def folder(path, maps, classes):
-    """A folder benchmark of label maps (H, W), with random pictures of the same sizes."""
-    for index, labels in enumerate(maps):
-        for part, array in (("images", picture(*np.shape(labels), index)), ("labels", np.array(labels))):
-            (path / part).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array.astype(np.uint8 if array.max() < 256 else np.uint16)).save(path / part / f"{index}.png")
-    (path / "classes.txt").write_text("\n".join(classes) + "\n")
-    return FolderBenchmark("street", path)
+    return FolderBenchmark("street", write_benchmark(path, maps, classes))
 
 
 def findings(report):
@@ -75,22 +69,17 @@ def test_ids_of_a_layout_are_those_of_its_files(tmp_path, name, last):
 
 
 def test_a_limit_takes_evenly_spread_pictures_and_shards_are_read_past_a_bad_sample(tmp_path):
-    with wds.TarWriter(str(tmp_path / "a.tar")) as tar:
-        for index in range(6):
-            labels = {} if index == 2 else {"seg.png": np.full((8, 8), index, np.uint8)}
-            tar.write({"__key__": f"p{index}", "png": picture(8, 8, index), **labels})
+    samples = {f"p{i}": {"png": Image.fromarray(picture(8, 8, i)), "seg.png": Image.new("L", (8, 8), i)} for i in range(6)}
+    del samples["p2"]["seg.png"]
     (tmp_path / "classes.txt").write_text("\n".join("abcdef"))
-    report = check_benchmark(ShardBenchmark("street", str(tmp_path / "a.tar"), "seg.png", tmp_path / "classes.txt"), 3)
+    report = check_benchmark(ShardBenchmark("street", write_tar(tmp_path / "a.tar", samples), "seg.png", tmp_path / "classes.txt"), 3)
     assert [line.split()[0] for line in report[4:6]] == ["0", "4"] and report[0].startswith("benchmark street: 2 of 6")
     assert "sample p2" in findings(report)[0] and "has no seg.png" in findings(report)[0]
 
 
 def shard(path, captions):
     path.parent.mkdir(exist_ok=True)
-    with wds.TarWriter(str(path)) as tar:
-        for index, caption in enumerate(captions):
-            tar.write({"__key__": f"k{index}", "png": picture(10, 12 + index, index), "txt": caption})
-    return str(path)
+    return write_tar(path, {f"k{i}": {"png": Image.new("RGB", (12 + i, 10)), "txt": text.encode()} for i, text in enumerate(captions)})
 
 
 def test_pairs_are_counted_and_bad_samples_by_kind(tmp_path):

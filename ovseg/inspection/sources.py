@@ -23,10 +23,8 @@ NO_TRUTH = np.full((SIZE, SIZE), IGNORED, np.uint8)
 
 
 class Picture:
-    """A picture to inspect. image: PIL RGB. caption, side: those of a training pair, pixels in training; else "" and None.
-
-    truth: (H, W) indices into classes (names), or IGNORED; of another size if nothing is known. small: the image in the size of a panel.
-    """
+    """A picture to inspect. image: PIL RGB. truth: (H, W) indices into classes (names), or IGNORED; of another size if nothing is known.
+    caption, side (pixels in training): of a training pair, else "" and None. small: the image in the size of a panel."""
 
     def __init__(self, image, title, truth=NO_TRUTH, classes=(), caption="", side=None):
         self.image, self.title, self.truth, self.classes, self.caption, self.side = image, title, truth, tuple(classes), caption, side

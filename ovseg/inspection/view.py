@@ -6,7 +6,6 @@ are never mixed. With one window, all embeddings are shown. Scores are the segme
 
 import functools
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +18,6 @@ from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND, cut_windows, probabilities
 
 RIGHT, WRONG, NOT_JUDGED = 0, 1, 2
-
-
-class Units(NamedTuple):
-    """The semantic units of a picture's n windows of (h, w) pixel embeddings."""
-
-    descriptions: torch.Tensor  # (n, d, h, w): for each pixel the mean of its unit, unit length
-    of_windows: torch.Tensor  # (n, h, w): the unit of each pixel in its window
-    ids: np.ndarray  # (H, W): the unit of each shown pixel, distinct across windows
-    points: np.ndarray  # (P, 2): row and column of the shown meta-points; empty for other units
 
 
 class Texts:
@@ -77,11 +67,8 @@ class View:
         self.select, self.label = (functools.lru_cache(1)(method) for method in (self.select, self.label))  # a control changes one of them
 
     def select(self, text, other, names, alpha, beta, k):
-        """What the losses select for a text and another one, from mgca.correspondences. alpha, beta, k: shares, 0..1.
-
-        Returns a dict: similarity (H, W), S = V.t; object (H, W) bool, the top alpha*L pixels; positive, the (row, column) of rank k*L;
-        region (H, W) bool, the top beta*L pixels for the other text, its hard negative region.
-        """
+        """What the losses select, from mgca.correspondences: a dict of similarity S = V.t (H, W), object (H, W) bool, the text's top alpha*L
+        pixels, positive, the (row, column) of rank k*L, and region (H, W) bool, the top beta*L pixels for the other text."""
         shape, shares = self.pixels.shape[:2], SimpleNamespace(alpha=alpha, beta=beta, k=k)
         texts = torch.stack([self.texts.raw(name, name in names) for name in (text, other)])
         pixels = self.pixels.flatten(0, 1).expand(2, -1, -1)  # a batch of two pairs: the picture with each text
@@ -91,9 +78,11 @@ class View:
 
     @torch.no_grad()
     def label(self, unit, meta_points, names, others=(), threshold=None):
-        """The Units of the picture, their Scores of names and others, and its label map in the size of its truth.
+        """What `classify` makes of a unit: the units, their Scores of names and others, and the label map in the size of the truth.
 
-        unit, meta_points: as in units.form; learned-group needs a segmenter that has them. threshold: None without a background.
+        unit, meta_points: as in units.form. threshold: None without a background. The units have descriptions (n, d, h, w), for each pixel
+        the mean of its unit, unit length; of_windows (n, h, w), its unit in its window; ids (H, W), the units of shown pixels, distinct
+        across windows; and points (P, 2), row and column of the shown meta-points, if there are any.
         """
         s = self.segmenter.settings
         means, of_windows = units.form(self.embeddings, unit, meta_points, s.groups, s.affinity, self.segmenter.grouping)
@@ -101,13 +90,14 @@ class View:
         if unit == "meta-point":
             marked.flatten(1)[:, units.meta_points(*of_windows.shape[1:], meta_points)] = True
         ids = of_windows.cpu()[self.cells] + self.cells[0] * (int(of_windows.max()) + 1)
-        formed = Units(F.normalize(means, dim=1), of_windows, ids.numpy(), marked[self.cells].nonzero().numpy())
+        formed = SimpleNamespace(descriptions=F.normalize(means, dim=1), of_windows=of_windows, ids=ids.numpy())
+        formed.points = marked[self.cells].nonzero().numpy()
         classes = self.texts.of_classes((*names, *others))
         scores = self.segmenter.classify(formed.descriptions, self.where, classes, self.picture.truth.shape)
         return formed, scores, scores.labels(self.segmenter.scale, threshold, len(others)).cpu().numpy()
 
     def unit_scores(self, formed, text, names):
-        """The cosine between each shown pixel's unit and a text: (H, W). formed: Units."""
+        """The cosine between each shown pixel's unit and a text: (H, W). formed: units, from `label`."""
         embedding = self.texts.of_class(text) if text in names else F.normalize(self.texts.raw(text), dim=0)
         return (formed.descriptions.movedim(1, -1)[self.cells] @ embedding).cpu().numpy()
 
@@ -127,10 +117,9 @@ class View:
 
 
 def errors(labels, names, truth, classes):
-    """Where a label map is wrong: (H, W) uint8 of RIGHT, WRONG and NOT_JUDGED.
+    """Where labels (H, W), indices into names, are wrong by truth, indices into classes or IGNORED: RIGHT, WRONG, NOT_JUDGED.
 
-    labels (H, W): indices into names. truth (H, W): indices into classes, or IGNORED. A class that is not in names counts as background
-    if names include it, and is not judged otherwise.
+    A class that is not in names counts as background if names include it, and is not judged otherwise.
     """
     index = {name.lower(): place for place, name in enumerate(names)}
     expected = [index.get(name.lower(), index.get(BACKGROUND, -1)) for name in classes]

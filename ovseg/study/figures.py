@@ -53,10 +53,8 @@ def heat(values, low, high, name=SCORE):
 
 
 def grid(pictures, titles=None, size=1.9, captions=None, title=None):
-    """A grid of pictures without axes: rows of (H, W, 3) arrays; the last row may be shorter.
-
-    titles: of the columns. captions: rows of texts below the pictures, "" for none. title: of the figure. size: inches per picture.
-    """
+    """A grid of pictures without axes: rows of (H, W, 3) arrays, the last may be shorter. titles: of columns. captions: rows of texts below
+    the pictures, "" for none. title: of the figure. size: inches per picture."""
     rows, columns = len(pictures), len(pictures[0])
     figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(size * columns, size * rows), layout="constrained")
     for axis in axes.flat:
@@ -74,8 +72,7 @@ def grid(pictures, titles=None, size=1.9, captions=None, title=None):
         lines = sum(max(text.count("\n") + bool(text) for text in row) for row in texts)
         figure.set_figheight(figure.get_figheight() + lines * 1.3 * CAPTION / 72)  # the pictures keep their size
     if title:
-        title = wrapped(title, figure.get_figwidth(), 12)
-        figure.suptitle(title, fontsize=12)
+        title = figure.suptitle(wrapped(title, figure.get_figwidth(), 12), fontsize=12).get_text()
         figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * (1 + title.count("\n")))
     return figure
 
@@ -88,8 +85,7 @@ def picture_grid(pictures, captions, columns):
 
 def wrapped(text, inches, points=CAPTION):
     """Wrap a text to a width. Existing line breaks are kept."""
-    letters = int(inches * 72 / (0.6 * points))
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, letters))
+    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, int(inches * 72 / (0.6 * points))))
 
 
 def colour_bar(figure, low, high, name, label):
@@ -116,7 +112,7 @@ def legend(figure, classes, colours, shown):
 
 
 def large_regions(labels, classes):
-    """Positions for class names: (class index, x, y) for each large region, at the pixel deepest inside it. labels (H, W)."""
+    """Positions for class names: (class index, x, y) of the pixel deepest inside each large region of labels (H, W)."""
     for index in np.unique(labels[labels < len(classes)]):
         regions, _ = ndimage.label(labels == index)
         for region in np.flatnonzero(np.bincount(regions.flat)[1:] >= LARGE * labels.size) + 1:
@@ -138,8 +134,7 @@ def name_regions(axis, labels, classes, size=7.5):
 def segmentations(rows, titles, classes, title=None):
     """Rows of a picture and label maps painted over it, {number: (picture, truth, label map, ...)}, the maps (H, W) indices into classes.
 
-    Large regions carry class names; a legend lists classes left unnamed somewhere. Below each predicted label map is its `miou`. titles,
-    title: as in `grid`.
+    Large regions carry class names; a legend lists classes left unnamed somewhere. Below each predicted label map is its `miou`.
     """
     colours, maps = palette(classes), [np.asarray(labels) for _, *labels_of_row in rows.values() for labels in labels_of_row]
     pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in of_row)] for image, *of_row in rows.values()]
@@ -183,10 +178,8 @@ def highlight(image, mask):
 
 
 def correspondences(pictures, texts, mined, shown, title=None):
-    """The pseudo-correspondences of training pairs, one row per pair in `shown` (indices).
-
-    pictures: (H, W, 3) arrays, and texts, of a batch of pairs. mined: from mgca.correspondences for that batch, each map as (h, w).
-    """
+    """The pseudo-correspondences of training pairs, a row for each index in `shown`. pictures (H, W, 3), texts: of a batch of pairs. mined:
+    from mgca.correspondences for that batch, each map as (h, w)."""
     columns = ("pair", "similarity S[i, i]", "object mask M", "semi-hard pixel", "hard negative region")
     similarities = np.asarray(mined["similarity"])
     low, high = similarities[list(shown)].min(), similarities[list(shown)].max()

@@ -52,7 +52,7 @@ def markdown(listed):
 
 
 def method_title(method):
-    """The name of a value of train.method in tables: "mgca+mixreorg" becomes "MGCA + MixReorg"."""
+    """The name of a train.method in tables: "mgca+mixreorg" becomes "MGCA + MixReorg"."""
     return " + ".join(params.METHODS[part].TITLE for part in method.split("+"))
 
 
@@ -113,9 +113,9 @@ def methods_table(results, paper, speeds):
 
 def against(results):
     """Compare the default run's method with every other one that learns from texts: a list of comparisons."""
-    finding, (first, *others) = Finding("", ""), [run for run, method in results.methods.items() if method != "supervised"]
-    for run in others:
-        finding.add(results.averages(), tuple(method_title(results.methods[name]) for name in (first, run)), first, run)
+    finding, titles = Finding("", ""), {run: method_title(method) for run, method in results.methods.items() if method != "supervised"}
+    for run in list(titles)[1:]:
+        finding.add(results.averages(), (titles[DEFAULT], titles[run]), DEFAULT, run)
     return finding.comparisons
 
 

@@ -1,11 +1,13 @@
 """The page without a browser: pictures and runs to choose from, what each control draws again, and what bad input does."""
 
+import io
 import re
 from datetime import datetime
 
 import numpy as np
 import pytest
-from small_project import CLASSES, TRUTH, png, write
+from PIL import Image
+from small_project import CLASSES, TRUTH, write
 from tiny import changed, picture
 
 from ovseg import Segmenter
@@ -88,7 +90,9 @@ def test_an_uploaded_picture_has_no_truth_and_a_broken_one_is_refused(page):
     file = {"name": "mine.png", "type": "image/png", "size": 5, "last_modified": datetime.now(), "content": memoryview(b"words")}
     page.controls.source.value = OWN
     assert not redrawn(page, "upload", [file]) and "picture" in page.status.value
-    assert redrawn(page, "upload", [file | {"content": memoryview(png(picture(40, 33)))}]) == set(PANELS) and not page.status.value
+    image = io.BytesIO()
+    Image.fromarray(picture(40, 33)).save(image, "PNG")
+    assert redrawn(page, "upload", [file | {"content": image.getbuffer()}]) == set(PANELS) and not page.status.value
     assert "mine.png" in shown(page, 1)["picture"] and "0 of 0 judged" in shown(page, 1)["error"]
 
 
