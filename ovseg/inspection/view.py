@@ -67,7 +67,7 @@ class View:
         self.select, self.label = (functools.lru_cache(1)(method) for method in (self.select, self.label))  # a control changes one of them
 
     def select(self, text, other, names, alpha, beta, k):
-        """What the losses select, from mgca.correspondences: a dict of similarity S = V.t (H, W), object (H, W) bool, the text's top alpha*L
+        """What the losses select, from mgca.correspondences: a dict of similarity S = V.t (H, W), object (H, W) bool, its top alpha*L
         pixels, positive, the (row, column) of rank k*L, and region (H, W) bool, the top beta*L pixels for the other text."""
         shape, shares = self.pixels.shape[:2], SimpleNamespace(alpha=alpha, beta=beta, k=k)
         texts = torch.stack([self.texts.raw(name, name in names) for name in (text, other)])
