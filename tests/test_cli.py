@@ -69,9 +69,8 @@ def test_each_picture_gets_an_overlay_a_label_map_and_areas(here, model):
     save(here / "a.png"), save(here / "photos/b.JPG", 4000, 600, seed=1, exif=exif), save(here / "photos/.hidden.png")
     assert run(0, "segment", "a.png", "photos", "*.png", *CLASSES).stderr == "2 of 2 segmented, in out\n"
     assert sorted(os.listdir("out")) == [f"{stem}.{ending}" for stem in "ab" for ending in ("json", "labels.png", "overlay.png")]
-    for stem, path in {"a": "a.png", "b": "photos/b.JPG"}.items():
-        segmentation = Segmenter.load(model, "cpu").segment(Image.open(path), NAMES)
-        labels = Image.open(f"out/{stem}.labels.png")
+    for stem, path, width, height in (("a", "a.png", 40, 33), ("b", "photos/b.JPG", 4000, 600)):
+        segmentation, labels = Segmenter.load(model, "cpu").segment(Image.open(path), NAMES), Image.open(f"out/{stem}.labels.png")
         assert labels.mode == "P" and np.array_equal(np.asarray(labels), segmentation.labels)
         assert np.array_equal(np.reshape(labels.getpalette()[:9], (3, 3)), figures.palette(NAMES))
         assert max(Image.open(f"out/{stem}.overlay.png").size) < 2000
@@ -79,7 +78,7 @@ def test_each_picture_gets_an_overlay_a_label_map_and_areas(here, model):
         percent = {name: 100 * np.mean(segmentation.labels == index) for index, name in enumerate(NAMES)}
         assert list(about["percent"]) == NAMES and about.pop("percent") == pytest.approx(percent, abs=1e-3)
         expected = {"picture": path, "threshold": None, "others": [], "model": "models/default", "seed": 0}
-        assert about == expected | {"width": 4000 if stem == "b" else 40, "height": 600 if stem == "b" else 33}
+        assert about == expected | {"width": width, "height": height}
 
 
 def test_background_threshold_and_others(here, model):
@@ -135,8 +134,8 @@ def benchmark(folder, names):
 def test_iou_is_that_of_all_pixels(here, model, names, threshold):
     benchmark(here / "mine", names)
     segmenter, background = Segmenter.load(model, "cpu"), names[0] == "background"
-    option = f" --threshold {threshold}" if background else ""
-    head, *lines = run(0, *f"evaluate mine --json results/mine.json{option}".split()).stdout.splitlines()
+    options = ["--threshold", threshold] if background else []
+    head, *lines = run(0, "evaluate", "mine", "--json", "results/mine.json", *options).stdout.splitlines()
     matrix = np.zeros((len(names), len(names)))  # pixels by true and by predicted class
     for index in range(2):
         labels = np.asarray(Image.open(f"mine/labels/{index}.png"))
@@ -146,9 +145,9 @@ def test_iou_is_that_of_all_pixels(here, model, names, threshold):
     written = json.loads((here / "results/mine.json").read_text())
     assert [*written.pop("iou").values(), written.pop("miou")] == pytest.approx([*iou, np.mean(iou)], abs=0.3)
     about = {"benchmark": "mine", "model": "models/default", "seed": 0, "pictures": 2, "threshold": threshold, "unit": "pixel"}
-    assert written == about and [line.rsplit(maxsplit=1)[0] for line in lines] == [*names, "mIoU"]
-    assert head == f"2 pictures, models/default, seed 0, threshold {threshold}; IoU in percent:"
-    assert [float(line.rsplit(maxsplit=1)[1]) for line in lines] == pytest.approx([*iou, np.mean(iou)], abs=0.3)
+    printed = {name: float(value) for name, value in (line.rsplit(maxsplit=1) for line in lines)}
+    assert head == f"2 pictures, models/default, seed 0, threshold {threshold}; IoU in percent:" and written == about
+    assert printed == pytest.approx(dict(zip([*names, "mIoU"], [*iou, np.mean(iou)], strict=True)), abs=0.3)
 
 
 WRONG = {  # a command: what its error says

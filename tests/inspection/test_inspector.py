@@ -1,6 +1,7 @@
 """The page without a browser: pictures and runs to choose from, what each control draws again, and what bad input does."""
 
 import io
+import itertools
 import re
 from datetime import datetime
 
@@ -13,7 +14,7 @@ from tiny import changed, picture
 from ovseg import Segmenter
 from ovseg.benchmarks.datasets import open_benchmark
 from ovseg.inspection import sources
-from ovseg.inspection.inspector import OWN, PAIRS, Inspector
+from ovseg.inspection.inspector import OWN, PAIRS, Inspector, make_controls
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PANELS = ("picture", "truth", "similarity", "object", "positive", "region", "units", "cosines", "labels", "error")
@@ -45,9 +46,8 @@ def redrawn(page, control, value):
 
 
 def test_each_control_redraws_what_depends_on_it(page):
-    labelling = {"units", "cosines", "labels", "error"}
     for control, value, possible in (
-        *(("alpha", 0.7, {"object"}), ("beta", 0.3, {"region"}), ("k", 0.5, {"positive"}), ("meta_points", 1, labelling)),
+        *(("alpha", 0.7, {"object"}), ("beta", 0.3, {"region"}), ("k", 0.5, {"positive"}), ("meta_points", 1, set(PANELS[6:]))),
         *(("background", False, {"labels", "error"}), ("text", "tree", {"similarity", "object", "positive", "cosines"})),
     ):
         changes = redrawn(page, control, value)
@@ -103,24 +103,18 @@ def test_texts_and_classes_fit_the_picture(page):
     assert (c.text.value, c.other.value) == ("caption 0", "cat")
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("street", (0, 1, 2)), ("shards", (5, 6, 7))])
-def test_a_benchmark_picture_comes_with_its_truth(project, name, seeds):
-    benchmark = open_benchmark(name, project[0].benchmarks[name])
-    for index, seed in enumerate(seeds):
-        drawn = sources.benchmark_picture(benchmark, index)
-        assert np.array_equal(drawn.image, picture(32, 48, seed=seed)) and list(drawn.classes) == CLASSES and drawn.side is None
-        assert np.array_equal(drawn.truth, np.roll(TRUTH, index, 1) if name == "street" else TRUTH)
-
-
-def test_a_training_pair_is_cropped_as_in_training_with_its_truth(project):
+def test_pictures_come_with_their_truth_and_training_pairs_are_cropped(project):
+    for name, index in itertools.product(("street", "shards"), range(3)):
+        drawn = sources.benchmark_picture(open_benchmark(name, project[0].benchmarks[name]), index)
+        assert np.array_equal(drawn.image, picture(32, 48, seed=index + 5 * (name == "shards"))) and list(drawn.classes) == CLASSES
+        assert np.array_equal(drawn.truth, np.roll(TRUTH, index, 1) if name == "street" else TRUTH) and drawn.side is None
     pair = sources.training_pair(project[0], 1, project[1])
     assert pair.caption == "caption 1" and pair.side == 32
     assert np.array_equal(pair.image, picture(32, 48, seed=6)[:, 8:40]) and np.array_equal(pair.truth, TRUTH[:, 8:40])
 
 
-def test_runs_are_trained_models_and_untrained_modes(page, tmp_path, project):
+def test_runs_are_trained_models_and_untrained_modes(tmp_path, project):
     for file in ("default/segmenter.json", "mgca.k=0/segmenter.json", "clip/open_clip_config.json"):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).touch()
-    runs = Inspector(project[0], tmp_path, project[1]).controls.run1.options
-    assert list(runs) == ["default", "mgca.k=0", *project[0].ablations.untrained]
+    assert list(make_controls(project[0], tmp_path).run1.options) == ["default", "mgca.k=0", *project[0].ablations.untrained]

@@ -18,17 +18,13 @@ WIDE = Picture(Image.fromarray(picture(32, 48)), "", np.zeros((32, 48), int))  #
 
 
 @pytest.fixture(scope="module")
-def segmenter(clip, decoder):
+def view(clip, decoder):
     torch.manual_seed(0)
-    return Segmenter(clip, decoder, changed(unit="meta-point"), groupvit.Objective(P.groupvit, clip.width))
+    return View(Texts(Segmenter(clip, decoder, changed(unit="meta-point"), groupvit.Objective(P.groupvit, clip.width))), WIDE)
 
 
-@pytest.fixture(scope="module")
-def view(segmenter):
-    return View(Texts(segmenter), WIDE)
-
-
-def test_one_window_is_shown_as_it_is(segmenter):
+def test_one_window_is_shown_as_it_is(view):
+    segmenter = view.segmenter
     for size, side in ((32, None), (16, 16)):
         pixels = picture(size, size)
         with torch.no_grad():
@@ -36,11 +32,11 @@ def test_one_window_is_shown_as_it_is(segmenter):
         assert torch.equal(View(Texts(segmenter), Picture(Image.fromarray(pixels), "", side=side)).pixels, expected.permute(1, 2, 0))
 
 
-def test_where_windows_overlap_the_one_with_the_nearer_centre_is_shown(segmenter, view):
+def test_where_windows_overlap_the_one_with_the_nearer_centre_is_shown(view):
     window, row, column = view.cells  # an embedding is 4 pixels wide; centres at 16 and 32
     assert window[0].tolist() == [0] * 6 + [1] * 6 and row[:, 0].tolist() == list(range(8))
     assert column[3].tolist() == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 6, 7]
-    low = View(Texts(Segmenter(segmenter.clip, segmenter.decoder, changed(short_side=20))), WIDE)
+    low = View(Texts(Segmenter(view.segmenter.clip, view.segmenter.decoder, changed(short_side=20))), WIDE)
     assert low.cells[1][:, 0].tolist() == list(range(5))  # what lies beyond the picture is left out
 
 
@@ -57,9 +53,9 @@ def test_selection_is_that_of_a_sort(view, alpha, beta, k):
 
 
 @pytest.mark.parametrize("unit", ["meta-point", "pixel", "group", "learned-group"])
-def test_labels_are_those_of_the_segmenter(segmenter, view, unit):
+def test_labels_are_those_of_the_segmenter(view, unit):
     labels = view.label(unit, 4, NAMES)[2]
-    expected = segmenter.with_unit(unit).segment(WIDE.image, NAMES).labels
+    expected = view.segmenter.with_unit(unit).segment(WIDE.image, NAMES).labels
     assert np.array_equal(labels, expected) and len(np.unique(expected)) > 1
 
 
@@ -72,8 +68,8 @@ def test_units_are_those_of_each_window_and_meta_points_lie_on_their_grid(view):
     assert not len(group.points) and len(np.unique(pixel.ids)) == 96
 
 
-def test_a_pixel_is_explained_by_the_scores_that_decide_its_label(segmenter, view):
-    (formed, scores, _), expected = view.label("meta-point", 4, NAMES), segmenter.segment(WIDE.image, NAMES)
+def test_a_pixel_is_explained_by_the_scores_that_decide_its_label(view):
+    (formed, scores, _), expected = view.label("meta-point", 4, NAMES), view.segmenter.segment(WIDE.image, NAMES)
     for y, x in ((0, 0), (17, 23), (31, 47)):
         window, unit, size, best = view.explain(formed, scores, NAMES, ((y + 0.5) / 32, (x + 0.5) / 48), best=2)
         order = np.argsort(-expected.scores[:, y, x])[:2]
