@@ -85,7 +85,7 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
 
     from .data.images import read_image
     from .segmentation.names import besides, check_names
-    from .study.pictures import plan_outputs, write_segmentation
+    from .study.figures import plan_outputs, write_segmentation
 
     outputs = plan_outputs(gather(pictures), out, force)
     names, others = check_names(names, background, besides(names) if others == ["default"] else others)

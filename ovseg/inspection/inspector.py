@@ -29,8 +29,7 @@ from ..schema import Segment
 from ..segmentation.names import check_names
 from ..segmentation.windows import BACKGROUND
 from ..study import figures
-from . import sources
-from .view import NOT_JUDGED, WRONG, Texts, View, errors
+from .view import NOT_JUDGED, WRONG, Picture, Texts, View, benchmark_picture, errors, open_run, training_pair
 
 PAIRS, OWN, NONE = "training pairs", "own picture", "(none)"
 PANELS = 10  # of a run
@@ -45,7 +44,7 @@ class Inspector(widgets.HBox):
     def __init__(self, p, models="models", prepared="data/prepared"):
         self.p, self.prepared, self.opened, self.click, self.updating = p, prepared, (None, None), (0.5, 0.5), False
         self.benchmark = functools.cache(lambda name: open_benchmark(name, p.benchmarks[name]))
-        self.run = functools.lru_cache(4)(lambda name: Texts(sources.open_run(name, p, models)))
+        self.run = functools.lru_cache(4)(lambda name: Texts(open_run(name, p, models)))
         self.view = functools.lru_cache(4)(lambda run, picture: View(self.run(run), picture))
         self.controls, self.status = make_controls(p, models), widgets.HTML()
         dlink((self.controls.alpha, "value"), (self.controls.k, "max"))  # the positive pixel lies within the object
@@ -102,11 +101,11 @@ class Inspector(widgets.HBox):
         if source == OWN and not c.upload.value:
             raise ValueError("upload a picture")
         if source == OWN:
-            picture = sources.Picture(read_image(io.BytesIO(c.upload.value[-1]["content"])), c.upload.value[-1]["name"])
+            picture = Picture(read_image(io.BytesIO(c.upload.value[-1]["content"])), c.upload.value[-1]["name"])
         elif source == PAIRS:
-            picture = sources.training_pair(self.p, c.number.value, self.prepared)
+            picture = training_pair(self.p, c.number.value, self.prepared)
         else:
-            picture = sources.benchmark_picture(self.benchmark(source), c.number.value)
+            picture = benchmark_picture(self.benchmark(source), c.number.value)
         if source != self.opened[0] and picture.classes:
             c.classes.value = ", ".join(name for name in picture.classes if name != BACKGROUND)
             c.background.value = BACKGROUND in picture.classes

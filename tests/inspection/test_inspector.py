@@ -13,8 +13,9 @@ from tiny import changed, picture
 
 from ovseg import Segmenter
 from ovseg.benchmarks.datasets import open_benchmark
-from ovseg.inspection import sources
+from ovseg.inspection import inspector
 from ovseg.inspection.inspector import OWN, PAIRS, Inspector, make_controls
+from ovseg.inspection.view import benchmark_picture, training_pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PANELS = ("picture", "truth", "similarity", "object", "positive", "region", "units", "cosines", "labels", "error")
@@ -29,7 +30,7 @@ def project(tmp_path_factory):
 @pytest.fixture
 def page(clip, decoder, project, monkeypatch):
     """An Inspector of an untrained run of random weights, on the first picture of `street`."""
-    monkeypatch.setattr(sources, "open_run", lambda *_: Segmenter(clip, decoder, changed(unit="meta-point")))
+    monkeypatch.setattr(inspector, "open_run", lambda *_: Segmenter(clip, decoder, changed(unit="meta-point")))
     return Inspector(project[0], project[1] / "models", project[1])
 
 
@@ -105,10 +106,10 @@ def test_texts_and_classes_fit_the_picture(page):
 
 def test_pictures_come_with_their_truth_and_training_pairs_are_cropped(project):
     for name, index in itertools.product(("street", "shards"), range(3)):
-        drawn = sources.benchmark_picture(open_benchmark(name, project[0].benchmarks[name]), index)
+        drawn = benchmark_picture(open_benchmark(name, project[0].benchmarks[name]), index)
         assert np.array_equal(drawn.image, picture(32, 48, seed=index + 5 * (name == "shards"))) and list(drawn.classes) == CLASSES
         assert np.array_equal(drawn.truth, np.roll(TRUTH, index, 1) if name == "street" else TRUTH) and drawn.side is None
-    pair = sources.training_pair(project[0], 1, project[1])
+    pair = training_pair(project[0], 1, project[1])
     assert pair.caption == "caption 1" and pair.side == 32
     assert np.array_equal(pair.image, picture(32, 48, seed=6)[:, 8:40]) and np.array_equal(pair.truth, TRUTH[:, 8:40])
 

@@ -7,8 +7,7 @@ from PIL import Image
 from tiny import P, changed, picture
 
 from ovseg import Segmenter
-from ovseg.inspection.sources import Picture
-from ovseg.inspection.view import NOT_JUDGED, RIGHT, WRONG, Texts, View, errors
+from ovseg.inspection.view import NOT_JUDGED, RIGHT, WRONG, Picture, Texts, View, errors
 from ovseg.methods import groupvit
 from ovseg.segmentation import units
 
