@@ -79,7 +79,8 @@ def test_label_maps_carry_names_a_legend_and_their_miou():
 def test_borders_and_masks_are_drawn_in_blocks_and_heat_clips_at_its_ends():
     assert figures.heat(np.array([[-5.0, 0, 1, 9]]), 0, 1, "viridis")[0].tolist() == [[68, 1, 84]] * 2 + [[253, 231, 36]] * 2
     picture = np.full((4, 6, 3), 100, np.uint8)
-    assert (figures.unit_borders(picture, np.array([[0, 1], [0, 1]]))[..., 0] == 255).tolist() == [[x == 3 for x in range(6)]] * 4
+    border = figures.unit_borders(picture, np.array([[0, 1], [2, 1]]))[..., 0] == 255
+    assert border.tolist() == [[x == 3 or (y == 2 and x < 3) for x in range(6)] for y in range(4)]
     assert figures.highlight(picture, np.array([[True], [False]]))[..., 0].tolist() == [[100] * 6] * 2 + [[35] * 6] * 2
 
 
