@@ -15,6 +15,11 @@ SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", "
 ERRORS = (OSError, ValueError, KeyError, RuntimeError, MemoryError, ImportError, SafetensorError)  # RuntimeError: GPU out of memory
 
 
+def one_line(error):
+    """An error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextlib.contextmanager
 def errors_exit(code, what="", kinds=ERRORS):
     """Context manager: an error ends the command with this exit code and one line on stderr, which starts with `what`."""
@@ -23,7 +28,7 @@ def errors_exit(code, what="", kinds=ERRORS):
     except (click.ClickException, click.exceptions.Exit, click.Abort):  # the last two are RuntimeErrors
         raise
     except kinds as error:
-        failure = click.ClickException(what + (" ".join(str(error).split()) or type(error).__name__))
+        failure = click.ClickException(what + one_line(error))
         failure.exit_code = code
         raise failure from None
 
@@ -69,8 +74,7 @@ def main():
 def segment(pictures, names, background, others, threshold, model, seed, device, out, force):
     """Segment PICTURES: files, folders, or patterns in quotes.
 
-    Writes for each, into --out: NAME.overlay.png to look at, NAME.labels.png, whose values are indices of the classes, and NAME.json with
-    the area of each class in percent.
+    Writes for each, into --out: NAME.overlay.png to look at, NAME.labels.png (indices of the classes), NAME.json (their areas in percent).
     """
     if threshold is not None and not (background and threshold >= 0):  # NaN passes click's range
         raise ValueError(f"--threshold {threshold}: must be a number, and needs --background")
@@ -81,7 +85,7 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
 
     from .data.images import read_image
     from .segmentation.names import besides, check_names
-    from .study.pictures import plan_outputs, write_segmentation
+    from .study.figures import plan_outputs, write_segmentation
 
     outputs = plan_outputs(gather(pictures), out, force)
     names, others = check_names(names, background, besides(names) if others == ["default"] else others)
@@ -89,13 +93,12 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
     out.mkdir(parents=True, exist_ok=True)
     for picture, files in tqdm(outputs.items(), "segment", disable=None):  # no bar where stderr is a file
         try:
-            with errors_exit(1, f"{picture}: "):
-                image = read_image(picture)
-                segmentation = segmenter.segment(image, names, background, threshold, others)
-                write_segmentation(files, image, segmentation, {"picture": str(picture), "model": model, "seed": seed})
-        except click.ClickException as failure:
+            image = read_image(picture)
+            segmentation = segmenter.segment(image, names, background, threshold, others)
+            write_segmentation(files, image, segmentation, {"picture": str(picture), "model": model, "seed": seed})
+        except ERRORS as error:
             failed += 1
-            tqdm.write(failure.message, file=sys.stderr)
+            tqdm.write(f"{picture}: {one_line(error)}", file=sys.stderr)
     click.echo(f"{len(outputs) - failed} of {len(outputs)} segmented, in {out}", err=True)
     sys.exit(failed > 0)
 
@@ -121,8 +124,8 @@ def load(model, device, seed):
     from .segmentation.segmenter import Segmenter
 
     with errors_exit(2, f"{model} cannot be loaded: "):
-        load_model = Segmenter.from_pretrained if model.startswith(HUB) else Segmenter.load
-        return load_model(model.removeprefix(HUB), device=device, seed=seed)
+        opened = Segmenter.from_pretrained if model.startswith(HUB) else Segmenter.load
+        return opened(model.removeprefix(HUB), device=device, seed=seed)
 
 
 @main.command()
@@ -136,8 +139,7 @@ def load(model, device, seed):
 def evaluate(folder, threshold, model, seed, device, file, force):
     """Evaluate a model on a FOLDER of pictures with label maps: IoU of each class and mIoU, in percent.
 
-    FOLDER holds images/, labels/ (a png of the same name, whose values are indices of the classes, 255 ignored) and classes.txt (one name
-    per line, "background" first if there is one).
+    FOLDER holds images/, labels/ (pngs of the same names: indices of the classes, 255 ignored) and classes.txt (a name per line).
     """
     from tabulate import tabulate
 
@@ -181,12 +183,11 @@ def models(folder):
     rows = []
     for file in sorted(Path(folder).glob("*/segmenter.json")):
         with errors_exit(2, f"{file.parent}: segmenter.json or result.json is broken: "):
-            clip, segment = (json.loads(file.read_text())[section] for section in ("clip", "segment"))
-            result = file.with_name("result.json")
+            settings, result = json.loads(file.read_text()), file.with_name("result.json")
             miou = json.loads(result.read_text())["miou"] if result.is_file() else {}
-            own = {benchmark: by_unit[segment["unit"]] for benchmark, by_unit in miou.items() if segment["unit"] in by_unit}
+            own = {name: by_unit[unit] for name, by_unit in miou.items() if (unit := settings["segment"]["unit"]) in by_unit}
             seeds = len(list(file.parent.glob("seeds/*/decoder.safetensors")))
-            read_by = ", ".join(filter(None, (clip["model"], clip["pretrained"], clip["dense"])))
+            read_by = ", ".join(filter(None, (settings["clip"][key] for key in ("model", "pretrained", "dense"))))
             rows.append({"model": file.parent, "seeds": seeds, "CLIP": read_by} | own)
     if not rows:
         raise FileNotFoundError(f"{folder}: no trained models here; `make repro` trains them")

@@ -20,7 +20,7 @@ SHOWN = 5  # unreadable files, and ids without a class, that a warning names
 def print_reports(folders, limit):
     """Print reports on folders as benchmarks, or without folders on the data of params.yaml. Returns whether there is a warning.
 
-    limit: maximum number of pairs, and of pictures per benchmark; 0: all. Raises what opening the folders or params.yaml raises.
+    limit: maximum number of pairs, and of pictures per benchmark; 0: all. Raises ParamsError, and what opening the folders raises.
     """
     benchmarks = [datasets.FolderBenchmark(Path(folder).resolve().name, folder) for folder in folders]
     warned = False
@@ -31,7 +31,7 @@ def print_reports(folders, limit):
 
 
 def check_study(limit):
-    """Yields a report on the pairs and on each benchmark of params.yaml, calibration pictures included. Raises ParamsError."""
+    """Yields a report on the pairs and on each benchmark of params.yaml, calibration pictures included."""
     params.enter_project()
     p = params.load()
     try:
@@ -39,8 +39,8 @@ def check_study(limit):
     except FileNotFoundError as error:
         yield ["pairs", f"warning: {error}" + ("" if p.data.shards else "; `dvc repro prepare` renders them")]
     for name, settings in p.benchmarks.items():
-        for split in ("evaluated", "calibration") if settings.calibration else ("evaluated",):
-            title = name if split == "evaluated" else f"{name}, calibration"
+        splits = {name: "evaluated"} | ({f"{name}, calibration": "calibration"} if settings.calibration else {})
+        for title, split in splits.items():
             try:
                 yield check_benchmark(datasets.open_benchmark(title, settings, split), limit)
             except (OSError, ValueError) as error:
@@ -60,10 +60,8 @@ def check_pairs(paths, max_bad_fraction, limit=0):
     lines += [f"repaired: {count:,} {kind}" for kind, count in counts.repaired.most_common()]
     if counts.bad_fraction > max_bad_fraction:
         lines.append(f"warning: {counts.bad_fraction:.1%} of the samples cannot be used; max_bad_fraction is {max_bad_fraction:.1%}")
-    if counts.skipped["truncated tar"]:
-        lines.append("warning: shards end early or cannot be read")
-    repeated = [name for name, count in Counter(Path(path).stem for path in paths).items() if count > 1]
-    lines += _warning("shards with the same name", repeated)
+    lines += ["warning: shards end early or cannot be read"] * bool(counts.skipped["truncated tar"])
+    lines += _warning("shards with the same name", [n for n, count in Counter(Path(path).stem for path in paths).items() if count > 1])
     return lines if sizes else [*lines, "warning: no usable pair"]
 
 
@@ -86,9 +84,9 @@ def check_benchmark(benchmark, limit=0):
     rows = [[label, names[label], 100 * pixels[label] / pixels.total(), pictures[label]] for label in indices]
     lines = [f"benchmark {benchmark.name}: {len(sizes):,} of {len(benchmark):,} pictures, {len(classes)} classes", *_sizes(sizes)]
     lines += tabulate(rows, ["id", "class", "% of pixels", "pictures"], floatfmt=".2f").splitlines()
-    if absent := [name for index, name in classes.items() if index not in indices.values()]:
-        lines.append(f"in no picture: {', '.join(absent)}")
+    absent = [name for index, name in classes.items() if index not in indices.values()]
     unknown = [label for label in indices if names[label] == "(no class)"]
+    lines += [f"in no picture: {', '.join(absent)}"] * bool(absent)
     lines += _warning("unreadable files, or label maps of another size", broken)
     lines += _warning("ids without a class", [f"{label} (first in {first[label]})" for label in unknown])
     if [indices[label] for label in unknown] == [len(classes)]:
@@ -99,7 +97,7 @@ def check_benchmark(benchmark, limit=0):
 
 
 def _sizes(sizes):
-    """A line with the smallest, median and largest (width, height), by area; no line without sizes."""
+    """A line with the smallest, largest and median (width, height), by area; no line without sizes."""
     ordered = [f"{width}x{height}" for width, height in sorted(sizes, key=lambda size: (math.prod(size), size))]
     return [f"sizes: {ordered[0]} to {ordered[-1]}, median {ordered[len(ordered) // 2]}"] if ordered else []
 

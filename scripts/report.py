@@ -18,20 +18,19 @@ img { max-width: 100% } table { border-collapse: collapse } td, th { border: 1px
 
 
 def main(runs=Path("runs"), results=Path("results"), out=Path("report")):
-    notebooks = {path.relative_to(runs).with_suffix(""): path for path in sorted(runs.rglob("*.ipynb")) if path.parent != runs / "sources"}
+    notebooks = {path.stem: path for path in sorted(runs.glob("*.ipynb"))}
     if not notebooks:
         sys.exit(f"{runs} holds no executed notebook: `dvc repro` makes them")
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(results / "figures", out / "figures")
     exporter = HTMLExporter(extra_loaders=[DictLoader({"folded.html.j2": FOLDED})], template_file="folded.html.j2")
-    links, rows = {name: f"[{name}]({quote(str(name))}.html)" for name in notebooks}, []
+    links, rows = {name: f"[{name}]({quote(name)}.html)" for name in notebooks}, []
     for name, path in notebooks.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / f"{name}.html").write_text(re.sub("(?s)<script.*?</script>", "", exporter.from_filename(str(path))[0]))
     for result in (json.loads(path.read_text()) for path in sorted(results.glob("runs/*.json"))):
         unit = dict(result["parameters"])["segment.unit"]
-        of_run = [links.pop(name) for name in notebooks if result["run"] in name.parts]
-        rows.append({"run": result["run"]} | {name: miou[unit] for name, miou in result["miou"].items()} | {"notebook": ", ".join(of_run)})
+        miou = {name: by_unit[unit] for name, by_unit in result["miou"].items()}
+        rows.append({"run": result["run"]} | miou | {"notebook": links.pop(result["run"], "")})
     table, others = pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1f"), "\n".join(f"- {link}" for link in links.values())
     index = f"# Runs\n\n[Do the findings hold?](REPORT.html) mIoU in percent, by each run's own unit:\n\n{table}\n\n{others}\n"
     for name, text in {"index": index, "REPORT": (results / "REPORT.md").read_text()}.items():

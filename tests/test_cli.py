@@ -12,11 +12,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from tiny import TINY, P, changed, picture
+from tiny import TINY, P, changed, picture, write_benchmark
 
 from ovseg import Segmenter, cli
 from ovseg.segmentation import hub
-from ovseg.study import figures, pictures
+from ovseg.segmentation.segmenter import Segmentation
+from ovseg.study import figures
 from ovseg.world import pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,9 +70,8 @@ def test_each_picture_gets_an_overlay_a_label_map_and_areas(here, model):
     save(here / "a.png"), save(here / "photos/b.JPG", 4000, 600, seed=1, exif=exif), save(here / "photos/.hidden.png")
     assert run(0, "segment", "a.png", "photos", "*.png", *CLASSES).stderr == "2 of 2 segmented, in out\n"
     assert sorted(os.listdir("out")) == [f"{stem}.{ending}" for stem in "ab" for ending in ("json", "labels.png", "overlay.png")]
-    for stem, path in {"a": "a.png", "b": "photos/b.JPG"}.items():
-        segmentation = Segmenter.load(model, "cpu").segment(Image.open(path), NAMES)
-        labels = Image.open(f"out/{stem}.labels.png")
+    for stem, path, width, height in (("a", "a.png", 40, 33), ("b", "photos/b.JPG", 4000, 600)):
+        segmentation, labels = Segmenter.load(model, "cpu").segment(Image.open(path), NAMES), Image.open(f"out/{stem}.labels.png")
         assert labels.mode == "P" and np.array_equal(np.asarray(labels), segmentation.labels)
         assert np.array_equal(np.reshape(labels.getpalette()[:9], (3, 3)), figures.palette(NAMES))
         assert max(Image.open(f"out/{stem}.overlay.png").size) < 2000
@@ -79,7 +79,7 @@ def test_each_picture_gets_an_overlay_a_label_map_and_areas(here, model):
         percent = {name: 100 * np.mean(segmentation.labels == index) for index, name in enumerate(NAMES)}
         assert list(about["percent"]) == NAMES and about.pop("percent") == pytest.approx(percent, abs=1e-3)
         expected = {"picture": path, "threshold": None, "others": [], "model": "models/default", "seed": 0}
-        assert about == expected | {"width": 4000 if stem == "b" else 40, "height": 600 if stem == "b" else 33}
+        assert about == expected | {"width": width, "height": height}
 
 
 def test_background_threshold_and_others(here, model):
@@ -102,12 +102,10 @@ def test_a_failed_picture_is_one_line_and_the_others_go_on(here):
     assert {name.split(".")[0] for name in os.listdir("out")} == {"a", "zz"}
 
 
-def test_the_overlay_names_regions_and_has_a_legend_with_areas(model):
+def test_the_overlay_names_regions_and_has_a_legend_with_areas():
     labels = np.zeros((60, 60), np.int64)
     labels[:, 40:], labels[0, 0] = 1, 2
-    image = Image.fromarray(picture(60, 60))
-    segmentation = Segmenter.load(model, "cpu").segment(image, ["cat", "a $5 note", "sofa $"])
-    figure = pictures.draw_overlay(image, type(segmentation)(labels, segmentation.names, segmentation.grid))
+    figure = figures.draw_overlay(Image.fromarray(picture(60, 60)), Segmentation(labels, ("cat", "a $5 note", "sofa $"), None))
     assert {text.get_text() for text in figure.axes[0].texts} == {"cat", r"a \$5 note"}
     assert [text.get_text() for text in figure.legends[0].texts] == ["cat 66.6%", r"a \$5 note 33.3%", r"sofa \$ 0.0%"]
     figure.canvas.draw()
@@ -126,21 +124,17 @@ def test_files_are_replaced_only_with_force_and_never_a_picture(here):
 
 
 def benchmark(folder, names):
-    (folder / "labels").mkdir(parents=True)
-    for index, (height, width) in enumerate([(32, 32), (40, 70)]):
-        save(folder / f"images/{index}.png", height, width, index)
-        labels = np.random.default_rng(index).integers(0, 3, (height, width), dtype=np.uint8)
-        labels[:3] = 255
-        Image.fromarray(labels).save(folder / f"labels/{index}.png")
-    (folder / "classes.txt").write_text("\n".join(names))
+    maps = [np.random.default_rng(index).integers(0, 3, size) for index, size in enumerate([(32, 32), (40, 70)])]
+    maps[0][:3] = maps[1][:3] = 255
+    write_benchmark(folder, maps, names)
 
 
 @pytest.mark.parametrize("names, threshold", [(["background", "cat", "sofa"], 0.55), (["cat", "sofa", "tall tree", "sky"], None)])
 def test_iou_is_that_of_all_pixels(here, model, names, threshold):
     benchmark(here / "mine", names)
     segmenter, background = Segmenter.load(model, "cpu"), names[0] == "background"
-    option = f" --threshold {threshold}" if background else ""
-    head, *lines = run(0, *f"evaluate mine --json results/mine.json{option}".split()).stdout.splitlines()
+    options = ["--threshold", threshold] if background else []
+    head, *lines = run(0, "evaluate", "mine", "--json", "results/mine.json", *options).stdout.splitlines()
     matrix = np.zeros((len(names), len(names)))  # pixels by true and by predicted class
     for index in range(2):
         labels = np.asarray(Image.open(f"mine/labels/{index}.png"))
@@ -150,9 +144,9 @@ def test_iou_is_that_of_all_pixels(here, model, names, threshold):
     written = json.loads((here / "results/mine.json").read_text())
     assert [*written.pop("iou").values(), written.pop("miou")] == pytest.approx([*iou, np.mean(iou)], abs=0.3)
     about = {"benchmark": "mine", "model": "models/default", "seed": 0, "pictures": 2, "threshold": threshold, "unit": "pixel"}
-    assert written == about and [line.rsplit(maxsplit=1)[0] for line in lines] == [*names, "mIoU"]
-    assert head == f"2 pictures, models/default, seed 0, threshold {threshold}; IoU in percent:"
-    assert [float(line.rsplit(maxsplit=1)[1]) for line in lines] == pytest.approx([*iou, np.mean(iou)], abs=0.3)
+    printed = {name: float(value) for name, value in (line.rsplit(maxsplit=1) for line in lines)}
+    assert head == f"2 pictures, models/default, seed 0, threshold {threshold}; IoU in percent:" and written == about
+    assert printed == pytest.approx(dict(zip([*names, "mIoU"], [*iou, np.mean(iou)], strict=True)), abs=0.3)
 
 
 WRONG = {  # a command: what its error says
@@ -197,16 +191,13 @@ def test_invalid_labels_have_exit_code_1_and_check_data_reads_params(here):
     assert "warning: benchmark lost: lost does not exist" in lost and "note: skipped, because it is optional: benchmark voc" in voc
 
 
-def test_models_are_listed_with_their_results_the_best_first(here, model):
-    settings = json.loads((model / "segmenter.json").read_text())
-    settings["clip"] |= {"model": "ViT-B-16", "pretrained": "openai", "dense": "sclip"}
+def test_models_are_listed_with_their_results_the_best_first(here):
     for name, miou in {"low": 40.04, "mgca.k=1": 61.26, "unknown": None}.items():
         shutil.copytree("models/default", f"mine/{name}")
-        (here / f"mine/{name}/segmenter.json").write_text(json.dumps(settings))
         if miou:  # the models' own unit is pixel
             (here / f"mine/{name}/result.json").write_text(json.dumps({"miou": {"street": {"meta-point": 99.0, "pixel": miou}}}))
     rows = [" ".join(line.split()) for line in run(0, "models", "--folder", "mine").stdout.splitlines()]
-    listed = [f"mine/{name} 1 ViT-B-16, openai, sclip {miou}" for name, miou in (("mgca.k=1", 61.3), ("low", "40.0"), ("unknown", "-"))]
+    listed = [f"mine/{name} 1 local-dir:../clip, maskclip {miou}" for name, miou in (("mgca.k=1", 61.3), ("low", "40.0"), ("unknown", "-"))]
     assert rows == ["model seeds CLIP street", *listed]
     (here / "mine/low/segmenter.json").write_text("{}")
     assert refused("models", "--folder", "mine").startswith("mine/low: ")

@@ -41,6 +41,16 @@ def picture(height, width, seed=0):
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def write_benchmark(folder, maps, classes):
+    """A folder benchmark of label maps (H, W), with random pictures of the same sizes."""
+    for index, labels in enumerate(map(np.asarray, maps)):
+        for part, array in {"images": picture(*labels.shape, index), "labels": labels}.items():
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8 if array.max() < 256 else np.uint16)).save(folder / part / f"{index}.png")
+    (folder / "classes.txt").write_text("\n".join(classes))
+    return folder
+
+
 def bilinear(array, height, width):
     """Bilinear interpolation of a (h, w) array between pixel centres, a pixel at a time."""
     h, w = array.shape

@@ -1,1 +1,1 @@
-"""Inspection of runs: view.py (what is computed of a picture), sources.py (runs, pictures), panels.py (drawing), inspector.py (widgets)."""
+"""Inspection of runs: view.py (runs, pictures, what is computed of them) and inspector.py (the page)."""

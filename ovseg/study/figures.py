@@ -1,6 +1,7 @@
-"""Matplotlib figures of pictures, label maps and maps of values, and the colours of classes. No function computes a result."""
+"""Matplotlib figures of pictures, label maps and maps of values, and the colours of classes. Files of a segmentation."""
 
 import itertools
+import json
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -8,10 +9,12 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import hsv_to_rgb, to_rgba_array
 from matplotlib.patheffects import withStroke
+from PIL import Image
 from scipy import ndimage
 
 from ..benchmarks.layouts import IGNORED
 from ..benchmarks.miou import MeanIoU, mean
+from ..data.files import write_whole
 from ..segmentation.windows import BACKGROUND
 
 SERIES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000"]  # Okabe and Ito, jfly.uni-koeln.de/color
@@ -30,14 +33,14 @@ EDGE = 0.18  # share of a picture's width: names closer than this to an edge are
 UNMARKED = 0.35  # brightness outside a mask
 PAINT = 0.75  # strength of a label map's colours over its picture
 CAPTION = 8.5  # points
+DRAWN = 1600  # pixels, the maximum longer side of a drawn segmentation: larger ones are shrunk to 10 inches
 plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle": plt.cycler(color=SERIES), "image.cmap": SCORE}
 
 
 def palette(classes):
-    """Colours of classes, (C, 3) uint8: black for the background.
+    """Colours of classes, (C, 3) uint8: black for the background, and for each class of the rendered world always the same.
 
-    A class of the rendered world has the same colour in every list. Other classes take the free colours in order, then generated ones,
-    so two lists that differ only in the background give them the same colours.
+    Others take the free colours in order, then generated ones: the same in two lists that differ only in the background.
     """
     others = [name for name in classes if name not in WORLD and name != BACKGROUND]
     colours = [colour for name, colour in WORLD.items() if name not in classes]
@@ -54,20 +57,16 @@ def heat(values, low, high, name=SCORE):
 
 
 def grid(pictures, titles=None, size=1.9, captions=None, title=None):
-    """A grid of pictures without axes.
-
-    pictures: rows of (H, W, 3) arrays; the last row may be shorter. titles: column titles. captions: rows of texts below the pictures, ""
-    for none. title: figure title. size: inches per picture.
-    """
+    """A grid of pictures without axes: rows of (H, W, 3) arrays, the last may be shorter. titles: of columns. captions: rows of texts below
+    the pictures, "" for none. title: of the figure. size: inches per picture."""
     rows, columns = len(pictures), len(pictures[0])
     figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(size * columns, size * rows), layout="constrained")
-    for axis, picture in itertools.zip_longest(axes.flat, itertools.chain(*pictures)):
-        if picture is None:
-            axis.set_visible(False)
-            continue
-        axis.imshow(picture, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], visible=False)
         axis.spines[:].set_visible(False)
+    for axis, picture in zip(axes.flat, itertools.chain(*pictures), strict=False):
+        axis.set_visible(True)
+        axis.imshow(picture, interpolation="nearest")
     for axis, text in zip(axes[0], titles or [], strict=False):
         axis.set_title(wrapped(text, size, 10), fontsize=10)
     if captions:
@@ -77,22 +76,20 @@ def grid(pictures, titles=None, size=1.9, captions=None, title=None):
         lines = sum(max(text.count("\n") + bool(text) for text in row) for row in texts)
         figure.set_figheight(figure.get_figheight() + lines * 1.3 * CAPTION / 72)  # the pictures keep their size
     if title:
-        title = wrapped(title, figure.get_figwidth(), 12)
-        figure.suptitle(title, fontsize=12)
+        title = figure.suptitle(wrapped(title, figure.get_figwidth(), 12), fontsize=12).get_text()
         figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * (1 + title.count("\n")))
     return figure
 
 
 def picture_grid(pictures, captions, columns):
-    """Pictures of one size or several in rows of `columns`, each with its caption."""
+    """Pictures in rows of `columns`, each with its caption."""
     starts = range(0, len(pictures), columns)
     return grid([pictures[i : i + columns] for i in starts], captions=[captions[i : i + columns] for i in starts])
 
 
 def wrapped(text, inches, points=CAPTION):
     """Wrap a text to a width. Existing line breaks are kept."""
-    letters = int(inches * 72 / (0.6 * points))
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, letters))
+    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, int(inches * 72 / (0.6 * points))))
 
 
 def colour_bar(figure, low, high, name, label):
@@ -104,10 +101,7 @@ def colour_bar(figure, low, high, name, label):
 
 
 def overlay(image, labels, colours):
-    """Paint a label map over its picture in greyscale, so that colours match the legend; ignored pixels are grey.
-
-    labels: (H, W) indices into colours, (C, 3) uint8. Returns (H, W, 3) uint8.
-    """
+    """Paint a label map (H, W), indices into colours (C, 3) uint8, over its picture in greyscale: (H, W, 3) uint8. Ignored is grey."""
     painted = np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
     grey = np.asarray(image).mean(-1, keepdims=True)
     return (grey * (1 - PAINT) + painted * PAINT).astype(np.uint8)
@@ -115,15 +109,14 @@ def overlay(image, labels, colours):
 
 def legend(figure, classes, colours, shown):
     """Name the colours of the classes in `shown` (indices) below a figure."""
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[index] / 255) for index in shown]
-    names = [classes[index] for index in shown]
+    handles, names = [plt.Rectangle((0, 0), 1, 1, color=colours[i] / 255) for i in shown], [classes[i] for i in shown]
     columns = max(1, int(figure.get_figwidth() * 72 / (5 * max(map(len, names), default=1) + 35)))  # in points; a letter takes 5
     figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(names) // columns))  # the pictures keep their size
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
 def large_regions(labels, classes):
-    """Positions for class names: (class index, x, y) for each large region, at the pixel deepest inside it. labels (H, W)."""
+    """Positions for class names: (class index, x, y) of the pixel deepest inside each large region of labels (H, W)."""
     for index in np.unique(labels[labels < len(classes)]):
         regions, _ = ndimage.label(labels == index)
         for region in np.flatnonzero(np.bincount(regions.flat)[1:] >= LARGE * labels.size) + 1:
@@ -132,22 +125,20 @@ def large_regions(labels, classes):
             yield index, x, y
 
 
-def name_regions(axis, labels, classes):
+def name_regions(axis, labels, classes, size=7.5):
     """Write class names into their large regions. labels (H, W). Returns the indices of the named classes."""
-    named, width = set(), labels.shape[1]
-    for index, x, y in large_regions(labels, classes):
+    regions, width = list(large_regions(labels, classes)), labels.shape[1]
+    style = {"color": "white", "fontsize": size, "va": "center", "path_effects": [withStroke(linewidth=1.5, foreground="black")]}
+    for index, x, y in regions:
         side = "left" if x < EDGE * width else "right" if x > (1 - EDGE) * width else "center"
-        text = axis.text(x, y, classes[index], color="white", fontsize=7.5, ha=side, va="center", clip_on=True)
-        text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
-        named.add(index)
-    return named
+        axis.text(x, y, classes[index], ha=side, clip_on=True, **style)
+    return {index for index, _, _ in regions}
 
 
 def segmentations(rows, titles, classes, title=None):
-    """Rows of a picture and label maps painted over it. Large regions carry class names; a legend lists classes left unnamed somewhere.
-    Below each predicted label map is its mIoU on this picture, over the classes present in it or in the truth.
+    """Rows of a picture and label maps painted over it, {number: (picture, truth, label map, ...)}, the maps (H, W) indices into classes.
 
-    rows: {picture number: (picture, truth, label map, ...)}, the label maps (H, W) indices into classes. titles, title: as in `grid`.
+    Large regions carry class names; a legend lists classes left unnamed somewhere. Below each predicted label map is its `miou`.
     """
     colours, maps = palette(classes), [np.asarray(labels) for _, *labels_of_row in rows.values() for labels in labels_of_row]
     pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in of_row)] for image, *of_row in rows.values()]
@@ -173,19 +164,16 @@ def miou(labels, truth, classes):
 
 
 def in_blocks(values, picture):
-    """Enlarge a map to a picture, each value a block: (h, w) -> (H, W)."""
-    (h, w), (height, width) = np.shape(values), np.shape(picture)[:2]
+    """Enlarge a map to a picture, each value a block: (h, w, ...) -> (H, W, ...)."""
+    (h, w), (height, width) = np.shape(values)[:2], np.shape(picture)[:2]
     return np.asarray(values)[np.arange(height) * h // height][:, np.arange(width) * w // width]
 
 
 def unit_borders(image, assignment):
     """Draw unit borders in white over a picture. assignment (h, w): the unit of each pixel embedding."""
-    picture, units = np.array(image), in_blocks(assignment, image)
-    border = np.zeros_like(units, bool)
-    border[1:] |= units[1:] != units[:-1]
-    border[:, 1:] |= units[:, 1:] != units[:, :-1]
-    picture[border] = 255
-    return picture
+    units = in_blocks(assignment, image)
+    border = (np.diff(units, axis=0, prepend=units[:1]) != 0) | (np.diff(units, axis=1, prepend=units[:, :1]) != 0)
+    return np.where(border[..., None], np.uint8(255), image)
 
 
 def highlight(image, mask):
@@ -194,11 +182,8 @@ def highlight(image, mask):
 
 
 def correspondences(pictures, texts, mined, shown, title=None):
-    """The pseudo-correspondences of training pairs, one row per pair.
-
-    pictures: (H, W, 3) arrays, and texts: str, of a batch of pairs. mined: from mgca.correspondences for that batch, each map as
-    (h, w). shown: indices of the pairs to draw.
-    """
+    """The pseudo-correspondences of training pairs, a row for each index in `shown`. pictures (H, W, 3), texts: of a batch of pairs. mined:
+    from mgca.correspondences for that batch, each map as (h, w)."""
     columns = ("pair", "similarity S[i, i]", "object mask M", "semi-hard pixel", "hard negative region")
     similarities = np.asarray(mined["similarity"])
     low, high = similarities[list(shown)].min(), similarities[list(shown)].max()
@@ -213,8 +198,64 @@ def correspondences(pictures, texts, mined, shown, title=None):
     for axis, i in zip(figure.axes[3 :: len(columns)], shown, strict=True):
         (h, w), (height, width) = similarities[i].shape, np.shape(pictures[i])[:2]
         row, column = divmod(int(mined["positive"][i]), w)
-        for colour, line in (("black", 4), ("white", 2)):  # a cross
-            x, y = (column + 0.5) * width / w - 0.5, (row + 0.5) * height / h - 0.5
+        x, y = (column + 0.5) * width / w - 0.5, (row + 0.5) * height / h - 0.5
+        for colour, line in (("black", 4), ("white", 2)):
             axis.plot(x, y, "+", color=colour, markersize=14, markeredgewidth=line)
     colour_bar(figure, low, high, SIMILARITY, "S = V·t (Eq. 2)")
     return figure
+
+
+def plan_outputs(pictures, out, force=False):
+    """Plan the files to write into the folder out: {picture: [overlay, label map, areas]}, all of them Path.
+
+    Raises ValueError if two pictures have the same name, or if a file is one of the pictures or (without force) exists.
+    """
+    outputs = {picture: [out / f"{picture.stem}.{ending}" for ending in ("overlay.png", "labels.png", "json")] for picture in pictures}
+    by_name, inputs = {}, {picture.resolve() for picture in pictures}
+    for picture, files in outputs.items():
+        if by_name.setdefault(picture.stem, picture) is not picture:
+            raise ValueError(f"{by_name[picture.stem]} and {picture} would overwrite each other: use a different --out for one of them")
+        if same := [file for file in files if file.resolve() in inputs]:
+            raise ValueError(f"{same[0]} is one of the pictures, and would be overwritten: use a different --out")
+        if not force and (existing := [file for file in files if file.exists()]):
+            raise ValueError(f"{existing[0]} exists already; --force replaces it")
+    return outputs
+
+
+def percentages(segmentation):
+    """How much of a picture each class covers: {name: percent}, in the order of label values."""
+    counts = np.bincount(segmentation.labels.flat, minlength=len(segmentation.names)).tolist()
+    return {name: 100 * count / segmentation.labels.size for name, count in zip(segmentation.names, counts, strict=True)}
+
+
+def draw_overlay(image, segmentation):
+    """Draw a segmentation of a PIL RGB image: class colours, names on large regions, a legend of the largest classes. Returns a figure."""
+    scale = min(1, DRAWN / max(image.size))
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    labels = np.asarray(Image.fromarray(segmentation.labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
+    colours = palette(segmentation.names)
+    figure = grid([[overlay(image.resize(size), labels, colours)]])
+    figure.set_size_inches(*(max(1, 10 * side / max(size)) for side in size))
+    names = [name.replace("$", r"\$") for name in segmentation.names]  # no formulas
+    name_regions(figure.axes[0], labels, names, 12)
+    areas = [*percentages(segmentation).values()]
+    shown = [index for index in np.argsort(areas)[::-1] if areas[index]][: NAMED]
+    legend(figure, [f"{name} {area:.1f}%" for name, area in zip(names, areas, strict=True)], colours, shown)
+    return figure
+
+
+def write_segmentation(files, image, segmentation, made_with):
+    """Write the files that `plan_outputs` plans for a picture. made_with: a dict of further entries for the JSON.
+
+    The label map is a PNG of mode P: values are indices into segmentation.names (at most 256), the palette holds their colours.
+    """
+    overlay, labels, areas = files
+    label_map = Image.fromarray(segmentation.labels.astype(np.uint8))
+    label_map.putpalette(palette(segmentation.names).tobytes())
+    write_whole(labels, lambda part: label_map.save(part, "PNG"))
+    figure = draw_overlay(image, segmentation)
+    plt.close(figure)  # which stays usable
+    write_whole(overlay, lambda part: figure.savefig(part, format="png"))
+    about = made_with | {"width": image.width, "height": image.height, "others": segmentation.others, "threshold": segmentation.threshold}
+    about |= {"percent": {name: round(value, 3) for name, value in percentages(segmentation).items()}}
+    write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))

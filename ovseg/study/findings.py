@@ -1,9 +1,9 @@
 """Tests of the paper's findings F1-F6 on our own runs: each holds, does not hold, or is undecided.
 
 A comparison pairs two settings by seed and applies one-sided paired t-tests over the seeds at 5%. It holds if the first setting is better,
-does not hold if the second is better, and is undecided otherwise or with fewer than two seeds. A finding holds if all its comparisons
-hold. It does not hold if one of them fails at 5% divided by the number of comparisons; this correction keeps many comparisons from making
-a failure likely by chance. Otherwise, or if a required run is missing, the finding is undecided.
+does not hold if the second is better, and is undecided otherwise or with fewer than two seeds. A finding holds if all its comparisons do.
+It does not hold if one fails at 5% divided by their number, so that many comparisons do not make a failure likely by chance. Otherwise, or
+if a required run is missing, it is undecided.
 """
 
 from dataclasses import dataclass, field
@@ -27,10 +27,9 @@ LEVELS = {  # F1 to F3: the claim, and pairs of granularities, the first claimed
 
 @dataclass
 class Finding:
-    """A finding of the paper and the comparisons that decide it, from `compare`.
+    """A finding of the paper, "F1".."F6", and the comparisons that decide it, from `compare`.
 
-    code: "F1".."F6". claim: what the paper says. rule: how it is decided here, if more than the comparisons is needed. missing: what it
-    needs but was not run, as sentences.
+    claim: what the paper says. rule: how it is decided here, if not by comparisons alone. missing: sentences on what was not run.
     """
 
     code: str
@@ -40,8 +39,8 @@ class Finding:
     missing: list = field(default_factory=list)
 
     def add(self, averages, names, first, second, margin=None):
-        """Compare two runs on each group of benchmarks. averages: from Results.averages. names: display names of the two. first, second:
-        names of runs, None if there is no such run. margin: as in `compare`."""
+        """Compare two runs on each group of benchmarks. averages: from Results.averages. first, second: runs, or None if there is none.
+        names: how to call them. margin: as in `compare`."""
         for group in dict.fromkeys(averages["group"]):
             pair = by_seed(averages, first, group), by_seed(averages, second, group)
             if any(seeds.empty for seeds in pair):
@@ -60,19 +59,16 @@ class Finding:
 def compare(group, names, first, second, margin=None):
     """Compare two settings on a group of benchmarks, pairing their seeds. Returns a dict, a row of a table.
 
-    first, second: mIoU by seed (Series), in percent; a `second` without seeds is used for every seed. names: of the two settings. With a
-    margin, the claim is that the two are within that many points of each other (two one-sided tests), and its reverse is that they are
-    further apart. Without one, the claim is that the first is better. The row: benchmarks, first and second (the names), means and
-    deviations (of the two), difference (mean of the paired ones), n (seeds), p (of the claim) and against (p of its reverse), both NaN
-    with fewer than two seeds, and verdict.
+    first, second: mIoU by seed (Series), in percent; a `second` without seeds is used for every seed. The claim is that the first is
+    better or, with a margin, that they are within that many points of each other (two one-sided tests). The row: benchmarks, first and
+    second (their names), means and deviations (of the two), difference (mean over pairs), n (seeds), p (of the claim) and against (of its
+    reverse), both NaN with fewer than two seeds, and verdict.
     """
     paired = pd.DataFrame({"first": first, "second": second.iloc[0] if second.index.isna().all() else second}).dropna()
     d = paired["first"] - paired["second"]
-    if margin is None:
-        p, against = greater(d, 0), greater(-d, 0)
-    else:
-        p = max(greater(d, -margin), greater(-d, -margin))
-        against = min(greater(d, margin), greater(-d, margin))
+    p, against = greater(d, -(margin or 0)), greater(-d, margin or 0)
+    if margin:
+        p, against = max(p, greater(-d, -margin)), min(against, greater(d, margin))
     row = {"benchmarks": group, "first": names[0], "second": names[1], "means": tuple(paired.mean()), "deviations": tuple(paired.std())}
     verdict = HOLDS if p < LEVEL else NOT if against < LEVEL else UNDECIDED
     return row | {"difference": float(d.mean()), "n": len(d), "p": p, "against": against, "verdict": verdict}
@@ -80,30 +76,43 @@ def compare(group, names, first, second, margin=None):
 
 def greater(differences, than):
     """p-value of the one-sided t-test that the mean of paired differences exceeds `than`; NaN for fewer than two."""
-    if len(differences) < 2:
-        return float("nan")
-    if differences.std() == 0:  # the t-test is undefined
+    if len(differences) > 1 and differences.std() == 0:  # the t-test is undefined
         return float(differences.mean() <= than)
-    return float(stats.ttest_1samp(differences, than, alternative="greater").pvalue)
+    return float(stats.ttest_1samp(differences, than, alternative="greater").pvalue) if len(differences) > 1 else float("nan")
 
 
 def judge(results):
     """F1 to F6, a list of Finding. results: results.Results. F1 to F3 are by pixels, as in the paper's Table 3."""
-    findings, averages = [], results.averages("pixel")
-    for code, (claim, pairs) in LEVELS.items():
-        finding = Finding(code, claim)
-        for pair in pairs:
+    findings, averages = [Finding(code, claim) for code, (claim, _) in LEVELS.items()], results.averages()
+    for finding in findings:
+        for pair in LEVELS[finding.code][1]:
             runs = [results.find({"mgca.granularity": levels}) if levels else results.baseline for levels in pair]
-            finding.add(averages, tuple(levels or "untrained" for levels in pair), *runs)
-        findings.append(finding)
-    return [*findings, meta_points(results), semi_hard(results), region_share(results)]
+            finding.add(results.averages("pixel"), tuple(levels or "untrained" for levels in pair), *runs)
+
+    default, runs = results.parameters["mgca.k"], results.series("mgca.k")
+    rule = "The smallest k that was run stands for the most trustworthy positives, the largest for the hardest."
+    f5 = Finding("F5", "A semi-hard k beats the hardest and the most trustworthy positives", rule)
+    ends = [k for k in (min(runs), max(runs)) if k != default]
+    for k in ends:
+        f5.add(averages, (f"k = {default:g}", f"k = {k:g}"), runs[default], runs[k])
+    if len(ends) < 2:
+        f5.missing.append(f"values of k on both sides of {default:g} are needed")
+
+    default, runs = results.parameters["mgca.beta"], results.series("mgca.beta")
+    rule = f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and does "
+    f6 = Finding("F6", "beta hardly matters", f"{rule}not if they are further apart.")
+    for beta in (beta for beta in runs if beta != default):
+        f6.add(averages, (f"beta = {beta:g}", f"beta = {default:g}"), runs[beta], runs[default], MARGIN)
+    if len(runs) < 2:
+        f6.missing.append("other values of beta are needed")
+    return [*findings, judge_meta_points(results), f5, f6]
 
 
-def meta_points(results):
+def judge_meta_points(results):
     """F4, by the number of meta-points."""
-    finding = Finding("F4", "Fewer meta-points than pixels help, with a best count in the middle")
-    finding.rule = "The best count is that with the highest mean, the fewest points aside; it is compared with pixels and with the fewest"
-    finding.rule += " points. It is chosen on the runs that it is then compared on, which favours the finding."
+    rule = "The best count is that with the highest mean, the fewest points aside; it is compared with pixels and with the fewest points. "
+    rule += "It is chosen on the runs that it is then compared on, which favours the finding."
+    finding = Finding("F4", "Fewer meta-points than pixels help, with a best count in the middle", rule)
     pixels = results.averages("pixel").replace({"run": {DEFAULT: PIXELS}})
     averages, counts = pd.concat([results.averages("meta-point"), pixels]), results.series("segment.meta_points")
     if len(counts) < 3 or DEFAULT not in set(averages["run"]):
@@ -114,30 +123,4 @@ def meta_points(results):
         best = max(others, key=lambda points: by_seed(averages, counts[points], group).mean())
         for name, run in ((PIXELS, PIXELS), (f"{fewest} meta-points", counts[fewest])):
             finding.add(rows, (f"{best} meta-points", name), counts[best], run)
-    return finding
-
-
-def semi_hard(results):
-    """F5, by mgca.k."""
-    finding = Finding("F5", "A semi-hard k beats the hardest and the most trustworthy positives")
-    finding.rule = "The smallest k that was run stands for the most trustworthy positives, the largest for the hardest."
-    default, runs = results.parameters["mgca.k"], results.series("mgca.k")
-    ends = [k for k in (min(runs), max(runs)) if k != default]
-    for k in ends:
-        finding.add(results.averages(), (f"k = {default:g}", f"k = {k:g}"), runs[default], runs[k])
-    if len(ends) < 2:
-        finding.missing.append(f"values of k on both sides of {default:g} are needed")
-    return finding
-
-
-def region_share(results):
-    """F6, by mgca.beta."""
-    finding = Finding("F6", "beta hardly matters")
-    finding.rule = f"A comparison holds here if the two are within {MARGIN:g} point of mIoU of each other (two one-sided tests at 5%), and"
-    finding.rule += " does not if they are further apart."
-    default, runs = results.parameters["mgca.beta"], results.series("mgca.beta")
-    for beta in (beta for beta in runs if beta != default):
-        finding.add(results.averages(), (f"beta = {beta:g}", f"beta = {default:g}"), runs[beta], runs[default], MARGIN)
-    if len(runs) < 2:
-        finding.missing.append("other values of beta are needed")
     return finding

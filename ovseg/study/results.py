@@ -19,9 +19,8 @@ GROUPS = ("with background", "without background")  # benchmarks are averaged in
 class Results:
     """All results of a study.
 
-    rows: DataFrame with one row per run, seed, benchmark and unit. Columns: run, kind, seed (NaN if nothing was trained), benchmark,
-    group (of GROUPS), unit, own (whether the unit is the run's segment.unit), miou, things and stuff (means over those classes
-    of the rendered world, NaN elsewhere), in percent.
+    rows: a row per run, seed, benchmark and unit. Columns: run, kind, seed (NaN if nothing was trained), benchmark, group (of GROUPS),
+    unit, own (whether it is the run's segment.unit), and in percent miou, things and stuff (of classes of the rendered world).
     changes: {run: what it changes in the default run}, without train.seeds. parameters: {key: value} of the default run.
     costs: {run: (number of trained weights, seconds per training)}.
     """
@@ -33,7 +32,7 @@ class Results:
 
     @property
     def baseline(self):
-        """The name of the untrained run with the default run's dense mode. An untrained run has the name of its dense mode."""
+        """The name of the untrained run with the default run's dense mode, which is that mode."""
         return self.parameters["clip.dense"]
 
     @property
@@ -50,9 +49,8 @@ class Results:
         for run, changes in sorted(self._compared.items(), key=lambda item: len(item[1])):
             if "train.method" in changes and set(changes) <= {"train.method", *OWN}:
                 runs.setdefault(changes["train.method"], run)
-        runs.pop("supervised", None)
-        supervised = {self.supervised: "supervised"} if self.supervised else {}
-        return {run: method for method, run in runs.items()} | supervised
+        methods = {run: method for method, run in runs.items() if method != "supervised"}
+        return methods | ({self.supervised: "supervised"} if self.supervised else {})
 
     @property
     def _compared(self):
@@ -62,12 +60,11 @@ class Results:
 
     @property
     def ablated(self):
-        """Keys that some run changes alone, in order: each gets a chart. train.method is left out; methods have their own comparison."""
-        alone = [key for changes in self._compared.values() if len(changes) == 1 for key in changes]
-        return [key for key in dict.fromkeys(alone) if key != "train.method"]
+        """Keys that some run changes alone, in order: each gets a chart. Methods have their own comparison."""
+        return list(dict.fromkeys(k for changes in self._compared.values() for k in changes if len(changes) == 1 and k != "train.method"))
 
     def find(self, changes):
-        """The name of the run with these changes, ignoring those equal to the default, or None if there is none."""
+        """The name of the run with these changes, apart from those equal to the default, or None."""
         changes = {key: value for key, value in changes.items() if self.parameters[key] != value}
         return next((run for run, others in self._compared.items() if others == changes), None)
 
@@ -80,17 +77,13 @@ class Results:
         return dict(sorted(series.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
     def averages(self, unit=None):
-        """The mean mIoU of each group of benchmarks by run and seed, as the paper averages: columns run, seed, group, miou.
-
-        unit: the semantic unit; None: each run's own.
-        """
+        """The mean mIoU of each group of benchmarks by run and seed: columns run, seed, group, miou. unit: None: each run's own."""
         rows = self.rows[self.rows["own"] if unit is None else self.rows["unit"] == unit]
         return rows.groupby(["run", "seed", "group"], dropna=False, sort=False)["miou"].mean().reset_index()
 
     def gap_closed(self):
-        """The share of the gap between the baseline and the supervised run of the same seed that each run closes, in percent:
-        (run - baseline) / (supervised - baseline), with each run's own unit. Columns as in `averages`; NaN without a supervised run of
-        that seed. An untrained run has no seed and is compared with the mean of the supervised runs."""
+        """How much of the gap between the baseline and the supervised run of its seed each run closes by its own unit, in percent: columns
+        as in `averages`; NaN without a supervised run of that seed. Untrained runs are compared with the mean of the supervised runs."""
         rows = self.averages()
         floor = rows["group"].map(rows[rows["run"] == self.baseline].set_index("group")["miou"])
         supervised = rows[rows["run"] == self.supervised].drop(columns="run")
@@ -100,7 +93,7 @@ class Results:
 
 
 def by_seed(averages, run, group):
-    """mIoU of a run on a group of benchmarks, a Series by seed; empty if it was not run. averages: from Results.averages."""
+    """mIoU of a run on a group of benchmarks, from Results.averages: a Series by seed, empty if it was not run."""
     return averages[(averages["run"] == run) & (averages["group"] == group)].set_index("seed")["miou"]
 
 
@@ -112,23 +105,20 @@ def load_results(paths):
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: `dvc repro` makes it")
         result = json.loads(path.read_text())
-        run, own_unit = result["run"], dict(result["parameters"])["segment.unit"]
+        run, of_run = result["run"], dict(result["parameters"])
         suite = suite or set(result["miou"])
         if set(result["miou"]) != suite:
             raise ValueError(f"{path} is on {', '.join(result['miou'])}, other results on {', '.join(sorted(suite))}: evaluate it again")
         changes[run] = {key: value for key, value in result["changes"] if key != "train.seeds"}
         costs[run] = result["weights"], result["seconds"]["train"] / len(result["seeds"])
-        if run == DEFAULT:
-            parameters = dict(result["parameters"])
-        for seed in result["seeds"]:
-            for benchmark, by_unit in seed["iou"].items():
-                for unit, iou in by_unit.items():
-                    row = {"run": run, "kind": result["kind"], "seed": seed["seed"], "benchmark": benchmark, "unit": unit}
-                    row |= {"group": GROUPS[0] if BACKGROUND in iou else GROUPS[1], "own": unit == own_unit}
-                    row["miou"] = seed["miou"][benchmark][unit]
-                    if set(scenes.CLASSES) <= set(iou):
-                        row |= {"things": mean({c: iou[c] for c in scenes.THINGS}), "stuff": mean({c: iou[c] for c in scenes.STUFF})}
-                    rows.append(row)
-    columns = ["run", "kind", "seed", "benchmark", "group", "unit", "own", "miou", "things", "stuff"]
-    frame = pd.DataFrame(rows, columns=columns).astype({name: float for name in ("seed", "miou", "things", "stuff")})
+        parameters = of_run if run == DEFAULT else parameters
+        tested = ((seed, benchmark, unit) for seed in result["seeds"] for benchmark in seed["iou"] for unit in seed["iou"][benchmark])
+        for seed, benchmark, unit in tested:
+            iou = seed["iou"][benchmark][unit]
+            row = {"run": run, "kind": result["kind"], "seed": seed["seed"], "benchmark": benchmark, "group": GROUPS[BACKGROUND not in iou]}
+            row |= {"unit": unit, "own": unit == of_run["segment.unit"], "miou": seed["miou"][benchmark][unit]}
+            for name, classes in (("things", scenes.THINGS), ("stuff", scenes.STUFF)):
+                row[name] = mean({c: iou[c] for c in classes}) if set(scenes.CLASSES) <= set(iou) else None
+            rows.append(row)
+    frame = pd.DataFrame(rows).astype({name: float for name in ("seed", "miou", "things", "stuff")})
     return Results(frame, changes, parameters, costs)

@@ -36,10 +36,10 @@ def port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    options = ["--template=offline", "--Voila.ip=127.0.0.1", f"--port={number}", "--no-browser", f"--VoilaExecutor.startup_timeout={WAIT}"]
-    command = [sys.executable, "-m", "voila", "notebooks/inspect.ipynb", *options]
-    paths = {"JUPYTER_PATH": str(ROOT / "scripts"), "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | paths) as server:
+    command = [sys.executable, "-m", "voila", "notebooks/inspect.ipynb", "--template=offline", "--Voila.ip=127.0.0.1", "--no-browser"]
+    command += [f"--port={number}", f"--VoilaExecutor.startup_timeout={WAIT}"]
+    environment = os.environ | {"JUPYTER_PATH": str(ROOT / "scripts"), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as server:
         yield number
         server.terminate()
 

@@ -1,11 +1,9 @@
-"""A project of two benchmark pictures and two training pairs, made in a folder."""
-
-import io
+"""A project of three benchmark pictures and training pairs, made in a folder."""
 
 import numpy as np
-import webdataset
 from PIL import Image
-from tiny import P, changed, picture
+from small import write_tar
+from tiny import P, changed, picture, write_benchmark
 
 from ovseg.schema import Benchmark
 
@@ -13,24 +11,13 @@ CLASSES = ["background", "cat", "sofa"]
 TRUTH = np.repeat(np.array([0, 1, 2, 1], np.uint8), 12)[None].repeat(32, 0)  # (32, 48)
 
 
-def png(array):
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, "PNG")
-    return out.getvalue()
-
-
 def write(folder):
     """Write the project into a folder. Returns its Params, with paths below it."""
-    street, pairs = folder / "street", str(folder / "pairs.tar")
-    for part in ("images", "labels"):
-        (street / part).mkdir(parents=True)
-    (street / "classes.txt").write_text("\n".join(CLASSES))
-    with webdataset.TarWriter(pairs) as tar:
-        for i in range(2):
-            (street / f"images/p{i}.png").write_bytes(png(picture(32, 48, seed=i)))
-            (street / f"labels/p{i}.png").write_bytes(png(np.roll(TRUTH, i, 1)))
-            tar.write({"__key__": f"k{i}", "png": png(picture(32, 48, seed=5 + i)), "txt": f"caption {i}", "seg.png": png(TRUTH)})
-    (folder / "pairs.txt").write_text("pairs/k0\npairs/k1\n")
+    street = write_benchmark(folder / "street", [np.roll(TRUTH, i, 1) for i in range(3)], CLASSES)
+    images = [Image.fromarray(picture(32, 48, seed=5 + i)) for i in range(3)]
+    samples = {f"k{i}": {"png": images[i], "txt": b"caption %d" % i, "seg.png": Image.fromarray(TRUTH)} for i in range(3)}
+    pairs = write_tar(folder / "pairs.tar", samples)
+    (folder / "pairs.txt").write_text("pairs/k0\npairs/k1\npairs/k2\n")
     (folder / "shards.txt").write_text(f"{pairs}\n")
     shards = Benchmark(shards=pairs, label="seg.png", classes=str(street / "classes.txt"))
     clip = P.clip.model_copy(update={"image_size": 32})

@@ -1,17 +1,21 @@
 """The page without a browser: pictures and runs to choose from, what each control draws again, and what bad input does."""
 
+import io
+import itertools
 import re
 from datetime import datetime
 
 import numpy as np
 import pytest
-from small_project import CLASSES, TRUTH, png, write
+from PIL import Image
+from small_project import CLASSES, TRUTH, write
 from tiny import changed, picture
 
 from ovseg import Segmenter
 from ovseg.benchmarks.datasets import open_benchmark
-from ovseg.inspection import sources
-from ovseg.inspection.inspector import OWN, PAIRS, Inspector
+from ovseg.inspection import inspector
+from ovseg.inspection.inspector import OWN, PAIRS, Inspector, make_controls
+from ovseg.inspection.view import benchmark_picture, training_pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PANELS = ("picture", "truth", "similarity", "object", "positive", "region", "units", "cosines", "labels", "error")
@@ -26,7 +30,7 @@ def project(tmp_path_factory):
 @pytest.fixture
 def page(clip, decoder, project, monkeypatch):
     """An Inspector of an untrained run of random weights, on the first picture of `street`."""
-    monkeypatch.setattr(sources, "open_run", lambda *_: Segmenter(clip, decoder, changed(unit="meta-point")))
+    monkeypatch.setattr(inspector, "open_run", lambda *_: Segmenter(clip, decoder, changed(unit="meta-point")))
     return Inspector(project[0], project[1] / "models", project[1])
 
 
@@ -43,9 +47,8 @@ def redrawn(page, control, value):
 
 
 def test_each_control_redraws_what_depends_on_it(page):
-    labelling = {"units", "cosines", "labels", "error"}
     for control, value, possible in (
-        *(("alpha", 0.7, {"object"}), ("beta", 0.3, {"region"}), ("k", 0.5, {"positive"}), ("meta_points", 1, labelling)),
+        *(("alpha", 0.7, {"object"}), ("beta", 0.3, {"region"}), ("k", 0.5, {"positive"}), ("meta_points", 1, set(PANELS[6:]))),
         *(("background", False, {"labels", "error"}), ("text", "tree", {"similarity", "object", "positive", "cosines"})),
     ):
         changes = redrawn(page, control, value)
@@ -57,7 +60,7 @@ def test_each_control_redraws_what_depends_on_it(page):
 
 def test_a_click_moves_the_ring_and_explains_the_pixel_below_it(page):
     before, explained = shown(page, 0), shown(page, 1)["cosines"]
-    page.click({"relativeY": 90, "relativeX": 5, "boundingRectHeight": 100, "boundingRectWidth": 100})
+    page.move_ring({"relativeY": 90, "relativeX": 5, "boundingRectHeight": 100, "boundingRectWidth": 100})
     captions = shown(page, 1)
     assert all(image != before[name] for name, image in shown(page, 0).items())
     assert re.search(r"unit \d of window 0, \d+ of its 64 pixels", captions["units"])
@@ -76,8 +79,8 @@ def test_a_second_run_appears_and_texts_are_escaped(page):
 
 def test_bad_input_is_explained_and_leaves_the_panels_as_they_are(page):
     for control, value, message in (
-        *(("classes", "cat, cat", "each class once"), ("classes", "cat, background", "background")),
-        *(("number", 7, "must be between 0 and 1"), ("meta_points", 256, "at most 64"), ("source", OWN, "upload a picture")),
+        *(("classes", "cat, cat", "occurs twice"), ("classes", "cat, background", "background")),
+        *(("number", 7, "must be between 0 and 2"), ("meta_points", 256, "at most 64"), ("source", OWN, "upload a picture")),
     ):
         chosen = getattr(page.controls, control).value
         assert not redrawn(page, control, value) and message in page.status.value, control
@@ -88,7 +91,9 @@ def test_an_uploaded_picture_has_no_truth_and_a_broken_one_is_refused(page):
     file = {"name": "mine.png", "type": "image/png", "size": 5, "last_modified": datetime.now(), "content": memoryview(b"words")}
     page.controls.source.value = OWN
     assert not redrawn(page, "upload", [file]) and "picture" in page.status.value
-    assert redrawn(page, "upload", [file | {"content": memoryview(png(picture(40, 33)))}]) == set(PANELS) and not page.status.value
+    image = io.BytesIO()
+    Image.fromarray(picture(40, 33)).save(image, "PNG")
+    assert redrawn(page, "upload", [file | {"content": image.getbuffer()}]) == set(PANELS) and not page.status.value
     assert "mine.png" in shown(page, 1)["picture"] and "0 of 0 judged" in shown(page, 1)["error"]
 
 
@@ -99,17 +104,12 @@ def test_texts_and_classes_fit_the_picture(page):
     assert (c.text.value, c.other.value) == ("caption 0", "cat")
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("street", (0, 1)), ("shards", (5, 6))])
-def test_a_benchmark_picture_comes_with_its_truth(project, name, seeds):
-    benchmark = open_benchmark(name, project[0].benchmarks[name])
-    for index, seed in enumerate(seeds):
-        drawn = sources.benchmark_picture(benchmark, index)
-        assert np.array_equal(drawn.image, picture(32, 48, seed=seed)) and list(drawn.classes) == CLASSES and drawn.side is None
-        assert np.array_equal(drawn.truth, np.roll(TRUTH, index, 1) if name == "street" else TRUTH)
-
-
-def test_a_training_pair_is_cropped_as_in_training_with_its_truth(project):
-    pair = sources.training_pair(project[0], 1, project[1])
+def test_pictures_come_with_their_truth_and_training_pairs_are_cropped(project):
+    for name, index in itertools.product(("street", "shards"), range(3)):
+        drawn = benchmark_picture(open_benchmark(name, project[0].benchmarks[name]), index)
+        assert np.array_equal(drawn.image, picture(32, 48, seed=index + 5 * (name == "shards"))) and list(drawn.classes) == CLASSES
+        assert np.array_equal(drawn.truth, np.roll(TRUTH, index, 1) if name == "street" else TRUTH) and drawn.side is None
+    pair = training_pair(project[0], 1, project[1])
     assert pair.caption == "caption 1" and pair.side == 32
     assert np.array_equal(pair.image, picture(32, 48, seed=6)[:, 8:40]) and np.array_equal(pair.truth, TRUTH[:, 8:40])
 
@@ -118,4 +118,4 @@ def test_runs_are_trained_models_and_untrained_modes(tmp_path, project):
     for file in ("default/segmenter.json", "mgca.k=0/segmenter.json", "clip/open_clip_config.json"):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).touch()
-    assert sources.run_names(project[0], tmp_path) == ["default", "mgca.k=0", *project[0].ablations.untrained]
+    assert list(make_controls(project[0], tmp_path).run1.options) == ["default", "mgca.k=0", *project[0].ablations.untrained]

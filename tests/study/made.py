@@ -6,19 +6,9 @@ from ovseg.study.results import DEFAULT, GROUPS, Results
 
 WITH, WITHOUT = GROUPS
 ALL = "object+region+pixel"
-PARAMETERS = {
-    "clip.dense": "maskclip",
-    "mgca.granularity": ALL,
-    "mgca.alpha": 0.4,
-    "mgca.beta": 0.05,
-    "mgca.k": 0.06,
-    "mgca.tau": 0.07,
-    "train.mask_equal_texts": True,
-    "train.method": "mgca",
-    "train.lr": 0.008,
-    "segment.unit": "meta-point",
-    "segment.meta_points": 36,
-}
+PARAMETERS = {"clip.dense": "maskclip", "mgca.granularity": ALL, "mgca.alpha": 0.4, "mgca.beta": 0.05, "mgca.k": 0.06, "mgca.tau": 0.07}
+PARAMETERS |= {"train.mask_equal_texts": True, "train.method": "mgca", "train.lr": 0.008}
+PARAMETERS |= {"segment.unit": "meta-point", "segment.meta_points": 36}
 
 
 def run(changes, meta_point=None, pixel=None, group=WITH, kind="trained"):

@@ -20,12 +20,6 @@ TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0
 WHITE = np.array([0.95047, 1, 1.08883])
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def texts(figure):
     figure.canvas.draw()
     return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
@@ -66,15 +60,8 @@ def test_long_texts_keep_to_their_width():
     left, right = (axis.xaxis.label.get_window_extent() for axis in figure.axes[:2])
     title = figure._suptitle.get_window_extent()
     assert left.x1 <= right.x0 and title.x0 >= 0 and title.x1 <= figure.bbox.x1
-
-
-def test_the_last_row_of_pictures_may_be_shorter():
-    figure = figures.picture_grid([PICTURE] * 5, list("abcde"), 3)
+    figure = figures.picture_grid([PICTURE] * 5, list("abcde"), 3)  # the last row is shorter
     assert [axis.get_visible() for axis in figure.axes] == [True] * 5 + [False] and set("abcde") <= set(texts(figure))
-
-
-def test_heat_clips_at_the_ends_of_the_colour_map():
-    assert figures.heat(np.array([[-5.0, 0, 1, 9]]), 0, 1, "viridis")[0].tolist() == [[68, 1, 84]] * 2 + [[253, 231, 36]] * 2
 
 
 def test_label_maps_carry_names_a_legend_and_their_miou():
@@ -89,9 +76,11 @@ def test_label_maps_carry_names_a_legend_and_their_miou():
     assert figures.miou(truth, np.full((20, 20), 255), ["sky", "car", "tree"]) == ""
 
 
-def test_borders_and_masks_are_drawn_in_blocks():
+def test_borders_and_masks_are_drawn_in_blocks_and_heat_clips_at_its_ends():
+    assert figures.heat(np.array([[-5.0, 0, 1, 9]]), 0, 1, "viridis")[0].tolist() == [[68, 1, 84]] * 2 + [[253, 231, 36]] * 2
     picture = np.full((4, 6, 3), 100, np.uint8)
-    assert (figures.unit_borders(picture, np.array([[0, 1], [0, 1]]))[..., 0] == 255).tolist() == [[x == 3 for x in range(6)]] * 4
+    border = figures.unit_borders(picture, np.array([[0, 1], [2, 1]]))[..., 0] == 255
+    assert border.tolist() == [[x == 3 or (y == 2 and x < 3) for x in range(6)] for y in range(4)]
     assert figures.highlight(picture, np.array([[True], [False]]))[..., 0].tolist() == [[100] * 6] * 2 + [[35] * 6] * 2
 
 

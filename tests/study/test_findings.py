@@ -52,17 +52,13 @@ def test_a_margin_means_two_one_sided_tests():
     assert greater(second, 25) == pytest.approx(one_sided_p(second - 25))
 
 
-CONCLUSIONS = [
-    ([0.01, 0.04], [], HOLDS), ([0.01, 0.3], [], UNDECIDED), ([0.01, 0.99], [], NOT), ([], [], UNDECIDED),
-    ([0.01] * 5 + [0.97], [], UNDECIDED),  # one of six fails by chance
-    ([0.01], ["a run"], UNDECIDED), ([0.999], ["a run"], NOT),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("ps, missing, expected", CONCLUSIONS)
-def test_verdict_of_a_finding(ps, missing, expected):
-    rows = [{"against": 1 - p, "verdict": HOLDS if p < 0.05 else NOT if p > 0.95 else UNDECIDED} for p in ps]
-    assert Finding("F0", "", "", rows, missing).verdict == expected
+def test_verdict_of_a_finding():
+    for ps, missing, expected in (
+        *(([0.01, 0.04], [], HOLDS), ([0.01, 0.3], [], UNDECIDED), ([0.01, 0.99], [], NOT), ([], [], UNDECIDED)),
+        *(([0.01] * 5 + [0.97], [], UNDECIDED), ([0.01], ["a run"], UNDECIDED), ([0.999], ["a run"], NOT)),  # one of six fails by chance
+    ):
+        rows = [{"against": 1 - p, "verdict": HOLDS if p < 0.05 else NOT if p > 0.95 else UNDECIDED} for p in ps]
+        assert Finding("F0", "", "", rows, missing).verdict == expected
 
 
 def granularities(group=WITH, **levels):
@@ -98,20 +94,15 @@ def test_f4_holds_with_a_best_count_in_the_middle_only():
         assert judge(results(run({}, (40, 41, 42), pixels), inferred(64, (39, 40, 41)), inferred(9, fewest)))[3].verdict == NOT
 
 
-def test_f5_compares_the_default_with_both_ends():
+def test_f5_compares_the_default_with_both_ends_and_f6_holds_when_no_beta_is_further_than_a_point_away():
     ks = [run({"mgca.k": k}, values) for k, values in {0: (30, 31, 32), 0.02: (90, 91, 92), 0.4: (20, 21, 22.5)}.items()]
-    f5 = judge(results(run({}, (40, 41, 42.5)), *ks))[4]
-    assert f5.verdict == HOLDS and [row["second"] for row in f5.comparisons] == ["k = 0", "k = 0.4"]
-    f5 = judge(results(run({}, (40, 41, 42.5)), *ks[:2]))[4]
-    assert f5.verdict == UNDECIDED and "both sides" in f5.missing[0]
-
-
-def test_f6_holds_when_no_beta_is_further_than_a_point_away():
     betas = [run({"mgca.beta": b}, values) for b, values in {0.2: (39.9, 41.2, 42), 0.01: (40.1, 40.9, 42.1)}.items()]
     elsewhere = run({"mgca.beta": 0.01, "mgca.granularity": "object+region"}, (10, 11, 12))
-    f6 = judge(results(run({}, (40, 41, 42)), *betas, elsewhere))[5]
-    assert f6.verdict == HOLDS and [row["first"] for row in f6.comparisons] == ["beta = 0.01", "beta = 0.2"]
-    assert judge(results(run({}, (40, 41, 42)), *betas, run({"mgca.beta": 0.5}, (30, 31.1, 32))))[5].verdict == NOT
+    *_, f5, f6 = judge(results(run({}, (40, 41, 42)), *ks, *betas, elsewhere))
+    assert f5.verdict == f6.verdict == HOLDS and [row["second"] for row in f5.comparisons] == ["k = 0", "k = 0.4"]
+    assert [row["first"] for row in f6.comparisons] == ["beta = 0.01", "beta = 0.2"]
+    *_, f5, f6 = judge(results(run({}, (40, 41, 42)), *ks[:2], *betas, run({"mgca.beta": 0.5}, (30, 31.1, 32))))
+    assert f5.verdict == UNDECIDED and "both sides" in f5.missing[0] and f6.verdict == NOT
 
 
 def test_the_default_run_alone_decides_nothing_and_every_finding_says_why():

@@ -26,16 +26,16 @@ def test_pages_link_to_each_other_and_load_nothing(tmp_path):
         result = {"run": name, "parameters": [["segment.unit", "pixel"]], "miou": {"street": {"pixel": miou, "group": 99}}}
         write(tmp_path / f"results/runs/{name}.json", json.dumps(result))
     cells = [nbformat.v4.new_markdown_cell("# A run with $x^2$"), nbformat.v4.new_code_cell("secret = 1", execution_count=1)]
-    for name in ("run/mgca.k=0.2", "run/default", "prepare", "sources/run"):
+    for name in ("mgca.k=0.2", "default", "prepare", "sources/run"):
         write(tmp_path / f"runs/{name}.ipynb", nbformat.writes(nbformat.v4.new_notebook(cells=cells)))
     out = tmp_path / "report"
     main(tmp_path / "runs", tmp_path / "results", out)
     pages = {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*.html")}
-    assert set(pages) == {"index.html", "REPORT.html", "prepare.html", "run/default.html", "run/mgca.k=0.2.html"}
+    assert set(pages) == {"index.html", "REPORT.html", "prepare.html", "default.html", "mgca.k=0.2.html"}
     cells = [cell.strip() for cell in re.findall(r"<td[^>]*>(.*?)</td>", pages["index.html"])]
     assert cells[:2] == ["default", "60"] and cells[3:5] == ["mgca.k=0.2", "70"]
     links = [(page, link) for page, text in pages.items() for link in re.findall(r'(?:href|src)="([^"#]+)"', text)]
     assert len(links) == 5 and all((out / page).parent.joinpath(unquote(link)).is_file() for page, link in links)
-    assert re.search(r"<details><summary>code</summary>.*secret.*</details>", pages["run/default.html"], re.DOTALL)
+    assert re.search(r"<details><summary>code</summary>.*secret.*</details>", pages["default.html"], re.DOTALL)
     for text in pages.values():
         assert not re.search(r"<script|@import|(?:src|href)=[\"']?(?:https?:)?//|url\([\"']?(?:https?:)?//", text)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from made import ALL, PARAMETERS, WITH, WITHOUT, baseline, inferred, results, run
@@ -24,7 +25,7 @@ def write(folder, name, kind, changes, seeds):
     return path
 
 
-def test_a_row_for_each_seed_benchmark_and_unit(tmp_path):
+def test_a_row_for_each_seed_benchmark_and_unit_of_files_on_the_same_benchmarks(tmp_path):
     world = dict.fromkeys(scenes.THINGS, 30.0) | dict.fromkeys(scenes.STUFF, 60.0)
     street = {"background": 10.0, "cat": 20.0}
     seeds = {seed: {"street": {"pixel": street, "meta-point": street}, "world": {"pixel": world}} for seed in (0, 1)}
@@ -38,15 +39,13 @@ def test_a_row_for_each_seed_benchmark_and_unit(tmp_path):
     row = study.rows[study.rows["benchmark"] == "world"].iloc[0]
     assert (row["group"], row["things"], row["stuff"]) == (WITHOUT, 30, 60)
     assert set(study.rows.loc[study.rows["own"], "unit"]) == {"meta-point"}
-
-
-def test_a_missing_result_and_one_on_other_benchmarks_are_errors_that_name_it(tmp_path):
-    one = write(tmp_path, "default", "trained", {}, {0: {"street": {"pixel": {"cat": 1.0}}}})
-    other = write(tmp_path, "clip", "untrained", {"clip.dense": "clip"}, {None: {"road": {"pixel": {"cat": 1.0}}}})
-    with pytest.raises(FileNotFoundError, match="absent.json does not exist"):
-        load_results([one, tmp_path / "absent.json"])
-    with pytest.raises(ValueError, match="clip.json is on road, other results on street"):
-        load_results([one, other])
+    other = write(tmp_path, "clip", "untrained", {"clip.dense": "clip"}, {None: {"road": {"pixel": street}}})
+    for path, error, message in (
+        (tmp_path / "absent.json", FileNotFoundError, "absent.json does not exist"),
+        (other, ValueError, "clip.json is on road, other results on street, world"),
+    ):
+        with pytest.raises(error, match=message):
+            load_results([default, path])
 
 
 STUDY = results(
@@ -72,8 +71,8 @@ def test_runs_are_found_by_what_they_change():
 
 def points(figure):
     """The points of all drawn lines, rounded, without those of legends and error bars."""
-    lines = [line for axis in figure.axes for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]
-    return {(round(float(x), 3), round(float(y), 3)) for line in lines for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
+    lines = [line for axis in figure.axes for line in axis.lines if line.get_marker() == "o"]
+    return {tuple(point) for line in lines for point in np.round(line.get_xydata(), 3).tolist()}
 
 
 def test_numbers_are_drawn_as_curves_of_means_over_seeds_and_words_as_bars():
@@ -116,12 +115,10 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
     assert table.loc["MGCA", f"{WITH}, gap closed"] == "65.0 ± 21.2 (2)"
 
 
+TCL = {"method": "TCL", "data": "CC3M", "miou": [51.4, None], "average": 60.0}
 PAPER = {
     WITH: {"benchmarks": ["voc"], "rows": []},
-    WITHOUT: {
-        "benchmarks": [f"b-{WITHOUT}", "city"],
-        "rows": [{"method": "TCL", "data": "CC3M", "miou": [51.4, None], "average": 60.0}],
-    },
+    WITHOUT: {"benchmarks": [f"b-{WITHOUT}", "city"], "rows": [TCL]},
     "granularity": [{"granularity": "none", WITH: 21.0, WITHOUT: 18.8}, {"granularity": ALL, WITH: 37.1, WITHOUT: 33.7}],
     "meta_points": [{"points": 3136, WITH: 30.0, WITHOUT: 31.0}, {"points": 36, WITH: 37.5, WITHOUT: 34.0}],
 }
@@ -143,9 +140,7 @@ def test_ours_stand_beside_the_papers_numbers():
     assert list(table.loc[36])[:2] == ["41.0 ± 1.4 (2)", "37.5"] and list(table.loc[9])[:2] == ["20.5 ± 0.7 (2)", ""]
     assert "so that the two are not comparable" in text and "## Benchmarks" not in text  # none of the paper's was run
     assert "the same benchmarks" in report.averaged_over(STUDY, WITH, [f"b-{WITH}"])
-
-
-def test_the_papers_tables_appear_when_one_of_their_benchmarks_was_run():
+    # a table of the paper appears when one of its benchmarks was run
     table = report_of(results(run({}, (40, 42), (38, 40), WITHOUT), baseline(10, WITHOUT)))[0][f"Benchmarks {WITHOUT}"]
     assert table.to_numpy().tolist() == [
         ["TCL", "CC3M", "51.4", "–", "60.0"],
