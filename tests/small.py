@@ -119,6 +119,6 @@ def stream(folder, counts=(8, 7, 5), clip=None, size=8, workers=0):
         bad = {"png": Image.new("RGB", (4, 4)), "txt": b"a cat"}  # too small
         write_tar(folder / f"s{shard}.tar", samples | {"bad": bad})
     paths = shards.expand(f"{folder}/s*.tar")
-    keys = [key for path in paths for key, _, _ in shards.pairs(path, shards.Report())]
+    keys = [key for path in paths for key, _, _ in shards.read_pairs(path, shards.Report())]
     assert len(keys) == sum(counts)
     return StreamedImages(clip or Colours(), paths, keys, size, workers)

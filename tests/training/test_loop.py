@@ -95,7 +95,7 @@ def test_epochs_consist_of_full_batches(tmp_path, epochs, batch, steps):
 def test_weights_follow_the_seed_and_learn(tmp_path):
     # each image shows its caption, half hidden in noise that no text describes
     rng = np.random.default_rng(3)
-    shown = TEXTS[BANK.caption].astype(np.float32)[:, :, None, None] * (rng.random((PAIRS, 1, 4, 4)) < 0.4)
+    shown = TEXTS[BANK.caption_index].astype(np.float32)[:, :, None, None] * (rng.random((PAIRS, 1, 4, 4)) < 0.4)
     pairs = DATA._replace(images=CachedImages((shown + 1.5 * rng.normal(size=shown.shape)).astype(np.float16)))
     p = changed(epochs=40.0, caption_probability=1.0, checkpoint_steps=1000)
     first, history = train(tmp_path / "0.pt", p, pairs=pairs)
