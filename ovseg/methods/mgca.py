@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from ..clip.encode import as_tensor
-from ..schema import Positive, Section, Share
+from ..schema import Positive, Section, Share, joined
 from ..training.distributed import World
 from ..training.objectives import BaseObjective, info_nce, negatives
 from . import mining
@@ -28,9 +28,9 @@ TITLE = "MGCA"
 
 
 class Settings(Section):
-    granularity: Literal["object", "region", "pixel", "object+region", "object+pixel", "region+pixel", "object+region+pixel"]
-    alpha: Annotated[float, Field(gt=0, le=1)]
-    beta: Annotated[float, Field(gt=0, le=1)]
+    granularity: joined(("object", "region", "pixel"))
+    alpha: Annotated[Positive, Field(le=1)]
+    beta: Annotated[Positive, Field(le=1)]
     k: Share
     tau: Positive
     direction: Literal["image-to-text", "text-to-image", "both"]
@@ -58,8 +58,8 @@ def top_count(share, length):
 def losses(pixels, texts, negative, settings, world=World()):  # noqa: B008 (frozen)
     """Losses of the levels in settings.granularity: {"object" | "region" | "pixel": scalar}. Eq. 5-7. Their sum is the objective (Eq. 8).
 
-    pixels: (b, L, d), embeddings of this process' share of the images. texts: (B, d), frozen embeddings of the whole batch. Neither is
-    normalised. negative: (B, B) bool, see objectives.negatives. world: the processes; b = B if there is only one.
+    pixels (b, L, d): of this process' share of the images. texts (B, d): of the whole batch, frozen. Neither is normalised. negative:
+    (B, B) bool, see objectives.negatives. world: the processes; b = B if there is only one.
     """
     length, width = pixels.shape[1:]
     levels, texts = settings.granularity.split("+"), texts.detach()
@@ -83,7 +83,7 @@ def losses(pixels, texts, negative, settings, world=World()):  # noqa: B008 (fro
 
 @torch.no_grad()
 def correspondences(pixels, texts, negative, settings):
-    """Pixels and regions that the losses select in a batch, for visualisation. Arguments: see `losses`, for a single process.
+    """What the losses select in a batch, for visualisation. Arguments: see `losses`, for a single process.
 
     Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, its top alpha*L pixels; positive (B,), the index of the
     semi-hard pixel; negative (B,), the text j != i whose region in image i is most similar to it; region (B, L) bool, that region.

@@ -13,19 +13,16 @@ with CLIP's similarities at inference are not implemented.
 """
 
 import math
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
-from ..schema import Positive, Section, Share
+from ..schema import NotNegative, Positive, Section, Share
 from ..training.objectives import BaseObjective, info_nce
 
 TITLE = "TCL"
 LARGEST_SCALE = 100  # upper bound of 1 / T, as in CLIP
-Weight = Annotated[float, Field(ge=0)]
 
 
 class Settings(Section):
@@ -33,9 +30,9 @@ class Settings(Section):
     bias: float
     tau: Positive
     area: Share
-    contrast_weight: Weight
-    area_weight: Weight
-    variation_weight: Weight
+    contrast_weight: NotNegative
+    area_weight: NotNegative
+    variation_weight: NotNegative
 
 
 class Objective(BaseObjective):
