@@ -1,7 +1,7 @@
 """The supervised reference: the same decoder, trained on label maps of the training pairs. No other method reads these.
 
-It measures what these frozen features and a decoder of this size can achieve; the report's "gap closed" is the share of it that
-training on texts reaches. supervised.labels names a benchmark in shards; label maps use its file extension and classes.
+It measures what these features and a decoder of this size can achieve. supervised.labels names a benchmark in shards, whose file
+extension and classes the label maps have.
 """
 
 import io
@@ -35,15 +35,14 @@ class Labels(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Location of label maps: their file extension in the training shards, whether label 0 is the background, and the
-    file of the benchmark's class embeddings (C, d), unit length, written by `encode`."""
+    """Where label maps are."""
 
-    extension: str
-    background: bool
-    class_file: str
+    extension: str  # of their files in the training shards
+    background: bool  # whether label 0 is the background
+    class_file: str  # embeddings of the benchmark's classes (C, d), unit length, written by `encode`
 
     def labels(self, paths, keys, size):
-        """Read the Labels of pairs from shards. paths: shard paths; keys: keys of the pairs; size: pixel embeddings per side.
+        """Read the Labels of pairs. paths: of shards. keys: of the pairs. size: pixel embeddings per side.
 
         A label map is cropped like its image, but not rotated by EXIF. Each embedding gets the label at the centre of its cell. Raises
         ValueError if a sample has no label map, if a label has no class, or if a key has no sample.
@@ -54,23 +53,22 @@ class Source(NamedTuple):
             for sample in shards.read_samples(path):
                 key = f"{Path(path).stem}/{sample['__key__']}"
                 if key in rows:
-                    maps[rows.pop(key)] = self._map(sample, key, size, len(classes))
+                    maps[rows.pop(key)] = self._map(sample, key, size, len(classes) + self.background)
         if rows:
             raise ValueError(f"{next(iter(rows))}: the shards have changed since `prepare` read them; run it again")
         return Labels(maps, classes)
 
-    def _map(self, sample, key, size, classes):
-        """The labels (size, size) of a raw sample."""
+    def _map(self, sample, key, size, count):
+        """The labels (size, size) of a raw sample. count: number of labels, with the background's."""
         if self.extension not in sample:
             raise ValueError(f"{key} has no {self.extension}: supervised.labels has to name label maps that all training pairs have")
         try:
-            stored = read_label_map(io.BytesIO(sample[self.extension]))
-            labels = center_crop(Image.fromarray(stored), size, Image.Resampling.NEAREST)
+            stored = Image.fromarray(read_label_map(io.BytesIO(sample[self.extension])))
         except ValueError as error:
             raise ValueError(f"{key}: {self.extension}: {error}") from None
-        highest = labels.max(where=labels != IGNORED, initial=0)
-        if highest >= classes + self.background:
-            raise ValueError(f"{key}: its label map holds {highest}: must be at most {classes + self.background - 1}")
+        labels = center_crop(stored, size, Image.Resampling.NEAREST)
+        if (highest := labels.max(where=labels != IGNORED, initial=0)) >= count:
+            raise ValueError(f"{key}: its label map holds {highest}: must be at most {count - 1}")
         return np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1) if self.background else labels
 
 

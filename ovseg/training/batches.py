@@ -47,9 +47,9 @@ class StreamedImages:
     """Batches of images read from shards and encoded at each step, for data too large to cache."""
 
     clip: object  # FrozenCLIP
-    paths: list  # shard paths
-    keys: list  # keys of the N pairs found by `prepare`
-    size: int  # image side in pixels
+    paths: list  # of shards
+    keys: list  # of the N pairs that `prepare` found
+    size: int  # side of an image in pixels
     workers: int  # number of decoding processes
 
     def first(self, count, device):
@@ -66,13 +66,9 @@ class StreamedImages:
         """See CachedImages.epoch. Each process reads its own shards. Skipped batches are read but not encoded."""
         world = distributed.joined()
         own = np.random.default_rng((seed, epoch)).permutation(self.paths[world.rank :: world.size]).tolist()
-        stream = wds.DataPipeline(
-            wds.SimpleShardList(own),
-            wds.split_by_worker,
-            _samples,
-            wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((seed, epoch)))),
-            partial(_decoded, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size),
-        )
+        shuffle = wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((seed, epoch))))
+        decode = partial(_decoded, shuffle=shuffle, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size)
+        stream = wds.DataPipeline(wds.SimpleShardList(own), wds.split_by_worker, decode)
         loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=min(self.workers, len(own))))
         chunks = zip(*[loader] * (batch // world.size), strict=False)  # an incomplete last batch is dropped
         for chunk in itertools.islice(chunks, skip, self.batches(batch)):
@@ -81,13 +77,9 @@ class StreamedImages:
             yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), encode(), encode
 
 
-def _samples(stream):
-    for shard in stream:
-        yield from shards.read_samples(shard["url"])
-
-
-def _decoded(samples, rows_of, size):
-    for sample in samples:
+def _decoded(urls, shuffle, rows_of, size):
+    """Yield (row, image) of the pairs in shards, {"url": path}, in the order of `shuffle`."""
+    for sample in shuffle(sample for shard in urls for sample in shards.read_samples(shard["url"])):
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
         if key in rows_of:
             yield rows_of[key], center_crop(shards.decode_image(sample), size)
@@ -96,8 +88,8 @@ def _decoded(samples, rows_of, size):
 class Pairs(NamedTuple):
     """The training data."""
 
-    images: CachedImages | StreamedImages  # images of N pairs
-    bank: captions.TextBank  # texts of the same pairs
+    images: CachedImages | StreamedImages
+    bank: captions.TextBank  # texts of the same N pairs
     texts: np.ndarray  # (T, d), embeddings of bank.texts
     paths: list  # shard paths
     made_of: dict  # JSON values that tell images and texts from those of other data

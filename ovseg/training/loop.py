@@ -25,8 +25,6 @@ from . import distributed
 from .batches import StreamedImages, open_pairs
 from .objectives import Batch, Learner, module_of, negatives
 
-NO_RESULT = {"seeds", "checkpoint_steps", "workers", "processes"}  # keys of `train` that change no result of cached features
-
 
 def learning_rate(step, steps, warmup, peak):
     """Learning rate at a step: linear warm-up over `warmup` steps, then cosine decay to 0 at `steps`."""
@@ -35,19 +33,13 @@ def learning_rate(step, steps, warmup, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def make_optimizer(module, settings):
-    """Adam with weight decay, as in the paper, or AdamW. settings: schema.Train."""
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-
-
 def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
     """Train a decoder. Returns (Learner on the CPU, history: a dict per step, seconds: including those of killed runs).
 
     p: Params. pairs: Pairs. labels: supervised.Labels, used instead of texts. checkpoint: path; written every train.checkpoint_steps
-    steps, kept at the end, and resumed from if its fingerprint matches. In a process group, every process calls this function and gets
-    the same decoder. Raises ValueError if a batch fits neither the pairs nor the processes, if the checkpoint is damaged, or if an epoch
-    ends early; FloatingPointError if a loss or a gradient is not finite.
+    steps, and resumed from if its fingerprint matches. In a process group, every process calls this function and gets the same decoder.
+    Raises ValueError at a batch that does not suit pairs or processes, a damaged checkpoint, or images that have vanished since
+    `prepare`; FloatingPointError if a loss or a gradient is not finite.
     """
     world, settings = distributed.joined(), p.train
     if settings.batch % world.size:
@@ -59,7 +51,8 @@ def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
     steps, warmup = max(1, round(settings.epochs * per_epoch)), round(settings.warmup_epochs * per_epoch)
     torch.manual_seed(seed)
     learner = Learner(pairs.texts.shape[1], p.sections).to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(learner, settings)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    optimizer = kind(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     mark = fingerprint(p, seed, pairs, labels)
     start, history, before = resume(checkpoint, mark, learner, optimizer)
     started = time.perf_counter() - before
@@ -134,12 +127,10 @@ def _batches(images, seed, step, per_epoch, batch, device):
 
 def fingerprint(p, seed, pairs, labels=None):
     """Hex digest of all that a training depends on: parameters, seed, data, torch, and the code of training/, of p's methods and of what
-    these import from methods/. Arguments: see `train`.
-
-    Numbers of workers and processes are left out, but change the order of streamed images: resume such a training with the same ones.
-    """
+    these import from methods/. It leaves out the numbers of workers and processes, which change the order of streamed images only."""
     sections = {name: section.model_dump(exclude={"labels"}) for name, section in p.sections.items()}
-    values = [seed, p.train.model_dump(exclude=NO_RESULT), sections, torch.__version__, pairs.made_of]
+    settings = p.train.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
+    values = [seed, settings, sections, torch.__version__, pairs.made_of]
     package = Path(__file__).parents[1]
     files = [*package.glob("training/*.py"), package / "data/captions.py"]
     if isinstance(pairs.images, StreamedImages):
@@ -166,9 +157,8 @@ def train_into(folder, seed, p, source, device):
     """Train a decoder into a folder, unless it is there with the current fingerprint. Returns whether anything was trained.
 
     folder: e.g. models/default/seeds/0. Files written: decoder.safetensors, objective.safetensors if the method has parameters,
-    history.csv (one row per step) and, last, training.json (seed, seconds, fingerprint, names of the weight files, number of trained
-    weights, parameters). p: Params. source: supervised.Source for that method, else None. Uses p.train.processes processes: those of
-    the current process group, all of which must call this function, or else new ones on this machine.
+    history.csv (one row per step) and, last, training.json. p: Params. source: supervised.Source for that method, else None. Uses
+    p.train.processes processes: those of the current process group, all of which call this function, or else new ones.
     """
     folder, world = Path(folder), distributed.joined()
     if p.train.processes > world.size:
