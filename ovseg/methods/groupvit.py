@@ -1,14 +1,14 @@
 """Learned groups in the manner of GroupViT (Xu et al. 2022, Eq. 2-5), over the decoder's pixel embeddings.
 
-Group tokens cross-attend to an image, each pixel is assigned to one of them, and the image is represented by its groups:
+Group tokens attend to an image, each pixel is assigned to one of them, and the groups represent the image:
 
     x          = LN(V),  g = LN(tokens + attention(tokens, x))            (L, d) and (G, d), per image
     A[p, k]    = one-hot of argmax over k of softmax(((Wq g_k . Wk x_p) / sqrt(d) + Gumbel noise) / gumbel_tau), gradient of the softmax
     z_k        = sum_p A[p, k] V_p / (1 + sum_p A[p, k])
     loss       = InfoNCE of cos(mean over k of z_k, t_j) / tau, both directions
 
-GroupViT trains its encoder. Here it is frozen, so groups remain means of pixels in the joint space: there is no value projection, no
-residual token and only one grouping stage. At inference a pixel gets the mean of its group, without noise (segment.unit: learned-group).
+GroupViT trains its encoder. Here it is frozen: groups are means of pixels in the joint space, without value projection and residual
+token, in one stage. At inference a pixel gets the mean of its group, without noise (segment.unit: learned-group).
 """
 
 from pathlib import Path
