@@ -58,8 +58,8 @@ class Objective(BaseObjective):
         texts = F.normalize(batch.texts, dim=-1)
         of_mixed = mixed_loss(F.normalize(maps, dim=1), fine, texts[share], batch.negative[share, share], s.images, s.tau)  # b
         losses = {"mixed": world.gather(of_mixed).mean()}
-        images = {"original": stages[-1]} | ({"restored": mix(maps, restore(fine, s.images))} if s.restoration else {})
-        for name, of_images in images.items():
+        restored = maps.scatter(0, fine[:, None].expand_as(maps), maps)  # the inverse of `mix`
+        for name, of_images in [("original", stages[-1]), ("restored", restored)][: 1 + s.restoration]:
             logits = F.normalize(of_images.mean((2, 3)), dim=-1) @ texts.T / s.tau  # b, B
             losses[name] = info_nce(world.gather(logits), batch.negative)
         return {name: s.weight * loss for name, loss in losses.items()}
@@ -74,16 +74,9 @@ def deal(random, batch, images, height, width, patch):
     return (dealt + images * np.arange(batch // images)[:, None, None, None]).reshape(batch, height, width)
 
 
-def restore(source, images):
-    """Inverse of a source: mix(mix(x, source), restore(source, images)) equals x."""
-    sets = source.unflatten(0, (-1, images))  # sets, images, h, w
-    first = torch.arange(0, len(source), images, device=source.device).view(-1, 1, 1, 1)
-    return ((sets - first).argsort(1) + first).flatten(0, 1)
-
-
 def mix(maps, source):
     """Mix maps (b, d, h, w) by source (b, h, w) -> (b, d, h, w): each position takes the vector of the image given by `source`."""
-    return maps.gather(0, source[:, None].expand(-1, maps.shape[1], -1, -1))
+    return maps.gather(0, source[:, None].expand_as(maps))
 
 
 def mixed_loss(pixels, source, texts, negative, images, tau):

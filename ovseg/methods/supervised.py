@@ -34,42 +34,33 @@ class Labels(NamedTuple):
     classes: torch.Tensor  # (C, d), unit length
 
 
-class Source(NamedTuple):
-    """Where label maps are."""
+def read_labels(extension, background, class_file, paths, keys, size):
+    """Read the Labels of training pairs from their shards.
 
-    extension: str  # of their files in the training shards
-    background: bool  # whether label 0 is the background
-    class_file: str  # embeddings of the benchmark's classes (C, d), unit length, written by `encode`
-
-    def labels(self, paths, keys, size):
-        """Read the Labels of pairs. paths: of shards. keys: of the pairs. size: pixel embeddings per side.
-
-        A label map is cropped like its image, but not rotated by EXIF. Each embedding gets the label at the centre of its cell. Raises
-        ValueError if a sample has no label map, if a label has no class, or if a key has no sample.
-        """
-        classes = torch.from_numpy(np.load(self.class_file))
-        rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
-        for path in paths:
-            for sample in shards.read_samples(path):
-                key = f"{Path(path).stem}/{sample['__key__']}"
-                if key in rows:
-                    maps[rows.pop(key)] = self._map(sample, key, size, len(classes) + self.background)
-        if rows:
-            raise ValueError(f"{next(iter(rows))}: the shards have changed since `prepare` read them; run it again")
-        return Labels(maps, classes)
-
-    def _map(self, sample, key, size, count):
-        """The labels (size, size) of a raw sample. count: number of labels, with the background's."""
-        if self.extension not in sample:
-            raise ValueError(f"{key} has no {self.extension}: supervised.labels has to name label maps that all training pairs have")
+    extension: of the label maps in the shards. background: whether label 0 is the background. class_file: embeddings of the classes
+    (C, d), unit length, written by `encode`. paths: of shards. keys: of the pairs. size: pixel embeddings per side. A label map is
+    cropped like its image, but not rotated by EXIF; each embedding gets the label at the centre of its cell. Raises ValueError if a
+    sample has no label map, a label no class, or a key no sample.
+    """
+    classes = torch.from_numpy(np.load(class_file))
+    rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
+    for sample in (sample for path in paths for sample in shards.read_samples(path)):
+        key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
+        if key not in rows:
+            continue
+        if extension not in sample:
+            raise ValueError(f"{key} has no {extension}: supervised.labels has to name label maps that all training pairs have")
         try:
-            stored = Image.fromarray(read_label_map(io.BytesIO(sample[self.extension])))
+            stored = Image.fromarray(read_label_map(io.BytesIO(sample[extension])))
         except ValueError as error:
-            raise ValueError(f"{key}: {self.extension}: {error}") from None
+            raise ValueError(f"{key}: {extension}: {error}") from None
         labels = center_crop(stored, size, Image.Resampling.NEAREST)
-        if (highest := labels.max(where=labels != IGNORED, initial=0)) >= count:
-            raise ValueError(f"{key}: its label map holds {highest}: must be at most {count - 1}")
-        return np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1) if self.background else labels
+        if (highest := labels.max(where=labels != IGNORED, initial=0)) >= len(classes) + background:
+            raise ValueError(f"{key}: its label map holds {highest}: must be at most {len(classes) + background - 1}")
+        maps[rows.pop(key)] = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1) if background else labels
+    if rows:
+        raise ValueError(f"{next(iter(rows))}: the shards have changed since `prepare` read them; run it again")
+    return Labels(maps, classes)
 
 
 class Objective(BaseObjective):

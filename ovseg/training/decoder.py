@@ -35,14 +35,13 @@ class Decoder(nn.Module):
 
     def __init__(self, width):
         super().__init__()
-        self.width = width
         self.blocks = nn.Sequential(GatedConv(width), GatedConv(width))
 
     def forward(self, features):
         return self.stages(features)[-1]
 
     def stages(self, features):
-        """Feature maps after upsampling and after each block: a list of (B, d, 2h, 2w). The last one holds the pixel embeddings."""
+        """Maps after upsampling and after each block: a list of (B, d, 2h, 2w). The last one holds the pixel embeddings."""
         maps = [self.upsample(features)]
         for block in self.blocks:
             maps.append(block(maps[-1]))
@@ -55,7 +54,7 @@ class Decoder(nn.Module):
         return F.interpolate(features, scale_factor=2, mode="nearest")
 
     def save(self, folder):
-        """Write the weights into folder, creating it if needed."""
+        """Write the weights into a folder, which is made if needed."""
         write_whole(Path(folder, WEIGHTS), functools.partial(save_model, self))
 
     @classmethod

@@ -42,11 +42,9 @@ def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
     `prepare`; FloatingPointError if a loss or a gradient is not finite.
     """
     world, settings = distributed.joined(), p.train
-    if settings.batch % world.size:
-        raise ValueError(f"train.batch = {settings.batch}: must be a multiple of {world.size} (the number of processes)")
-    per_epoch = pairs.images.batches(settings.batch)
+    per_epoch = 0 if settings.batch % world.size else pairs.images.batches(settings.batch)
     if per_epoch == 0:
-        more = f"; or use more shards, for each of {world.size} processes reads its own" if world.size > 1 else ""
+        more = f" and a multiple of {world.size}, the number of processes, each of which reads its own shards" if world.size > 1 else ""
         raise ValueError(f"train.batch = {settings.batch}: must be between 2 and {len(pairs.bank)} (the number of pairs){more}")
     steps, warmup = max(1, round(settings.epochs * per_epoch)), round(settings.warmup_epochs * per_epoch)
     torch.manual_seed(seed)
@@ -111,8 +109,7 @@ def make_batch(rows, dense, encode, pairs, labels, settings, place):
         return batch._replace(labels=maps, classes=labels.classes.to(device))
     text_ids = pairs.bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
     subjects = torch.from_numpy(pairs.bank.subjects(text_ids)).to(device, non_blocking=True)
-    texts = as_tensor(pairs.texts[text_ids], device)
-    return batch._replace(texts=texts, negative=negatives(subjects, settings.mask_equal_texts))
+    return batch._replace(texts=as_tensor(pairs.texts[text_ids], device), negative=negatives(subjects, settings.mask_equal_texts))
 
 
 def _batches(images, seed, step, per_epoch, batch, device):
@@ -131,10 +128,8 @@ def fingerprint(p, seed, pairs, labels=None):
     sections = {name: section.model_dump(exclude={"labels"}) for name, section in p.sections.items()}
     settings = p.train.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
     values = [seed, settings, sections, torch.__version__, pairs.made_of]
-    package = Path(__file__).parents[1]
-    files = [*package.glob("training/*.py"), package / "data/captions.py"]
-    if isinstance(pairs.images, StreamedImages):
-        files += [*package.glob("clip/*.py"), *package.glob("data/*.py")]
+    folders = ("training/*.py", *(("clip/*.py", "data/*.py") if isinstance(pairs.images, StreamedImages) else ("data/captions.py",)))
+    files = [file for folder in folders for file in Path(__file__).parents[1].glob(folder)]
     for module in map(module_of, p.sections):
         imported = [value if inspect.ismodule(value) else inspect.getmodule(value) for value in vars(module).values()]
         files += [Path(used.__file__) for used in (module, *imported) if getattr(used, "__package__", "") == module.__package__]
@@ -153,22 +148,22 @@ def syntax(file):
     return ast.dump(tree)
 
 
-def train_into(folder, seed, p, source, device):
+def train_into(folder, seed, p, labels_of, device):
     """Train a decoder into a folder, unless it is there with the current fingerprint. Returns whether anything was trained.
 
-    folder: e.g. models/default/seeds/0. Files written: decoder.safetensors, objective.safetensors if the method has parameters,
-    history.csv (one row per step) and, last, training.json. p: Params. source: supervised.Source for that method, else None. Uses
+    Files written: decoder.safetensors, objective.safetensors if the method has parameters, history.csv (one row per step) and, last,
+    training.json. p: Params. labels_of: function of (shard paths, keys, size) that reads supervised.Labels, or None. Uses
     p.train.processes processes: those of the current process group, all of which call this function, or else new ones.
     """
     folder, world = Path(folder), distributed.joined()
     if p.train.processes > world.size:
-        return distributed.launch(p.train.processes, train_into, folder, seed, p, source, device)
+        return distributed.launch(p.train.processes, train_into, folder, seed, p, labels_of, device)
     if world.size == 1 and device.type == "cpu":
         torch.set_num_threads(p.train.threads)
     pairs, labels = open_pairs(p.clip, p.train.workers, device), None
-    if source is not None:
-        side = 2 * pairs.images.first(1, device).shape[-1]  # side of the decoder's output
-        labels = source.labels(pairs.paths, preparation.load_keys("data/prepared"), side)
+    if labels_of is not None:
+        side = 2 * pairs.images.first(1, device).shape[-1]  # of the decoder's output
+        labels = labels_of(pairs.paths, preparation.load_keys("data/prepared"), side)
     mark, file = fingerprint(p, seed, pairs, labels), folder / "training.json"
     about = json.loads(file.read_text()) if file.is_file() else {}
     if world.from_first(about.get("fingerprint") == mark and all((folder / name).is_file() for name in about["files"])):
