@@ -15,8 +15,8 @@ from ..benchmarks.layouts import IGNORED
 from ..clip.frozen import FrozenCLIP
 from ..data import preparation, shards
 from ..data.images import center_crop, read_label_map
-from ..segmentation.segmenter import Segmenter
 from ..training.decoder import Decoder
+from ..segmentation.segmenter import Segmenter
 
 NO_TRUTH = np.full((320, 320), IGNORED, np.uint8)
 
