@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ..clip.encode import as_tensor
 from ..schema import Positive, Section, Share, joined
@@ -28,16 +28,9 @@ class Settings(Section):
     granularity: joined(("object", "region", "pixel"))
     alpha: Annotated[Positive, Field(le=1)]
     beta: Annotated[Positive, Field(le=1)]
-    k: Share
+    k: Share  # at most alpha: a positive pixel lies in the object
     tau: Positive
     direction: Literal["image-to-text", "text-to-image", "both"]
-
-    @field_validator("k")
-    @classmethod
-    def _semi_hard(cls, k, info):
-        if k > info.data.get("alpha", 1):
-            raise ValueError(f"must be at most {info.data['alpha']} (mgca.alpha): a positive pixel lies in the object")
-        return k
 
 
 class Objective(BaseObjective):
@@ -60,13 +53,14 @@ def losses(pixels, texts, negative, settings, world=World()):  # noqa: B008 (fro
     share = world.share(len(texts))
     own = torch.arange(len(texts), device=texts.device)[share]  # b
     region_top = top_count(settings.beta, length) if "region" in levels else int("pixel" in levels)
-    mined = mining.mine(pixels, texts, own, top_count(settings.alpha, length), top_count(settings.k, length), region_top)
-    objects, unit_texts = F.normalize(mined.objects, dim=-1), F.normalize(texts, dim=-1)
+    counts = top_count(settings.alpha, length), top_count(settings.k, length), region_top
+    objects, positive, peak, region = mining.mine(pixels, texts, own, *counts)
+    objects, unit_texts = F.normalize(objects, dim=-1), F.normalize(texts, dim=-1)
     diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)[share]
     logits = {  # b, B
         "object": objects @ unit_texts.T / settings.tau,
-        "region": torch.where(diagonal, (objects * unit_texts[share]).sum(-1)[:, None], mined.region) / settings.tau,
-        "pixel": torch.where(diagonal, mined.positive[:, None], mined.peak) / math.sqrt(width),
+        "region": torch.where(diagonal, (objects * unit_texts[share]).sum(-1)[:, None], region) / settings.tau,
+        "pixel": torch.where(diagonal, positive[:, None], peak) / math.sqrt(width),
     }
     return {level: info_nce(world.gather(logits[level]), negative, settings.direction) for level in levels}
 
@@ -83,7 +77,7 @@ def correspondences(pixels, texts, negative, settings):
 
     own = torch.arange(len(texts), device=texts.device)
     paired = mining.paired_similarity(pixels, texts)  # B, L
-    hardness = mining.mine(pixels, texts, own, 1, 1, top_count(settings.beta, pixels.shape[1])).region  # B, B
+    *_, hardness = mining.mine(pixels, texts, own, 1, 1, top_count(settings.beta, pixels.shape[1]))  # B, B
     hardest = hardness.masked_fill(~negative, -torch.inf).argmax(1)
     return {
         "similarity": paired,

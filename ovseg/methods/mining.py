@@ -1,20 +1,15 @@
 """Memory-efficient mining: the pixels and regions that each text selects in each image, without storing S (MGCA §3.2, Eq. 2-7).
 
-Neither S (B*T*L entries) nor the pooled regions (B*T vectors of width d) are stored. Images are processed a few at a time, and only the
-selected pixels of S are kept: alpha*L for an image's own text, beta*L for the others. Gradients flow only through these, into one buffer;
-texts are frozen and get none. Values and gradients are exact. For an image and a text t that it is contrasted with:
+Images are processed a few at a time, and only the selected pixels of S are kept: alpha*L for an image's own text, beta*L for the others.
+Gradients flow through these alone, into one buffer, and not to texts. Both are exact. For an image and a text t that it is contrasted with:
 
     m = max_p S_p                             the hardest pixel
     r = sum_p w_p V_p,  h = cos(r, t)         the hardest region; w is the softmax of S over its pixels
     dh/dV_p = w_p u + (dh/dS_p) t             with u = dh/dr = (t/|t| - h r/|r|) / |r|
     dh/dS_p = w_p u.V_p                       the mean term of the softmax vanishes because u.r = 0
 
-and for its own text, where g is the gradient with respect to the object o = sum_p w_p V_p:
-
-    dV_p = w_p g + w_p (g.V_p - g.o) t
+and for its own text, with the gradient g of the object o = sum_p w_p V_p: dV_p = w_p g + w_p (g.V_p - g.o) t
 """
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,24 +19,17 @@ COLUMN = 4  # entries per column in `largest`
 EPSILON = 1e-12  # lower bound of norms, for zero vectors
 
 
-class Mined(NamedTuple):
-    """Result of `mine` for B images and T texts."""
-
-    objects: torch.Tensor  # (B, d): o_i, pooled over the top pixels for an image's own text
-    positive: torch.Tensor  # (B,): similarity of the pixel of the given rank among them
-    peak: torch.Tensor  # (B, T): max_p S[i, j, p]
-    region: torch.Tensor  # (B, T): cos(r_ij, t_j)
-
-
 def mine(pixels, texts, own, object_top, rank, region_top):
-    """Mine objects, semi-hard positives and hard negatives of a batch. Returns Mined, once differentiable with respect to pixels.
+    """Mine a batch. Returns, once differentiable with respect to pixels and with ties broken as by `topk`,
 
-    pixels (B, L, d), texts (T, d): not normalised. own (B,): index of each image's own text. object_top: pixels per object. rank: rank
-    of the positive pixel, 1..object_top, where 1 is the most similar. region_top: pixels per region; 0 skips negatives, and peak and
-    region are then zeros. Ties are broken as by `topk`.
+    objects (B, d), o_i, pooled over the top pixels for an image's own text; positive (B,), the similarity of the pixel of a rank among
+    them; peak (B, T), max_p S[i, j, p]; region (B, T), cos(r_ij, t_j).
+
+    pixels (B, L, d), texts (T, d): not normalised. own (B,): index of each image's own text. object_top: pixels per object. rank: of the
+    positive pixel, 1 (the most similar) to object_top. region_top: pixels per region; at 0, peak and region are zeros.
     """
     with torch.autocast(pixels.device.type, enabled=False):  # autocast would lower the precision of the selection
-        return Mined(*_Mine.apply(pixels, texts, own, object_top, rank, region_top))
+        return _Mine.apply(pixels, texts, own, object_top, rank, region_top)
 
 
 def paired_similarity(pixels, texts):
@@ -56,10 +44,7 @@ def pool(pixels, index, weights):
 
 
 def dots(pixels, index, weights, vectors=None):
-    """Regions as in `pool`, and the dot product of each selected pixel with its vector: (b, T, d), (b, T, top).
-
-    vectors: (b, T, d); None uses the regions themselves.
-    """
+    """Regions (b, T, d) as in `pool`, and the dot products (b, T, top) of selected pixels with vectors (b, T, d), or with the regions."""
     with torch.enable_grad():  # these dot products are the gradient of `pool` w.r.t. its weights; no copy of the pixels is needed
         variable = weights.detach().requires_grad_()
         regions = pool(pixels.detach(), index, variable)
@@ -68,11 +53,8 @@ def dots(pixels, index, weights, vectors=None):
 
 
 def spread(vectors, which, weights, index, length):
-    """The transpose of `pool`: for each pixel, the sum of w v over the vectors v that selected it. Returns (b, length, d).
-
-    vectors: (N, d). which: (b, T, n), n rows of vectors for each image and text. weights: (b, T, n, top), the weights of these rows.
-    index: (b, T, top), the selected pixels.
-    """
+    """The transpose of `pool`: for each pixel, the sum of w v over the vectors v that selected it. Returns (b, length, d). vectors: (N, d).
+    which (b, T, n): n rows of vectors for each image and text. weights (b, T, n, top): theirs. index (b, T, top): selected pixels."""
     n, top = weights.shape[-2:]
     rows, order = _rows(index, length).flatten().int().sort()  # by pixel
     start = torch.searchsorted(rows, torch.arange(len(index) * length, dtype=rows.dtype, device=rows.device))
@@ -99,7 +81,7 @@ def _rows(index, length):
 
 
 def _chunks(pixels, texts):
-    """Slices of images that keep about ENTRIES numbers of S or V in memory at once."""
+    """Slices of images that have about ENTRIES numbers in S or V."""
     size = max(1, ENTRIES // (pixels.shape[1] * max(texts.shape)))
     return [slice(start, start + size) for start in range(0, len(pixels), size)]
 

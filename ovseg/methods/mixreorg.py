@@ -9,10 +9,8 @@ In each set of m images, patches are permuted across images at each position. Th
 
 `block: n` mixes before block n of CLIP, counted from 0 (contextual mixing): the class token stays with image i, and the output of the
 remaining blocks replaces mix[i]. CLIP then runs twice per step, and features cannot be cached. `progressive`: after each decoder block,
-the mixed maps are averaged with the original images' maps of that block, mixed in the same way.
-
-Our source, a summary of the paper, does not give the number of mixed images, how original features enhance mixed ones, or how patches
-are pooled. The paper trains the whole ViT; here it is frozen.
+the mixed maps are averaged with the original images' maps of that block, mixed in the same way. Our source, a summary of the paper, does
+not give m, how original features enhance mixed ones, or how patches are pooled. The paper trains the whole ViT; here it is frozen.
 """
 
 from typing import Annotated
@@ -84,8 +82,7 @@ def mixed_loss(pixels, source, texts, negative, images, tau):
     unit length. source: (b, H, W). negative: (b, b) bool; the softmax leaves out other texts of the correct one's subject."""
     own = source % images  # within its set
     logits = torch.einsum("smdhw,scd->smchw", pixels.unflatten(0, (-1, images)), texts.unflatten(0, (-1, images))).flatten(0, 1) / tau
-    sets = range(0, len(texts), images)
-    wrong = torch.stack([negative[first : first + images, first : first + images] for first in sets])  # sets, correct text, other texts
+    wrong = torch.stack([rows[:, i * images :][:, :images] for i, rows in enumerate(negative.split(images))])  # sets, m right, m others
     allowed = wrong | torch.eye(images, dtype=torch.bool, device=texts.device)
     allowed = allowed.repeat_interleave(images, 0)[torch.arange(len(own), device=own.device)[:, None, None], own]  # b, H, W, m
     logits = logits.masked_fill(~allowed.movedim(-1, 1), -torch.inf)

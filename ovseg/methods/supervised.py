@@ -35,12 +35,10 @@ class Labels(NamedTuple):
 
 
 def read_labels(extension, background, class_file, paths, keys, size):
-    """Read the Labels of training pairs from their shards.
+    """Read the Labels of pairs, cropped like their images but not rotated by EXIF, at the centre of each embedding's cell.
 
-    extension: of the label maps in the shards. background: whether label 0 is the background. class_file: embeddings of the classes
-    (C, d), unit length, written by `encode`. paths: of shards. keys: of the pairs. size: pixel embeddings per side. A label map is
-    cropped like its image, but not rotated by EXIF; each embedding gets the label at the centre of its cell. Raises ValueError if a
-    sample has no label map, a label no class, or a key no sample.
+    extension: of label maps in the shards. background: whether label 0 is the background. class_file: embeddings of the classes (C, d),
+    unit length. paths: of shards. keys: of pairs. size: embeddings per side. Raises ValueError if a map, class or sample is missing.
     """
     classes = torch.from_numpy(np.load(class_file))
     rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)

@@ -8,8 +8,7 @@ Each text grounds a mask in each image, and the mean of the masked pixels is con
     area       = |mean of m[i, i] - area| + |mean of m[i, j] - 0|, j a negative of i      (the paper: area = 0.4)
     variation  = total variation of V and of m, over neighbouring pixels
 
-The loss is their weighted sum. The paper's image level (CLIP's embedding of the masked image), its second phase and its mixing with
-CLIP's similarities at inference are not implemented.
+The loss is their weighted sum. Not implemented: the paper's image level, its second phase, and mixing with CLIP's similarities.
 """
 
 import math

@@ -4,7 +4,6 @@ import itertools
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +20,7 @@ from . import distributed
 SHUFFLE = 2048  # raw samples in each worker's shuffle buffer; it is filled before any is drawn
 
 
-@dataclass
-class CachedImages:
+class CachedImages(NamedTuple):
     """Batches of dense features that were encoded once. array: (N, d, h, w) float16; row n belongs to pair n."""
 
     array: np.ndarray
@@ -42,8 +40,7 @@ class CachedImages:
             yield rows, encode.as_tensor(self.array[rows[distributed.joined().share(batch)]], device), None
 
 
-@dataclass
-class StreamedImages:
+class StreamedImages(NamedTuple):
     """Batches of images read from shards and encoded at each step, for data too large to cache."""
 
     clip: object  # FrozenCLIP

@@ -1,12 +1,12 @@
 """Data-parallel training: each process takes an equal share of every batch (torch.distributed over gloo or NCCL).
 
-Every process has its images and the texts of the whole batch, and computes its rows of the (B, B) logits. The rows are gathered for the
-loss of the whole batch. The gradients of each process' own rows, summed over processes, are those of one process.
+Every process computes the rows of its images in the (B, B) logits. These are gathered for the loss of the whole batch, of which each
+process gets the gradients of its own rows: summed over processes, they are those of one process.
 """
 
 import os
 import tempfile
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,17 +15,15 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """The rank of this process among `size` processes."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, batch):
-        """Slice of a batch of `batch` images that belongs to this process."""
-        part = batch // self.size
-        return slice(self.rank * part, (self.rank + 1) * part)
+        """This process' slice of a batch of `batch` images."""
+        return slice(self.rank * (batch // self.size), (self.rank + 1) * (batch // self.size))
 
     def gather(self, rows):
         """Gather the rows of all processes in rank order: (b, ...) -> (B, ...). Only this process' own rows carry gradients."""
@@ -66,8 +64,7 @@ def in_group(function, *arguments):
 def launch(processes, function, *arguments):
     """Run `in_group` in `processes` new processes on this machine. Returns the result of the first one.
 
-    If one raises or is killed, the others are terminated and ChildFailedError gives its rank and error. SIGTERM ends all of them, and
-    this process with 128 + the signal number.
+    If one fails, the others are terminated and ChildFailedError gives its rank and error. SIGTERM ends all, and exits with 143.
     """
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}  # at a free port
     with tempfile.TemporaryDirectory() as logs:

@@ -25,7 +25,7 @@ TAKEN = {"step", "epoch", "lr", "loss", "gate0", "gate1", "seed"}  # columns of 
 
 
 class Batch(NamedTuple):
-    """The inputs of one training step. B: size of the whole batch; b: size of this process' share."""
+    """The inputs of one training step. B: size of the whole batch; b: of this process' share."""
 
     dense: torch.Tensor  # (b, d, h, w), CLIP's dense features, not normalised
     precision: str  # precision of the decoder, float32 or bfloat16

@@ -111,7 +111,7 @@ def test_a_killed_training_on_a_stream_ends_with_the_same_weights(clip, tmp_path
 
     whole, history = train("whole.pt")
     with pytest.raises(KeyboardInterrupt):
-        train("killed.pt", images=Dying(**vars(images)))
+        train("killed.pt", images=Dying(**images._asdict()))
     resumed, rows = train("killed.pt")
     assert len(history) == 6 and rows == history and same(whole.state_dict(), resumed.state_dict())
     (row,) = train("after CLIP.pt", block=None, epochs=0.3)[1]
