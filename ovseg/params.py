@@ -154,6 +154,7 @@ def rules(p):
     yield "train.processes", t.batch % t.processes == 0, f"a divisor of train.batch, {t.batch}"
     yield "train.warmup_epochs", t.warmup_epochs < t.epochs, f"below train.epochs, {t.epochs:g}"
     yield "train.batch", p.data.shards or t.batch <= p.scenes.pairs, f"at most {p.scenes.pairs}, the number of pairs"
+    yield "mgca.k", p.mgca.k <= p.mgca.alpha, f"at most {p.mgca.alpha} (mgca.alpha): a positive pixel lies in the object"
     if "mixreorg" in names:
         whole, blocks = p.mixreorg.images * t.processes, vision.get("layers")
         yield "train.batch", t.batch % whole == 0, f"a multiple of mixreorg.images * train.processes, {whole}"

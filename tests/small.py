@@ -1,24 +1,21 @@
 """What tests of training and of methods share: settings, random pairs as cached features, pairs in shards, a project's folder."""
 
 import hashlib
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
+import webdataset as wds
 from PIL import Image
-from tiny import bank_of
+from tiny import P, bank_of
 
-from ovseg import params
 from ovseg.data import shards
 from ovseg.training.batches import CachedImages, Pairs, StreamedImages
 from ovseg.training.decoder import Decoder
 from ovseg.training.distributed import World
 from ovseg.training.objectives import Batch, negatives
 
-P = params.load(path=Path(__file__).parents[1] / "params.yaml")
 CPU = torch.device("cpu")
 WIDTH, PAIRS, BATCH = 16, 24, 8
 TRAIN = {"batch": BATCH, "epochs": 3.0, "warmup_epochs": 0.5, "precision": "float32", "checkpoint_steps": 2, "lr": 0.01}
@@ -71,10 +68,9 @@ def same(first, second):
 
 def write_array(path, array):
     """Write an array and the JSON file with its digest, as `encode` does."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     np.save(path, array)
-    path.with_suffix(".json").write_text(json.dumps({"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
+    Path(path).with_suffix(".json").write_text(json.dumps({"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}))
 
 
 def write_project():
@@ -87,15 +83,10 @@ def write_project():
 
 
 def write_tar(path, samples):
-    """A tar of samples {key: {extension: PIL image or bytes}}. Returns its path as a string."""
-    with tarfile.open(path, "w") as tar:
+    """A tar of samples {key: {extension: PIL image or text}}. Returns its path as a string."""
+    with wds.TarWriter(str(path)) as tar:
         for key, files in samples.items():
-            for extension, content in files.items():
-                out = io.BytesIO()
-                content.save(out, "PNG") if isinstance(content, Image.Image) else out.write(content)
-                member = tarfile.TarInfo(f"{key}.{extension}")
-                member.size = out.tell()
-                tar.addfile(member, io.BytesIO(out.getvalue()))
+            tar.write({"__key__": key} | files)
     return str(path)
 
 
@@ -115,9 +106,8 @@ def stream(folder, counts=(8, 7, 5), clip=None, size=8, workers=0):
     """StreamedImages of shards of images, each of the colour of its number, with a bad sample at the end of each shard."""
     numbers = iter(range(sum(counts)))
     for shard, count in enumerate(counts):
-        samples = {f"k{i}": {"png": Image.new("RGB", (8, 10), colour(next(numbers))), "txt": b"a cat"} for i in range(count)}
-        bad = {"png": Image.new("RGB", (4, 4)), "txt": b"a cat"}  # too small
-        write_tar(folder / f"s{shard}.tar", samples | {"bad": bad})
+        samples = {f"k{i}": {"png": Image.new("RGB", (8, 10), colour(next(numbers))), "txt": "a cat"} for i in range(count)}
+        write_tar(folder / f"s{shard}.tar", samples | {"bad": {"png": Image.new("RGB", (4, 4)), "txt": "a cat"}})  # too small
     paths = shards.expand(f"{folder}/s*.tar")
     keys = [key for path in paths for key, _, _ in shards.read_pairs(path, shards.Report())]
     assert len(keys) == sum(counts)

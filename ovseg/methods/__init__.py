@@ -1,6 +1,4 @@
-"""The training methods. A file that defines a class Objective is a method: mgca.py (with mining.py), mixreorg.py, tcl.py, pacl.py,
-groupvit.py, and supervised.py, the reference that is trained on label maps. The interface is described in training/objectives.py.
-"""
+"""The training methods: each file that defines a class Objective. training/objectives.py describes their interface."""
 
 from pathlib import Path
 

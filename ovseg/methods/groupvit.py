@@ -1,14 +1,14 @@
 """Learned groups in the manner of GroupViT (Xu et al. 2022, Eq. 2-5), over the decoder's pixel embeddings.
 
-Group tokens cross-attend to an image, each pixel is assigned to one of them, and the image is represented by its groups:
+Group tokens attend to an image, each pixel is assigned to one of them, and the groups represent the image:
 
     x          = LN(V),  g = LN(tokens + attention(tokens, x))            (L, d) and (G, d), per image
     A[p, k]    = one-hot of argmax over k of softmax(((Wq g_k . Wk x_p) / sqrt(d) + Gumbel noise) / gumbel_tau), gradient of the softmax
     z_k        = sum_p A[p, k] V_p / (1 + sum_p A[p, k])
     loss       = InfoNCE of cos(mean over k of z_k, t_j) / tau, both directions
 
-GroupViT trains its encoder. Here it is frozen, so groups remain means of pixels in the joint space: there is no value projection, no
-residual token and only one grouping stage. At inference a pixel gets the mean of its group, without noise (segment.unit: learned-group).
+GroupViT trains its encoder; here it is frozen, and groups are means of pixels in the joint space, without value projection and residual
+token, in one stage. At inference a pixel gets the mean of its group, without noise (segment.unit: learned-group).
 """
 
 from pathlib import Path
@@ -39,15 +39,13 @@ class Objective(BaseObjective):
     def __init__(self, settings, width):
         super().__init__(settings, width)
         self.tokens = nn.Parameter(0.02 * torch.randn(settings.groups, width))
-        # a bias shared by all tokens would not change any assignment, so these layers have none
-        self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width, bias=False)
+        self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width, bias=False)  # a bias of all tokens would change nothing
         self.attention = nn.MultiheadAttention(width, 1, bias=False, batch_first=True)
         self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width)
 
     def scores(self, pixels):
         """Affinity of each pixel to each group: pixels (n, L, d) -> (n, L, G)."""
-        x = self.norm(pixels)
-        tokens = self.tokens.expand(len(x), -1, -1)
+        x, tokens = self.norm(pixels), self.tokens.expand(len(pixels), -1, -1)
         tokens = self.norm_tokens(tokens + self.attention(tokens, x, x, need_weights=False)[0])  # n, G, d
         return self.key(x) @ self.query(tokens).transpose(1, 2) / x.shape[-1] ** 0.5
 

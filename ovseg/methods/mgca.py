@@ -1,10 +1,7 @@
 """Multi-grained cross-modal alignment: pseudo-correspondences and the three contrastive losses (MGCA §3.2).
 
-Symbols: B images and the B texts drawn for them, L pixel embeddings per image, d the embedding width.
-    V (B, L, d)   pixel embeddings from the decoder, not normalised
-    t (B, d)      text embeddings, not normalised
-    S (B, B, L)   S[i, j, p] = V[i, p] . t[j], pixel-to-text similarity (Eq. 2)
-Each level computes one (B, B) matrix of logits, with positives on the diagonal, for one InfoNCE loss:
+V (B, L, d) are the decoder's pixel embeddings of B images, t (B, d) those of the texts drawn for them, neither normalised, and
+S[i, j, p] = V[i, p] . t[j] is their similarity (Eq. 2). Each level has (B, B) logits, with positives on the diagonal, for an InfoNCE loss:
     object  (Eq. 3-5)  cos(o_i, t_j) / tau; o_i is the embedding of the object that t_i describes in image i
     region  (Eq. 6)    cos(r_ij, t_j) / tau; r_ij is the region of image i most similar to the unpaired t_j; the diagonal uses o_i
     pixel   (Eq. 7)    max_p S[i, j, p] / sqrt(d); the diagonal uses the pixel of rank k*L, the semi-hard positive
@@ -16,10 +13,10 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ..clip.encode import as_tensor
-from ..schema import Positive, Section, Share
+from ..schema import Positive, Section, Share, joined
 from ..training.distributed import World
 from ..training.objectives import BaseObjective, info_nce, negatives
 from . import mining
@@ -28,19 +25,12 @@ TITLE = "MGCA"
 
 
 class Settings(Section):
-    granularity: Literal["object", "region", "pixel", "object+region", "object+pixel", "region+pixel", "object+region+pixel"]
-    alpha: Annotated[float, Field(gt=0, le=1)]
-    beta: Annotated[float, Field(gt=0, le=1)]
-    k: Share
+    granularity: joined(("object", "region", "pixel"))
+    alpha: Annotated[Positive, Field(le=1)]
+    beta: Annotated[Positive, Field(le=1)]
+    k: Share  # at most alpha: a positive pixel lies in the object
     tau: Positive
     direction: Literal["image-to-text", "text-to-image", "both"]
-
-    @field_validator("k")
-    @classmethod
-    def _semi_hard(cls, k, info):
-        if k > info.data.get("alpha", 1):
-            raise ValueError(f"must be at most {info.data['alpha']} (mgca.alpha): a positive pixel lies in the object")
-        return k
 
 
 class Objective(BaseObjective):
@@ -57,37 +47,29 @@ def top_count(share, length):
 
 def losses(pixels, texts, negative, settings, world=World()):  # noqa: B008 (frozen)
     """Losses of the levels in settings.granularity: {"object" | "region" | "pixel": scalar}. Eq. 5-7. Their sum is the objective (Eq. 8).
-
-    pixels: (b, L, d), embeddings of this process' share of the images. texts: (B, d), frozen embeddings of the whole batch. Neither is
-    normalised. negative: (B, B) bool, see objectives.negatives. world: the processes; b = B if there is only one.
-    """
+    pixels (b, L, d): of this process' share of the images. texts (B, d): of the whole batch. negative (B, B): objectives.negatives."""
     length, width = pixels.shape[1:]
     levels, texts = settings.granularity.split("+"), texts.detach()
     share = world.share(len(texts))
     own = torch.arange(len(texts), device=texts.device)[share]  # b
-    object_top, rank = top_count(settings.alpha, length), top_count(settings.k, length)
     region_top = top_count(settings.beta, length) if "region" in levels else int("pixel" in levels)
-    mined = mining.mine(pixels, texts, own, object_top, rank, region_top)
-    objects, unit_texts = F.normalize(mined.objects, dim=-1), F.normalize(texts, dim=-1)
+    counts = top_count(settings.alpha, length), top_count(settings.k, length), region_top
+    objects, positive, peak, region = mining.mine(pixels, texts, own, *counts)
+    objects, unit_texts = F.normalize(objects, dim=-1), F.normalize(texts, dim=-1)
     diagonal = torch.eye(len(texts), dtype=torch.bool, device=texts.device)[share]
-    logits = {}  # b, B
-    if "object" in levels:
-        logits["object"] = objects @ unit_texts.T / settings.tau
-    if "region" in levels:
-        positive = (objects * unit_texts[share]).sum(-1)
-        logits["region"] = torch.where(diagonal, positive[:, None], mined.region) / settings.tau
-    if "pixel" in levels:
-        logits["pixel"] = torch.where(diagonal, mined.positive[:, None], mined.peak) / math.sqrt(width)
-    return {level: info_nce(world.gather(rows), negative, settings.direction) for level, rows in logits.items()}
+    logits = {  # b, B
+        "object": objects @ unit_texts.T / settings.tau,
+        "region": torch.where(diagonal, (objects * unit_texts[share]).sum(-1)[:, None], region) / settings.tau,
+        "pixel": torch.where(diagonal, positive[:, None], peak) / math.sqrt(width),
+    }
+    return {level: info_nce(world.gather(logits[level]), negative, settings.direction) for level in levels}
 
 
 @torch.no_grad()
 def correspondences(pixels, texts, negative, settings):
-    """Pixels and regions that the losses select in a batch, for visualisation. Arguments: see `losses`, for a single process.
-
-    Returns a dict of tensors: similarity (B, L), S[i, i]; object (B, L) bool, its top alpha*L pixels; positive (B,), the index of the
-    semi-hard pixel; negative (B,), the text j != i whose region in image i is most similar to it; region (B, L) bool, that region.
-    """
+    """What the losses select in a batch, for visualisation. Arguments: see `losses`, for a single process. Returns a dict of tensors:
+    similarity (B, L), S[i, i]; object (B, L) bool, its top alpha*L pixels; positive (B,), the index of the semi-hard pixel;
+    negative (B,), the text j != i whose region in image i is most similar to it; region (B, L) bool, that region."""
 
     def top(scores, share):
         index = scores.topk(top_count(share, scores.shape[1])).indices
@@ -95,7 +77,7 @@ def correspondences(pixels, texts, negative, settings):
 
     own = torch.arange(len(texts), device=texts.device)
     paired = mining.paired_similarity(pixels, texts)  # B, L
-    hardness = mining.mine(pixels, texts, own, 1, 1, top_count(settings.beta, pixels.shape[1])).region  # B, B
+    *_, hardness = mining.mine(pixels, texts, own, 1, 1, top_count(settings.beta, pixels.shape[1]))  # B, B
     hardest = hardness.masked_fill(~negative, -torch.inf).argmax(1)
     return {
         "similarity": paired,
@@ -108,10 +90,8 @@ def correspondences(pixels, texts, negative, settings):
 
 @torch.no_grad()
 def explain(decoder, pairs, p, count=16):
-    """What the losses select in the first `count` pairs, each with a randomly drawn prompt: (texts, `correspondences`, maps (count, h, w)).
-
-    decoder: Decoder on the CPU. pairs: batches.Pairs. p: Params.
-    """
+    """What the losses select in the first `count` pairs, each with a prompt drawn at random: (texts, `correspondences` with maps
+    (count, h, w)). decoder: on the CPU. pairs: batches.Pairs. p: Params."""
     bank = pairs.bank
     drawn = bank.draw(np.arange(min(count, len(bank))), np.random.default_rng(0), caption_probability=0.0)
     pixels = decoder(pairs.images.first(len(drawn), "cpu").cpu())  # B, d, h, w

@@ -1,7 +1,7 @@
 """The supervised reference: the same decoder, trained on label maps of the training pairs. No other method reads these.
 
-It measures what these frozen features and a decoder of this size can achieve; the report's "gap closed" is the share of it that
-training on texts reaches. supervised.labels names a benchmark in shards; label maps use its file extension and classes.
+It measures what these features and a decoder of this size can achieve. supervised.labels names a benchmark in shards, whose file
+extension and classes the label maps have.
 """
 
 import io
@@ -34,44 +34,31 @@ class Labels(NamedTuple):
     classes: torch.Tensor  # (C, d), unit length
 
 
-class Source(NamedTuple):
-    """Location of label maps: their file extension in the training shards, whether label 0 is the background, and the
-    file of the benchmark's class embeddings (C, d), unit length, written by `encode`."""
+def read_labels(extension, background, class_file, paths, keys, size):
+    """Read the Labels of pairs, cropped like their images but not rotated by EXIF, at the centre of each embedding's cell.
 
-    extension: str
-    background: bool
-    class_file: str
-
-    def labels(self, paths, keys, size):
-        """Read the Labels of pairs from shards. paths: shard paths; keys: keys of the pairs; size: pixel embeddings per side.
-
-        A label map is cropped like its image, but not rotated by EXIF. Each embedding gets the label at the centre of its cell. Raises
-        ValueError if a sample has no label map, if a label has no class, or if a key has no sample.
-        """
-        classes = torch.from_numpy(np.load(self.class_file))
-        rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
-        for path in paths:
-            for sample in shards.read_samples(path):
-                key = f"{Path(path).stem}/{sample['__key__']}"
-                if key in rows:
-                    maps[rows.pop(key)] = self._map(sample, key, size, len(classes))
-        if rows:
-            raise ValueError(f"{next(iter(rows))}: the shards have changed since `prepare` read them; run it again")
-        return Labels(maps, classes)
-
-    def _map(self, sample, key, size, classes):
-        """The labels (size, size) of a raw sample."""
-        if self.extension not in sample:
-            raise ValueError(f"{key} has no {self.extension}: supervised.labels has to name label maps that all training pairs have")
+    extension: of label maps in the shards. background: whether label 0 is the background. class_file: embeddings of the classes (C, d),
+    unit length. paths: of shards. keys: of pairs. size: embeddings per side. Raises ValueError if a map, class or sample is missing.
+    """
+    classes = torch.from_numpy(np.load(class_file))
+    rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
+    for sample in (sample for path in paths for sample in shards.read_samples(path)):
+        key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
+        if key not in rows:
+            continue
+        if extension not in sample:
+            raise ValueError(f"{key} has no {extension}: supervised.labels has to name label maps that all training pairs have")
         try:
-            stored = read_label_map(io.BytesIO(sample[self.extension]))
-            labels = center_crop(Image.fromarray(stored), size, Image.Resampling.NEAREST)
+            stored = Image.fromarray(read_label_map(io.BytesIO(sample[extension])))
         except ValueError as error:
-            raise ValueError(f"{key}: {self.extension}: {error}") from None
-        highest = labels.max(where=labels != IGNORED, initial=0)
-        if highest >= classes + self.background:
-            raise ValueError(f"{key}: its label map holds {highest}: must be at most {classes + self.background - 1}")
-        return np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1) if self.background else labels
+            raise ValueError(f"{key}: {extension}: {error}") from None
+        labels = center_crop(stored, size, Image.Resampling.NEAREST)
+        if (highest := labels.max(where=labels != IGNORED, initial=0)) >= len(classes) + background:
+            raise ValueError(f"{key}: its label map holds {highest}: must be at most {len(classes) + background - 1}")
+        maps[rows.pop(key)] = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1) if background else labels
+    if rows:
+        raise ValueError(f"{next(iter(rows))}: the shards have changed since `prepare` read them; run it again")
+    return Labels(maps, classes)
 
 
 class Objective(BaseObjective):

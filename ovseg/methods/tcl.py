@@ -8,24 +8,20 @@ Each text grounds a mask in each image, and the mean of the masked pixels is con
     area       = |mean of m[i, i] - area| + |mean of m[i, j] - 0|, j a negative of i      (the paper: area = 0.4)
     variation  = total variation of V and of m, over neighbouring pixels
 
-The loss is their weighted sum. The paper's image level (CLIP's embedding of the masked image), its second training phase and its mixing
-with CLIP's similarities at inference are not implemented.
+The loss is their weighted sum. Not implemented: the paper's image level, its second phase, and mixing with CLIP's similarities.
 """
 
 import math
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
-from ..schema import Positive, Section, Share
+from ..schema import NotNegative, Positive, Section, Share
 from ..training.objectives import BaseObjective, info_nce
 
 TITLE = "TCL"
 LARGEST_SCALE = 100  # upper bound of 1 / T, as in CLIP
-Weight = Annotated[float, Field(ge=0)]
 
 
 class Settings(Section):
@@ -33,9 +29,9 @@ class Settings(Section):
     bias: float
     tau: Positive
     area: Share
-    contrast_weight: Weight
-    area_weight: Weight
-    variation_weight: Weight
+    contrast_weight: NotNegative
+    area_weight: NotNegative
+    variation_weight: NotNegative
 
 
 class Objective(BaseObjective):

@@ -5,6 +5,7 @@ A run's decoders are in models/NAME/seeds/0 and so on, its result is results/run
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import platform
@@ -32,7 +33,7 @@ SECTIONS = ("clip", *params.METHODS, "train", "segment", "evaluate")  # of the p
 
 def train_run(run, device):
     """Train a run's decoder once per seed; finished trainings are kept. run: params.Run. device: torch.device."""
-    p, group, source = run.params, distributed.joined(), None
+    p, group, labels_of = run.params, distributed.joined(), None
     if group.size > 1:
         p = p.model_copy(update={"train": p.train.model_copy(update={"processes": group.size})})
     elif device.type == "cuda":
@@ -40,9 +41,10 @@ def train_run(run, device):
     if p.train.method == "supervised":
         name = p.supervised.labels
         benchmark = datasets.open_benchmark(name, p.benchmarks[name])
-        source = supervised.Source(benchmark.label, benchmark.background, f"data/features/benchmarks/{name}/classes.npy")
+        classes = f"data/features/benchmarks/{name}/classes.npy"
+        labels_of = functools.partial(supervised.read_labels, benchmark.label, benchmark.background, classes)
     for seed in range(p.train.seeds):
-        trained = loop.train_into(run.model / "seeds" / str(seed), seed, p, source, device)
+        trained = loop.train_into(run.model / "seeds" / str(seed), seed, p, labels_of, device)
         if group.rank == 0:
             print(f"seed {seed}: {'trained' if trained else 'kept: it was trained before with the same parameters, code and data'}")
 

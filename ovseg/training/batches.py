@@ -1,11 +1,9 @@
 """Sources of batches: dense features encoded once, or images read from shards and encoded at each step."""
 
-import collections
-import hashlib
 import itertools
 import json
 import random
-from dataclasses import dataclass
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +17,10 @@ from ..data import captions, preparation, shards
 from ..data.images import center_crop
 from . import distributed
 
-SHUFFLE = 2048  # shuffle buffer of each worker when streaming, in raw samples; filled (or the worker's data exhausted) before any is drawn
+SHUFFLE = 2048  # raw samples in each worker's shuffle buffer; it is filled before any is drawn
 
 
-@dataclass
-class CachedImages:
+class CachedImages(NamedTuple):
     """Batches of dense features that were encoded once. array: (N, d, h, w) float16; row n belongs to pair n."""
 
     array: np.ndarray
@@ -37,46 +34,38 @@ class CachedImages:
         return len(self.array) // batch
 
     def epoch(self, seed, epoch, batch, skip, device):
-        """Yield (rows (B,), this process' features (b, d, h, w) float32 on device, encode of objectives.Batch), skipping `skip` batches."""
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.array))
-        own = distributed.joined().share(batch)
-        for index in range(skip, self.batches(batch)):
-            rows = order[index * batch : (index + 1) * batch]
-            yield rows, encode.as_tensor(self.array[rows[own]], device), None
+        """Yield (rows (B,), this process' features (b, d, h, w) float32, encode of objectives.Batch), without the first `skip` batches."""
+        order = np.random.default_rng([seed, epoch]).permutation(len(self.array))[: self.batches(batch) * batch]
+        for rows in order.reshape(-1, batch)[skip:]:
+            yield rows, encode.as_tensor(self.array[rows[distributed.joined().share(batch)]], device), None
 
 
-@dataclass
-class StreamedImages:
+class StreamedImages(NamedTuple):
     """Batches of images read from shards and encoded at each step, for data too large to cache."""
 
     clip: object  # FrozenCLIP
-    paths: list  # shard paths
-    keys: list  # keys of the N pairs found by `prepare`
-    size: int  # image side in pixels
+    paths: list  # of shards
+    keys: list  # of the N pairs that `prepare` found
+    size: int  # side of an image in pixels
     workers: int  # number of decoding processes
 
     def first(self, count, device):
-        """See CachedImages.first."""
         return self.clip.encode_dense(np.stack(shards.first_images(self.paths, count, self.size)))
 
     def batches(self, batch):
         """Number of batches per epoch, limited by the process whose shards hold the fewest pairs."""
         size = distributed.joined().size
-        of_shard = collections.Counter(key.split("/")[0] for key in self.keys)
+        of_shard = Counter(key.split("/")[0] for key in self.keys)
         shares = [sum(of_shard[Path(path).stem] for path in self.paths[rank::size]) for rank in range(size)]
         return min(shares) // (batch // size)
 
     def epoch(self, seed, epoch, batch, skip, device):
-        """See CachedImages.epoch. Skipped batches are read but not encoded. Each process reads its own shards."""
+        """See CachedImages.epoch. Each process reads its own shards. Skipped batches are read but not encoded."""
         world = distributed.joined()
-        own = self.paths[world.rank :: world.size]
-        stream = wds.DataPipeline(
-            wds.SimpleShardList([own[i] for i in np.random.default_rng((seed, epoch)).permutation(len(own))]),
-            wds.split_by_worker,
-            _samples,
-            wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((seed, epoch)))),
-            partial(_decoded, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size),
-        )
+        own = np.random.default_rng((seed, epoch)).permutation(self.paths[world.rank :: world.size]).tolist()
+        shuffle = wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((seed, epoch))))
+        decode = partial(_decoded, shuffle=shuffle, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size)
+        stream = wds.DataPipeline(wds.SimpleShardList(own), wds.split_by_worker, decode)
         loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=min(self.workers, len(own))))
         chunks = zip(*[loader] * (batch // world.size), strict=False)  # an incomplete last batch is dropped
         for chunk in itertools.islice(chunks, skip, self.batches(batch)):
@@ -85,13 +74,9 @@ class StreamedImages:
             yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), encode(), encode
 
 
-def _samples(stream):
-    for shard in stream:
-        yield from shards.read_samples(shard["url"])
-
-
-def _decoded(samples, rows_of, size):
-    for sample in samples:
+def _decoded(urls, shuffle, rows_of, size):
+    """Yield (row, image) of the pairs in shards, {"url": path}, in the order of `shuffle`."""
+    for sample in shuffle(sample for shard in urls for sample in shards.read_samples(shard["url"])):
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
         if key in rows_of:
             yield rows_of[key], center_crop(shards.decode_image(sample), size)
@@ -100,8 +85,8 @@ def _decoded(samples, rows_of, size):
 class Pairs(NamedTuple):
     """The training data."""
 
-    images: CachedImages | StreamedImages  # images of N pairs
-    bank: captions.TextBank  # texts of the same pairs
+    images: CachedImages | StreamedImages
+    bank: captions.TextBank  # texts of the same N pairs
     texts: np.ndarray  # (T, d), embeddings of bank.texts
     paths: list  # shard paths
     made_of: dict  # JSON values that tell images and texts from those of other data
@@ -109,8 +94,8 @@ class Pairs(NamedTuple):
 
 def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
     """Open the output of `prepare` and `encode` as Pairs: features if `encode` kept them, else images, decoded by `workers` processes."""
-    prepared, cache = Path(prepared), Path(cache)
-    paths, array = preparation.load_paths(prepared), encode.open_cached(cache / "pairs.npy")
+    cache, paths = Path(cache), preparation.load_paths(prepared)
+    array = encode.open_cached(cache / "pairs.npy")
     made_of = {"texts": json.loads((cache / "texts.json").read_text())["sha256"]}
     if array is not None:
         images = CachedImages(array)
@@ -120,6 +105,5 @@ def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/feat
 
         keys = preparation.load_keys(prepared)
         images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
-        made_of["images"] = hashlib.sha256("\n".join(keys).encode()).hexdigest()
-        made_of["clip"] = clip.model_dump(exclude={"batch", "cache_images"})
+        made_of |= {"images": encode.digest(keys), "clip": clip.model_dump(exclude={"batch", "cache_images"})}
     return Pairs(images, captions.TextBank.load(prepared), encode.open_cached(cache / "texts.npy"), paths, made_of)

@@ -3,11 +3,12 @@
 At d = 512 it has the paper's 4.72M parameters. Gates start at 0: untrained, it only upsamples CLIP's dense features by a factor of 2.
 """
 
+import functools
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_model
 from torch import nn
 
 from ..data.files import write_whole
@@ -34,14 +35,13 @@ class Decoder(nn.Module):
 
     def __init__(self, width):
         super().__init__()
-        self.width = width
         self.blocks = nn.Sequential(GatedConv(width), GatedConv(width))
 
     def forward(self, features):
         return self.stages(features)[-1]
 
     def stages(self, features):
-        """Feature maps after upsampling and after each block: a list of (B, d, 2h, 2w). The last one holds the pixel embeddings."""
+        """Maps after upsampling and after each block: a list of (B, d, 2h, 2w). The last one holds the pixel embeddings."""
         maps = [self.upsample(features)]
         for block in self.blocks:
             maps.append(block(maps[-1]))
@@ -54,19 +54,13 @@ class Decoder(nn.Module):
         return F.interpolate(features, scale_factor=2, mode="nearest")
 
     def save(self, folder):
-        """Write the weights into folder, creating it if needed."""
-        save_weights(self, Path(folder) / WEIGHTS)
+        """Write the weights into a folder, which is made if needed."""
+        write_whole(Path(folder, WEIGHTS), functools.partial(save_model, self))
 
     @classmethod
     def load(cls, folder):
         """Load a decoder written by `save`, on the CPU and in eval mode."""
-        state = load_file(Path(folder) / WEIGHTS)
+        state = load_file(Path(folder, WEIGHTS))
         decoder = cls(state["blocks.0.norm.weight"].shape[0])
         decoder.load_state_dict(state)
         return decoder.eval()
-
-
-def save_weights(module, path):
-    """Atomically write a module's weights as safetensors."""
-    state = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
-    write_whole(path, lambda part: save_file(state, part))

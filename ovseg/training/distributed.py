@@ -1,12 +1,12 @@
 """Data-parallel training: each process takes an equal share of every batch (torch.distributed over gloo or NCCL).
 
-Images stay local. Every process has the texts of the whole batch, so its rows of the (B, B) logits are complete. The rows are gathered,
-and each process computes the loss of the whole batch. The gradients of its own rows, summed over processes, are those of one process.
+Every process computes the rows of its images in the (B, B) logits. These are gathered for the loss of the whole batch, of which each
+process gets the gradients of its own rows: summed over processes, they are those of one process.
 """
 
 import os
 import tempfile
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,17 +15,15 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
-@dataclass(frozen=True)
-class World:
-    """The rank of this process among `size` processes. The default is a single process."""
+class World(NamedTuple):
+    """The rank of this process among `size` processes."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, batch):
-        """Slice of a batch of `batch` images that belongs to this process."""
-        part = batch // self.size
-        return slice(self.rank * part, (self.rank + 1) * part)
+        """This process' slice of a batch of `batch` images."""
+        return slice(self.rank * (batch // self.size), (self.rank + 1) * (batch // self.size))
 
     def gather(self, rows):
         """Gather the rows of all processes in rank order: (b, ...) -> (B, ...). Only this process' own rows carry gradients."""
@@ -45,15 +43,13 @@ class World:
 
 
 def joined():
-    """The World of the current process group, or of a single process if there is none."""
+    """The World of the current process group; a single process without one."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
 def in_group(function, *arguments):
-    """Join the process group started by `launch` or torchrun, return function(*arguments), and leave the group.
-
-    The last argument is a torch.device; for CUDA, each process gets its own GPU. Processes on one machine share its cores.
-    """
+    """Return function(*arguments), called in the process group that `launch` or torchrun started. The last argument is a torch.device:
+    for CUDA, each process gets its own GPU. Processes on one machine share its cores."""
     *arguments, device = arguments
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
     if device.type == "cuda":
@@ -68,8 +64,7 @@ def in_group(function, *arguments):
 def launch(processes, function, *arguments):
     """Run `in_group` in `processes` new processes on this machine. Returns the result of the first one.
 
-    If one raises or is killed, the others are terminated and ChildFailedError gives its rank and error. No process outlives this one:
-    SIGTERM is forwarded, and this process then exits with 128 + the signal number.
+    If one fails, the others are terminated and ChildFailedError gives its rank and error. SIGTERM ends all, and exits with 143.
     """
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}  # at a free port
     with tempfile.TemporaryDirectory() as logs:

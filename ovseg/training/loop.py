@@ -1,8 +1,7 @@
 """Training the decoder: the learning rate schedule, the loop with its checkpoints, and training into a folder.
 
-Every random choice is seeded by (seed, epoch) or (seed, step), not drawn from a running generator. A checkpoint therefore needs only the
-step, the weights and the optimizer state, and a resumed run ends with the weights of an uninterrupted one. All processes draw the same
-numbers: each knows the whole batch and encodes its share.
+Every random choice is seeded by (seed, epoch) or (seed, step), so that a resumed run ends with the weights of an uninterrupted one. All
+processes draw the same numbers: each knows the whole batch.
 """
 
 import ast
@@ -26,8 +25,6 @@ from . import distributed
 from .batches import StreamedImages, open_pairs
 from .objectives import Batch, Learner, module_of, negatives
 
-NO_RESULT = {"seeds", "checkpoint_steps", "workers", "processes"}  # keys of `train` that change no result of cached features
-
 
 def learning_rate(step, steps, warmup, peak):
     """Learning rate at a step: linear warm-up over `warmup` steps, then cosine decay to 0 at `steps`."""
@@ -36,33 +33,23 @@ def learning_rate(step, steps, warmup, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def make_optimizer(module, settings):
-    """Adam with weight decay, as in the paper, or AdamW. settings: schema.Train."""
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-
-
 def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
     """Train a decoder. Returns (Learner on the CPU, history: a dict per step, seconds: including those of killed runs).
 
-    p: Params. seed: of weights, batches and texts. pairs: Pairs. labels: supervised.Labels, used instead of texts. checkpoint: path;
-    the first process writes it every train.checkpoint_steps steps, and training resumes from it if its fingerprint matches. It is not
-    deleted at the end. In a process group, every process calls this function and gets the same decoder.
-    Raises ValueError if there are too few pairs for a batch, if the batch does not divide among the processes, or if there are fewer
-    images than `prepare` found; FloatingPointError if a loss or a gradient is not finite.
+    p: Params. labels: supervised.Labels, used instead of texts. checkpoint: path; written every train.checkpoint_steps steps, and resumed
+    from if its fingerprint matches. Every process of a group calls this function. Raises ValueError at a batch that does not suit pairs
+    or processes, a damaged checkpoint, or vanished images; FloatingPointError if a loss or a gradient is not finite.
     """
     world, settings = distributed.joined(), p.train
-    if settings.batch % world.size:
-        raise ValueError(f"train.batch = {settings.batch}: must be a multiple of {world.size} (the number of processes)")
-    per_epoch = pairs.images.batches(settings.batch)
+    per_epoch = 0 if settings.batch % world.size else pairs.images.batches(settings.batch)
     if per_epoch == 0:
-        more = f"; or use more shards, for each of {world.size} processes reads its own" if world.size > 1 else ""
+        more = f" and a multiple of {world.size}, the number of processes, each of which reads its own shards" if world.size > 1 else ""
         raise ValueError(f"train.batch = {settings.batch}: must be between 2 and {len(pairs.bank)} (the number of pairs){more}")
-    steps = max(1, round(settings.epochs * per_epoch))
-    warmup = round(settings.warmup_epochs * per_epoch)
+    steps, warmup = max(1, round(settings.epochs * per_epoch)), round(settings.warmup_epochs * per_epoch)
     torch.manual_seed(seed)
     learner = Learner(pairs.texts.shape[1], p.sections).to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(learner, settings)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    optimizer = kind(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     mark = fingerprint(p, seed, pairs, labels)
     start, history, before = resume(checkpoint, mark, learner, optimizer)
     started = time.perf_counter() - before
@@ -98,7 +85,10 @@ def resume(checkpoint, mark, learner, optimizer):
     """Load a checkpoint into learner and optimizer. Returns (step, history, seconds), or (0, [], 0.0) without one of this mark."""
     world, state = distributed.joined(), {}
     if world.rank == 0 and Path(checkpoint).is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except Exception:  # torch raises many kinds of error at broken bytes
+            raise ValueError(f"{checkpoint} is damaged: delete it to train from the start") from None
     state = world.from_first(state if state.get("fingerprint") == mark else {})  # other machines may see a file later
     if not state:
         return 0, [], 0.0
@@ -118,49 +108,38 @@ def make_batch(rows, dense, encode, pairs, labels, settings, place):
         return batch._replace(labels=maps, classes=labels.classes.to(device))
     text_ids = pairs.bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
     subjects = torch.from_numpy(pairs.bank.subjects(text_ids)).to(device, non_blocking=True)
-    texts = as_tensor(pairs.texts[text_ids], device)
-    return batch._replace(texts=texts, negative=negatives(subjects, settings.mask_equal_texts))
+    return batch._replace(texts=as_tensor(pairs.texts[text_ids], device), negative=negatives(subjects, settings.mask_equal_texts))
 
 
 def _batches(images, seed, step, per_epoch, batch, device):
     """Yield the batches of consecutive epochs, starting at `step`."""
-    first, skip = divmod(step, per_epoch)
-    for epoch in itertools.count(first):
-        count = skip
-        for of_step in images.epoch(seed, epoch, batch, skip, device):
+    for epoch in itertools.count(step // per_epoch):
+        for of_step in images.epoch(seed, epoch, batch, step % per_epoch, device):
             yield of_step
-            count += 1
-        if count < per_epoch:
-            raise ValueError(f"epoch {epoch} ends {per_epoch - count} batches early: the shards have changed since `prepare`")
-        skip = 0
+            step += 1
+        if missing := (epoch + 1) * per_epoch - step:
+            raise ValueError(f"epoch {epoch} ends {missing} batches early: the shards have changed since `prepare`")
 
 
 def fingerprint(p, seed, pairs, labels=None):
-    """Hex digest of all that a training depends on: parameters, seed, data, torch and code. Arguments: see `train`.
-
-    The code is that of training/, of p's methods and of what these import from methods/, without comments and docstrings. Numbers of
-    workers and processes are left out, although they change the order of streamed images: resume such a training with the same ones.
-    """
-    sections = {name: section and section.model_dump(exclude={"labels"}) for name, section in p.sections.items()}
-    values = [seed, p.train.model_dump(exclude=NO_RESULT), sections, torch.__version__, pairs.made_of]
-    package = Path(__file__).parents[1]
-    files = [*package.glob("training/*.py"), package / "data/captions.py"]
-    if isinstance(pairs.images, StreamedImages):
-        files += [*package.glob("clip/*.py"), *package.glob("data/*.py")]
+    """Hex digest of all that a training depends on: parameters, seed, data, torch, and the code of training/, of p's methods and of what
+    these import from methods/. It leaves out the numbers of workers and processes, which change the order of streamed images only."""
+    sections = {name: section.model_dump(exclude={"labels"}) for name, section in p.sections.items()}
+    settings = p.train.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
+    values = [seed, settings, sections, torch.__version__, pairs.made_of]
+    folders = ("training/*.py", *(("clip/*.py", "data/*.py") if isinstance(pairs.images, StreamedImages) else ("data/captions.py",)))
+    files = [file for folder in folders for file in Path(__file__).parents[1].glob(folder)]
     for module in map(module_of, p.sections):
         imported = [value if inspect.ismodule(value) else inspect.getmodule(value) for value in vars(module).values()]
         files += [Path(used.__file__) for used in (module, *imported) if getattr(used, "__package__", "") == module.__package__]
-    digest = hashlib.sha256(json.dumps(values).encode())
-    for file in sorted(set(files)):
-        digest.update(syntax(file).encode())
-    bank = pairs.bank
+    digest, bank = hashlib.sha256(json.dumps([values, *map(syntax, sorted(set(files)))]).encode()), pairs.bank
     for array in (bank.caption_index, bank.noun_index, bank.offset, *([labels.maps, labels.classes.numpy()] if labels else [])):
         digest.update(array)
     return digest.hexdigest()
 
 
 def syntax(file):
-    """The syntax tree of a Python file as text, without docstrings; comments and layout are no part of it."""
+    """The syntax tree of a Python file as text, without docstrings: comments and layout do not change it."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -168,39 +147,35 @@ def syntax(file):
     return ast.dump(tree)
 
 
-def train_into(folder, seed, p, source, device):
+def train_into(folder, seed, p, labels_of, device):
     """Train a decoder into a folder, unless it is there with the current fingerprint. Returns whether anything was trained.
 
-    folder: e.g. models/default/seeds/0. Files written: decoder.safetensors, objective.safetensors if the method has parameters,
-    history.csv (one row per step) and, last, training.json (seed, seconds, fingerprint, names of the weight files, number of trained
-    weights, parameters). p: Params. source: supervised.Source for that method, else None. Uses p.train.processes processes: those of
-    the current process group, all of which must call this function, or else new ones on this machine.
-    """
+    Writes decoder.safetensors, objective.safetensors if the method has parameters, history.csv and, last, training.json. labels_of:
+    function of (shard paths, keys, size) that reads supervised.Labels, or None. Uses p.train.processes processes: those of the current
+    process group, all of which call this function, or else new ones."""
     folder, world = Path(folder), distributed.joined()
     if p.train.processes > world.size:
-        return distributed.launch(p.train.processes, train_into, folder, seed, p, source, device)
+        return distributed.launch(p.train.processes, train_into, folder, seed, p, labels_of, device)
     if world.size == 1 and device.type == "cpu":
         torch.set_num_threads(p.train.threads)
     pairs, labels = open_pairs(p.clip, p.train.workers, device), None
-    if source is not None:
-        side = 2 * pairs.images.first(1, device).shape[-1]  # side of the decoder's output
-        labels = source.labels(pairs.paths, preparation.load_keys("data/prepared"), side)
+    if labels_of is not None:
+        side = 2 * pairs.images.first(1, device).shape[-1]  # of the decoder's output
+        labels = labels_of(pairs.paths, preparation.load_keys("data/prepared"), side)
     mark, file = fingerprint(p, seed, pairs, labels), folder / "training.json"
-    checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
     about = json.loads(file.read_text()) if file.is_file() else {}
-    kept = world.from_first(about.get("fingerprint") == mark and all((folder / name).is_file() for name in about["files"]))
-    if not kept:
-        learner, history, seconds = train(p, seed, pairs, checkpoint, device, labels)
-    if not kept and world.rank == 0:
+    if world.from_first(about.get("fingerprint") == mark and all((folder / name).is_file() for name in about["files"])):
+        return False
+    checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
+    learner, history, seconds = train(p, seed, pairs, checkpoint, device, labels)
+    if world.rank == 0:
         file.unlink(missing_ok=True)
         learner.save(folder)
         write_whole(folder / "history.csv", lambda part: pd.DataFrame(history).round(6).to_csv(part, index=False))
         about = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark}
         about["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
         about["weights"] = sum(parameter.numel() for parameter in learner.parameters())
-        sections = {name: section for name, section in p.sections.items() if section} | {"train": p.train}
-        about["parameters"] = {f"{name}.{key}": value for name, part in sections.items() for key, value in part.model_dump().items()}
+        about["parameters"] = {name: section.model_dump() for name, section in (p.sections | {"train": p.train}).items()}
         write_whole(file, lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
-    if world.rank == 0:
-        checkpoint.unlink(missing_ok=True)
-    return not kept
+        checkpoint.unlink()
+    return True

@@ -4,6 +4,7 @@ A method is a file of ovseg/methods, named as in train.method, with TITLE, its n
 params.yaml; and Objective(BaseObjective), its losses. docs/methods.md has an example.
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_model
 from torch import nn
 
-from .decoder import Decoder, save_weights
+from ..data.files import write_whole
+from .decoder import Decoder
 from .distributed import World
 
 WEIGHTS = "objective.safetensors"
@@ -22,7 +25,7 @@ TAKEN = {"step", "epoch", "lr", "loss", "gate0", "gate1", "seed"}  # columns of 
 
 
 class Batch(NamedTuple):
-    """The inputs of one training step. B: size of the whole batch; b: size of this process' share."""
+    """The inputs of one training step. B: size of the whole batch; b: of this process' share."""
 
     dense: torch.Tensor  # (b, d, h, w), CLIP's dense features, not normalised
     precision: str  # precision of the decoder, float32 or bfloat16
@@ -41,9 +44,7 @@ class Batch(NamedTuple):
 
 class BaseObjective(nn.Module):
     """The losses of a method: forward(batch, stages, decoder) -> {name: scalar}, of a Batch and its maps from decoder.stages in float32.
-
-    Parameters that a subclass adds are trained and saved with the decoder's. settings: its section of params.yaml. width: d.
-    """
+    settings: its section of params.yaml. width: d. Parameters that a subclass adds are trained and saved with the decoder's."""
 
     def __init__(self, settings, width):
         super().__init__()
@@ -51,10 +52,9 @@ class BaseObjective(nn.Module):
 
 
 class Learner(nn.Module):
-    """A decoder and the objectives of its methods in one module, for the optimizer and DistributedDataParallel."""
+    """A decoder and the objectives of methods in one module. width: d. sections: {method: its section of params.yaml}."""
 
     def __init__(self, width, sections):
-        """sections: {method: its section of params.yaml}."""
         super().__init__()
         self.decoder = Decoder(width)
         self.objectives = nn.ModuleDict({name: module_of(name).Objective(section, width) for name, section in sections.items()})
@@ -76,7 +76,7 @@ class Learner(nn.Module):
         self.decoder.save(folder)
         Path(folder, WEIGHTS).unlink(missing_ok=True)
         if self.objectives.state_dict():
-            save_weights(self.objectives, Path(folder, WEIGHTS))
+            write_whole(Path(folder, WEIGHTS), functools.partial(save_model, self.objectives))
 
 
 def module_of(method):
@@ -85,11 +85,8 @@ def module_of(method):
 
 
 def info_nce(logits, negative, direction="both"):
-    """InfoNCE of (B, B) logits. Rows are images, columns are texts, positives lie on the diagonal.
-
-    negative: (B, B) bool; the diagonal is always included. direction: "image-to-text" contrasts each image's text with the other texts,
-    "text-to-image" the reverse, "both" averages the two.
-    """
+    """InfoNCE of (B, B) logits. Rows are images, columns are texts, positives lie on the diagonal, negatives where negative (B, B) is true.
+    direction: "image-to-text" contrasts each image's text with other texts, "text-to-image" the reverse, "both" averages the two."""
     positive = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(~(negative | positive), -torch.inf)
     target = torch.arange(len(logits), device=logits.device)
@@ -98,9 +95,7 @@ def info_nce(logits, negative, direction="both"):
 
 
 def negatives(subjects, mask_equal_texts):
-    """Mask of negative image-text pairs: subjects (B,) -> (B, B) bool, True where i != j.
-
-    With mask_equal_texts, pairs with equal subjects are not negatives; see TextBank.subjects.
-    """
-    negative = ~torch.eye(len(subjects), dtype=torch.bool, device=subjects.device)
-    return negative & (subjects[:, None] != subjects[None, :]) if mask_equal_texts else negative
+    """Mask of negative image-text pairs: subjects (B,), see TextBank.subjects -> (B, B) bool, True where i != j and, with
+    mask_equal_texts, their subjects differ."""
+    ids = subjects if mask_equal_texts else torch.arange(len(subjects), device=subjects.device)
+    return ids[:, None] != ids

@@ -28,8 +28,7 @@ def test_the_example_is_the_contrast_of_mean_pixels_and_trains(tmp_path, monkeyp
     assert "average" in methods.names()
     average = objectives.module_of("average")
     batch, stages, decoder = batch_of(subjects=[0, 1, 2, 0, 3, 4, 5, 6])
-    means = [of_image.flatten(1).mean(1) for of_image in stages[-1]]
-    logits = torch.stack([torch.stack([cosine(mean, text) / 0.5 for text in batch.texts]) for mean in means])
+    logits = torch.stack([torch.stack([cosine(v.flatten(1).mean(1), text) / 0.5 for text in batch.texts]) for v in stages[-1]])
     losses = average.Objective(average.Settings(tau=0.5), 6)(batch, stages, decoder)
     torch.testing.assert_close(losses["average"], info_nce_by_loops(logits, batch.negative))
     _, history, _ = loop.train(changed({"average": average.Settings(tau=0.5)}, method="average"), 0, make_pairs(), tmp_path / "run.pt")

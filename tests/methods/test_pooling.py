@@ -1,7 +1,6 @@
 """PACL, TCL and GroupViT, which pool pixels, by loops over their equations."""
 
 import numpy as np
-import pytest
 import torch
 from small import P, batch_of, cosine, info_nce_by_loops
 
@@ -38,26 +37,17 @@ def test_tcl_grounds_masks_of_the_target_area():
     own = sum(masks[i, i].mean() for i in range(4)) / 4
     others = [masks[i, j].mean() for i in range(4) for j in range(4) if i != j and {i, j} != {0, 2}]  # 0 and 2 drew one text
     torch.testing.assert_close(losses["area"], 0.5 * ((own - 0.3).abs() + sum(others) / len(others)))
-    variation = sum(
-        (maps[:, :, 1:] - maps[:, :, :-1]).abs().mean() + (maps[..., 1:] - maps[..., :-1]).abs().mean() for maps in (pixels, masks)
-    )
-    torch.testing.assert_close(losses["variation"], variation)
+    steps = [difference for maps in (pixels, masks) for difference in (maps[:, :, 1:] - maps[:, :, :-1], maps[..., 1:] - maps[..., :-1])]
+    torch.testing.assert_close(losses["variation"], sum(step.abs().mean() for step in steps))
     sum(losses.values()).backward()
     assert {name for name, value in objective.named_parameters() if value.grad} == {"weight", "bias", "log_scale"}  # learned
-    # pixels all along the image's own text: masks are constant, 1 for it and 0 for the opposite one
-    texts = torch.stack([batch.texts[0], -batch.texts[0]])
-    settings = P.tcl.model_copy(update={"weight": 50.0, "bias": 0.0, "area": 1.0})
-    ideal = batch_of(images=2)[0]._replace(texts=texts)
-    losses = tcl.Objective(settings, 6).double()(ideal, [texts[:, :, None, None].expand(-1, -1, 6, 6)], decoder)
-    assert losses["variation"].item() == pytest.approx(0, abs=1e-6) and losses["area"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_groupvit_contrasts_texts_with_the_mean_of_hard_groups():
     torch.manual_seed(0)
     batch, stages, decoder = batch_of(images=4, subjects=[0, 1, 0, 2])
     objective = groupvit.Objective(P.groupvit.model_copy(update={"groups": 3, "tau": 0.2, "gumbel_tau": 0.5}), 6).double()
-    with torch.no_grad():
-        objective.tokens.mul_(50)  # far apart, so that pixels do not all join one
+    objective.tokens.data.mul_(50)  # far apart, so that pixels do not all join one
     pixels = stages[-1].flatten(2).transpose(1, 2)
     noise = torch.from_numpy(np.random.default_rng(0).gumbel(size=(4, 36, 3)).astype(np.float32))  # as the batch draws it
     logits, joined = torch.zeros(4, 4, dtype=torch.float64), set()

@@ -9,7 +9,7 @@ from PIL import Image
 from small import CPU, WIDTH, batch_of, changed, make_pairs, same, write_tar
 
 from ovseg.methods import supervised
-from ovseg.methods.supervised import IGNORED, Labels, Source
+from ovseg.methods.supervised import IGNORED, Labels
 from ovseg.training import loop
 from ovseg.training.decoder import Decoder
 
@@ -33,39 +33,39 @@ def test_the_loss_is_cross_entropy_over_labelled_pixels_then_images():
     assert loss.item() == pytest.approx(sum(by_image) / 3, rel=1e-9)
 
 
-def shard(path, **samples):
-    """A tar of label maps, {key: (H, W) array}."""
-    return write_tar(path, {key: {"seg.png": Image.fromarray(labels)} for key, labels in samples.items()})
-
-
 @pytest.fixture
-def source(tmp_path):
+def read(tmp_path):
+    """A function that reads the labels (2, 2) of keys from a shard s.tar of label maps, {key: (H, W) array}."""
     np.save(tmp_path / "classes.npy", np.eye(3, 4, dtype=np.float32))
-    return Source("seg.png", False, str(tmp_path / "classes.npy"))
+
+    def read(keys, maps, background=False, extension="seg.png"):
+        path = write_tar(tmp_path / "s.tar", {key: {"seg.png": Image.fromarray(labels)} for key, labels in maps.items()})
+        return supervised.read_labels(extension, background, tmp_path / "classes.npy", [path], keys, 2)
+
+    return read
 
 
-def test_label_maps_are_cropped_as_images_and_read_at_the_centre_of_each_cell(tmp_path, source):
+def test_label_maps_are_cropped_as_images_and_read_at_the_centre_of_each_cell(read):
     wide = np.full((4, 8), 7, np.uint8)  # 7: outside of the central square
     wide[:, 2:6] = np.kron([[0, 1], [2, 255]], np.ones((2, 2))).astype(np.uint8)
-    path = shard(tmp_path / "s.tar", a=wide, unused=wide, b=np.full((2, 2), 1, np.uint8))
-    maps, embeddings = source.labels([path], ["s/b", "s/a"], 2)
+    samples = {"a": wide, "unused": wide, "b": np.full((2, 2), 1, np.uint8)}
+    maps, embeddings = read(["s/b", "s/a"], samples)
     assert maps.tolist() == [[[1, 1], [1, 1]], [[0, 1], [2, IGNORED]]] and torch.equal(embeddings, torch.eye(3, 4))
-    maps, _ = source._replace(background=True).labels([path], ["s/b", "s/a"], 2)  # 0 is the background
+    maps, _ = read(["s/b", "s/a"], samples, background=True)
     assert maps.tolist() == [[[0, 0], [0, 0]], [[IGNORED, 0], [1, IGNORED]]]
 
 
-def test_missing_label_maps_and_unknown_labels_are_named(tmp_path, source):
-    path = shard(tmp_path / "s.tar", a=np.full((2, 2), 3, np.uint8))
-    with pytest.raises(ValueError, match="s/a: its label map holds 3: must be at most 2"):
-        source.labels([path], ["s/a"], 2)
-    with_background = source._replace(background=True)
-    assert (with_background.labels([path], ["s/a"], 2).maps == 2).all()
-    with pytest.raises(ValueError, match="s/gone: the shards have changed since `prepare` read them"):
-        with_background.labels([path], ["s/gone", "s/a"], 2)
-    with pytest.raises(ValueError, match="c/a: seg.png: a label map of mode RGB"):
-        source.labels([shard(tmp_path / "c.tar", a=np.zeros((2, 2, 3), np.uint8))], ["c/a"], 2)
-    with pytest.raises(ValueError, match="s/a has no other.png"):
-        source._replace(extension="other.png").labels([path], ["s/a"], 2)
+def test_missing_label_maps_and_unknown_labels_are_named(read):
+    samples = {"a": np.full((2, 2), 3, np.uint8)}
+    assert (read(["s/a"], samples, background=True).maps == 2).all()
+    for keys, maps, background, extension, message in [
+        (["s/a"], samples, False, "seg.png", "s/a: its label map holds 3: must be at most 2"),
+        (["s/gone", "s/a"], samples, True, "seg.png", "s/gone: the shards have changed since `prepare` read them"),
+        (["s/a"], {"a": np.zeros((2, 2, 3), np.uint8)}, False, "seg.png", "s/a: seg.png: a label map of mode RGB"),
+        (["s/a"], samples, False, "other.png", "s/a has no other.png"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            read(keys, maps, background, extension)
 
 
 def test_it_learns_label_maps_whatever_the_texts_are(tmp_path):
@@ -75,16 +75,13 @@ def test_it_learns_label_maps_whatever_the_texts_are(tmp_path):
     maps = features[:, :3].argmax(1).numpy().astype(np.uint8).repeat(2, 1).repeat(2, 2)  # the largest of three features: a rule to learn
     p = changed(method="supervised", epochs=40.0, checkpoint_steps=1000)
 
-    def train(name, labels, pairs=pairs):
-        return loop.train(p, 0, pairs, tmp_path / name, CPU, labels)[0]
-
     def accuracy(decoder):
         with torch.no_grad():
             predicted = torch.einsum("ndhw,cd->nchw", decoder(features), classes).argmax(1)
         return (predicted.numpy() == maps).mean()
 
-    learner = train("a.pt", Labels(maps, classes))
-    again = train("b.pt", Labels(maps, classes), pairs._replace(texts=np.full_like(pairs.texts, np.nan)))
+    data = [pairs, pairs._replace(texts=np.full_like(pairs.texts, np.nan))]
+    learner, again = (loop.train(p, 0, d, tmp_path / f"{i}.pt", CPU, Labels(maps, classes))[0] for i, d in enumerate(data))
     assert same(learner.state_dict(), again.state_dict())
     assert accuracy(learner.decoder) > 0.6 > 0.45 > accuracy(Decoder(WIDTH).eval())
     every = (Labels(maps, classes), Labels(maps + 1, classes), Labels(maps, -classes), None)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,10 +19,9 @@ from ovseg.training.distributed import World
 from ovseg.training.objectives import negatives
 
 ALL = changed(method="+".join(name for name in methods.names() if name != "supervised"), epochs=5 / 3, warmup_epochs=0.0, processes=2)
-DIRECTIONS = ("image-to-text", "text-to-image", "both")
 
 
-def loss_and_gradients(direction):
+def loss_and_gradients():
     """Of one batch through a decoder, for this process' share: (loss, {parameter: gradient}), summed over processes by DDP."""
     pairs, world = make_pairs(), distributed.joined()
     torch.manual_seed(0)
@@ -35,7 +33,7 @@ def loss_and_gradients(direction):
     forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
     pixels = forward(dense).flatten(2).transpose(1, 2)
     texts, negative = torch.from_numpy(pairs.texts[ids]).float(), negatives(torch.from_numpy(pairs.bank.subjects(ids)), True)
-    loss = sum(mgca.losses(pixels, texts, negative, P.mgca.model_copy(update={"direction": direction}), world).values())
+    loss = sum(mgca.losses(pixels, texts, negative, P.mgca, world).values())
     (loss * world.size).backward()
     return loss.detach(), {name: value.grad.clone() for name, value in decoder.named_parameters()}
 
@@ -48,7 +46,7 @@ def train(path, device=CPU):
 def compute(folder, streams, device):
     """What one of two processes computes, saved in a file. Then the second process fails, and the first waits for it in vain."""
     world = distributed.joined()
-    results = {"threads": torch.get_num_threads(), "losses": [loss_and_gradients(direction) for direction in DIRECTIONS]}
+    results = {"threads": torch.get_num_threads(), "losses": loss_and_gradients()}
     checkpoint = folder / f"of {world.rank}/run.pt"  # only the first process may find it
     results["weights"] = train(checkpoint, device)
     if world.rank == 0:
@@ -62,9 +60,9 @@ def compute(folder, streams, device):
         results[name] = []
         for epoch in range(2):
             for rows, dense, _ in images.epoch(0, epoch, 4, 0, device):
-                own = (dense[:, 0, 0, 0] / 10).round().long()  # the numbers that the images' colours stand for
-                assert torch.equal(own, torch.from_numpy(rows)[world.share(4)])
-                results[name].append((epoch, rows.tolist(), own.tolist()))
+                own = (dense[:, 0, 0, 0] / 10).round().long().tolist()  # the numbers that the images' colours stand for
+                assert own == rows[world.share(4)].tolist()
+                results[name].append((epoch, rows.tolist(), own))
     torch.save(results, f"{folder}/{world.rank}.pt")
     if world.rank == 1:
         raise RuntimeError("this is why")
@@ -78,27 +76,25 @@ def test_two_processes_compute_what_one_does_and_fail_together(tmp_path, monkeyp
     with pytest.raises(Exception, match=r"rank +: 1 (.|\n)*RuntimeError: this is why"):
         distributed.launch(2, compute, tmp_path, streams, CPU)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    weights, losses = train(tmp_path / "alone.pt")
+    (weights, losses), (expected, of_one) = train(tmp_path / "alone.pt"), loss_and_gradients()
     assert len(losses) == 5
     for results in ranks:
         assert results["threads"] == max(1, os.cpu_count() // 2) and results["into"] == [True, False]
-        for direction, (loss, gradients) in zip(DIRECTIONS, results["losses"], strict=True):
-            expected, of_one = loss_and_gradients(direction)
-            torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-            for name in of_one:
-                assert of_one[name].any() and (gradients[name] - of_one[name]).norm() <= 1e-5 * of_one[name].norm(), name
-        found, of_steps = results["weights"]
-        for name, expected in weights.items():
-            torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
-        assert of_steps == pytest.approx(losses, rel=1e-5)
-        assert results["resumed"][0]["decoder.blocks.0.gate"] == found["decoder.blocks.0.gate"] + 1
+        loss, gradients = results["losses"]
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        for name in of_one:
+            assert of_one[name].any() and (gradients[name] - of_one[name]).norm() <= 1e-5 * of_one[name].norm(), name
+        torch.testing.assert_close(results["weights"][0], weights, rtol=1e-4, atol=1e-5)
+        assert results["weights"][1] == pytest.approx(losses, rel=1e-5)
+        assert results["resumed"][0]["decoder.blocks.0.gate"] == results["weights"][0]["decoder.blocks.0.gate"] + 1
     for name in streams:
         assert [batch[:2] for batch in ranks[0][name]] == [batch[:2] for batch in ranks[1][name]]  # both know whole batches
         for epoch in range(2):
             own = [[number for e, _, part in results[name] if e == epoch for number in part] for results in ranks]
             assert sorted(own[0]) == [0, 1, 2, 3, 7, 8]  # shards 0 and 2
             assert len(own[1]) == len(set(own[1])) == 6 and set(own[1]) < {4, 5, 6, 9, 10, 11, 12}  # of shards 1 and 3, one is left out
-    assert not loop.train_into("models/default/seeds/0", 0, changed(method=ALL.train.method, epochs=5 / 3, warmup_epochs=0.0), None, CPU)
+    alone = ALL.model_copy(update={"train": ALL.train.model_copy(update={"processes": 1})})
+    assert not loop.train_into("models/default/seeds/0", 0, alone, None, CPU)
 
 
 def wait_until(condition):
@@ -112,26 +108,29 @@ def wait_until(condition):
 def test_sigterm_ends_all_processes_of_a_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_project()
-    code = "import test_distributed as t; t.loop.train_into('models/a', 0, t.changed(epochs=1e6, processes=2), None, t.CPU)"
-    tests = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests, tests / "training")))}
-    parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    parent = os.fork()
+    if not parent:
+        try:
+            loop.train_into("models/a", 0, changed(epochs=1e6, processes=2), None, CPU)
+        except SystemExit as end:
+            os._exit(end.code)
+        finally:
+            os._exit(1)
     checkpoint = Path("runs/checkpoints/models/a.pt")
-    wait_until(lambda: checkpoint.exists() or parent.poll() is not None)
-    started = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    wait_until(checkpoint.exists)
+    started = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     assert len(started) >= 2
-    parent.terminate()
-    assert parent.wait(120) == 128 + signal.SIGTERM
+    os.kill(parent, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == 128 + signal.SIGTERM
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
     assert torch.load(checkpoint, weights_only=True)["step"] >= 2
 
 
 def test_batches_that_processes_cannot_share_are_clear_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "joined", lambda: World(0, 2))
-    with pytest.raises(ValueError, match="; or use more shards, for each of 2 processes reads its own"):
-        loop.train(changed(), 0, make_pairs(images=stream(tmp_path, (6,))), tmp_path / "run.pt")
-    with pytest.raises(ValueError, match=r"^train.batch = 3: must be a multiple of 2 \(the number of processes\)$"):
-        loop.train(changed(batch=3), 0, make_pairs(), tmp_path / "run.pt")
+    for p, pairs in ((changed(), make_pairs(images=stream(tmp_path, (6,)))), (changed(batch=3), make_pairs())):
+        with pytest.raises(ValueError, match="a multiple of 2, the number of processes, each of which reads its own shards$"):
+            loop.train(p, 0, pairs, tmp_path / "run.pt")
 
 
 def test_shares_are_equal_and_in_order():
