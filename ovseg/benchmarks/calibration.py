@@ -11,20 +11,16 @@ from tqdm import tqdm
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import foreground
 from . import datasets
-from .evaluation import Encoded, score_pictures
+from .evaluation import encode_classes, score_pictures
 from .miou import MeanIoU, mean
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 
 
 def sweep(segmenter, benchmark, pictures=200):
-    """mIoU in percent at each of THRESHOLDS on the first `pictures` images, computed in one pass: {threshold: mIoU}.
-
-    segmenter: with its CLIP. benchmark: from `open_calibration`. mIoU is over the classes present in the truth or the prediction.
-    """
-    encoded = Encoded(benchmark, segmenter.clip.embed_classes(benchmark.named, segmenter.settings.templates), None)
+    """{threshold: mIoU in percent} at each of THRESHOLDS on the first `pictures` images, in one pass. segmenter: with its CLIP."""
     ious = {threshold: MeanIoU(benchmark.classes) for threshold in THRESHOLDS}
-    scored = islice(score_pictures([encoded], [segmenter]), pictures)
+    scored = islice(score_pictures([encode_classes(segmenter, benchmark)], [segmenter]), pictures)
     for _, (truth,), ((scores,),) in tqdm(scored, benchmark.name, min(pictures, len(benchmark)), mininterval=2):
         for part in scores.parts():  # a few rows at a time: the scores of a large image take gigabytes
             best, label = (rows.cpu() for rows in foreground(scores.rows(part), segmenter.scale))
