@@ -22,7 +22,7 @@ def sweep(segmenter, benchmark, pictures=200):
     ious = {threshold: MeanIoU(benchmark.classes) for threshold in THRESHOLDS}
     scored = islice(score_pictures([encode_classes(segmenter, benchmark)], [segmenter]), pictures)
     for _, (truth,), ((scores,),) in tqdm(scored, benchmark.name, min(pictures, len(benchmark)), mininterval=2):
-        for part in scores.parts():  # a few rows at a time: the scores of a large image take gigabytes
+        for part in scores.parts():  # the scores of all rows of a large image take gigabytes
             best, label = (rows.cpu() for rows in foreground(scores.rows(part), segmenter.scale))
             for threshold, iou in ious.items():
                 iou.update(torch.where(best < threshold, 0, label), truth[part])
@@ -30,7 +30,7 @@ def sweep(segmenter, benchmark, pictures=200):
 
 
 def open_calibration(evaluated, settings):
-    """Open the calibration images for the benchmark `evaluated`; none of them is in that benchmark. settings: schema.Benchmark.
+    """The benchmark of calibration images for the benchmark `evaluated`. settings: schema.Benchmark.
 
     Raises ValueError if none are configured, if one of them is evaluated or if the classes differ, FileNotFoundError if files are missing.
     """
@@ -40,10 +40,9 @@ def open_calibration(evaluated, settings):
     other = datasets.open_benchmark(name, settings, "calibration")
     if other.classes != evaluated.classes:
         raise ValueError(f"benchmark {name}: {other.source} and {evaluated.source} hold different classes")
-    seen = {(file.st_dev, file.st_ino) for file in map(os.stat, evaluated.files)}  # equal through links too
-    for path, file in zip(other.files, map(os.stat, other.files), strict=True):
-        if (file.st_dev, file.st_ino) in seen:
-            raise ValueError(f"benchmark {name}: {path} is evaluated: no threshold may be chosen on it")
+    seen = {os.stat(path)[1:3] for path in evaluated.files}  # inode and device: equal through links, too
+    if both := [path for path in other.files if os.stat(path)[1:3] in seen]:
+        raise ValueError(f"benchmark {name}: {both[0]} is evaluated: no threshold may be chosen on it")
     return other
 
 
@@ -68,8 +67,7 @@ def main(run, pictures):
     try:
         params.enter_project()
         p = params.load()
-        opened = open_calibrations(p.benchmarks)
-        if not opened:
+        if not (opened := open_calibrations(p.benchmarks)):
             raise ValueError("no benchmark with a background has calibration pictures: there is no threshold to choose")
         segmenter = Segmenter.load(f"models/{run}", p.device)
         curves = {benchmark.name: sweep(segmenter, benchmark, pictures) for benchmark in opened}

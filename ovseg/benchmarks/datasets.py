@@ -61,7 +61,7 @@ class BenchmarkBase:
         return labels
 
     def samples(self, step=1, failed=_stop):
-        """Yields (key, PIL RGB image, label map (H, W) as stored) of every `step`-th picture; calls failed(ValueError) if it is unreadable."""
+        """Yields (key, PIL RGB image, label map (H, W) as stored) of every `step`-th picture; failed(ValueError) for unreadable ones."""
         for key, image, labels in zip(self.keys[::step], self.files[::step], self.label_files[::step], strict=True):
             try:
                 yield key, self._read(read_image, image, image), self._read(read_label_map, labels, labels)

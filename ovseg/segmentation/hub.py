@@ -25,9 +25,8 @@ PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 def write_model(model, out, where=None):
     """Write a trained model's folder, e.g. "models/default", to `out`, a new or empty folder for Segmenter.from_pretrained.
 
-    where: what the card gives to from_pretrained, "owner/name"; None: `out`. Before anything is written, raises FileNotFoundError if the
-    model, its result or its CLIP is missing, FileExistsError if `out` holds files, and ValueError if result.json lacks a key or its CLIP
-    may not be published (check_clip).
+    where: what the card gives to from_pretrained; None: `out`. Before it writes, raises FileNotFoundError if the model, its result or its
+    CLIP is missing, FileExistsError if `out` holds files, and ValueError if result.json is incomplete or for check_clip's reasons.
     """
     model, out = Path(model), Path(out)
     config, result = read_json(model, "segmenter.json"), read_json(model, "result.json")
@@ -74,10 +73,8 @@ def fetch(name, **options):
 
 
 def check_clip(name, clip, folder):
-    """Raise ValueError unless the CLIP of a published model is a name and tag of open_clip, or a folder with safetensors and no code.
-
-    name: of the model, for messages. clip: section of segmenter.json. folder: of a local CLIP; FileNotFoundError if it is missing.
-    """
+    """Raise ValueError unless a published CLIP is a name and tag of open_clip, or a folder of safetensors without code, and FileNotFoundError
+    if the folder is missing. name: of the model. clip: section of segmenter.json. folder: of a local CLIP."""
     model, tag = clip["model"], clip["pretrained"] or ""
     if model != PUBLISHED_CLIP and {":", "/", os.sep} & set(model):
         raise ValueError(f"{name}: its CLIP is {model!r}: must be a name of open_clip or {PUBLISHED_CLIP}")
@@ -95,24 +92,18 @@ def check_clip(name, clip, folder):
 
 def read_json(folder, name):
     """The content of a model folder's segmenter.json or result.json. Raises FileNotFoundError with the folder."""
-    if not (Path(folder) / name).is_file():
+    file = Path(folder) / name
+    if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no {name}: must be the folder of a trained and evaluated model")
-    return json.loads((Path(folder) / name).read_text())
+    return json.loads(file.read_text())
 
 
 def make_card(result, where):
     """The model card, Markdown with YAML front matter. result: content of result.json. where: argument of Segmenter.from_pretrained."""
     values = dict(result["parameters"])
     methods = values["train.method"].split("+")
+    titles = [importlib.import_module(f"ovseg.methods.{method}").TITLE for method in methods]
+    facts = {"where": where, "values": values, "methods": methods, "titles": titles, "cartoon": values["clip.model"] == PRETRAINED_CLIP}
+    facts |= {"miou_of": lambda name, unit: [seed["miou"][name][unit] for seed in result["seeds"]], "mean": mean, "stdev": stdev}
     card = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
-    return jinja2.Template(card, trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined).render(
-        result,
-        where=where,
-        values=values,
-        methods=methods,
-        titles=[importlib.import_module(f"ovseg.methods.{method}").TITLE for method in methods],
-        cartoon=values["clip.model"] == PRETRAINED_CLIP,
-        miou_of=lambda name, unit: [seed["miou"][name][unit] for seed in result["seeds"]],
-        mean=mean,
-        stdev=stdev,
-    )
+    return jinja2.Template(card, trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined).render(result | facts)
