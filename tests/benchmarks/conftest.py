@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import webdataset as wds
-from PIL import Image
+from handmade import save
 from tiny import P, changed, picture
 
 from ovseg.benchmarks import datasets, encoding, evaluation
@@ -13,15 +13,11 @@ from ovseg.schema import Benchmark
 @pytest.fixture
 def mine(tmp_path):
     """A folder benchmark with background, of three pictures of different sizes: 1, 3 and 6 windows or so."""
-    folder = tmp_path / "mine"
-    for part in ("images", "labels"):
-        (folder / part).mkdir(parents=True)
-    (folder / "classes.txt").write_text("background\ncat\nsofa\n")
-    for index, (height, width) in enumerate([(32, 32), (40, 70), (130, 41)]):
-        Image.fromarray(picture(height, width, index)).save(folder / "images" / f"{index}.png")
-        labels = np.random.default_rng(index).integers(0, 3, (height, width), dtype=np.uint8)
-        Image.fromarray(labels).save(folder / "labels" / f"{index}.png")
-    return {"mine": Benchmark(folder=str(folder))}
+    save(tmp_path / "mine/classes.txt", "background\ncat\nsofa\n")
+    for index, size in enumerate([(32, 32), (40, 70), (130, 41)]):
+        save(tmp_path / f"mine/images/{index}.png", picture(*size, index))
+        save(tmp_path / f"mine/labels/{index}.png", np.random.default_rng(index).integers(0, 3, size, dtype=np.uint8))
+    return {"mine": Benchmark(folder=str(tmp_path / "mine"))}
 
 
 @pytest.fixture

@@ -1,59 +1,33 @@
-"""Benchmarks of 8x8 pictures whose scores can be told by hand, what writes their files, and files of the paper's benchmarks, path by path."""
+"""Benchmarks of 8x8 pictures whose scores can be told by hand, and where files of the paper's benchmarks lie."""
 
 import io
 
 import numpy as np
-import torch
 from PIL import Image
 from tiny import P
 
-from ovseg.benchmarks import evaluation
-from ovseg.benchmarks.datasets import FolderBenchmark
-from ovseg.segmentation.segmenter import Segmenter
-from ovseg.training.decoder import Decoder
-
 SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})
 CLASSES = ("background", "a", "b")
-# Features (2, 2, 2) of a picture's 2x2 patches, the left half like the first class: the right one like the second, like neither
-FIRST_SECOND = [[[1, 0], [1, 0]], [[0, 1], [0, 1]]]
-FIRST_NEITHER = [[[1, 0], [1, 0]], [[0, 0], [0, 0]]]
-# name: listing, then (key, image, label map) of two evaluated pictures in the order expected, then of one for calibration
-FILES = {
-    "voc": (
-        "ImageSets/Segmentation/{}.txt",
-        ("2007_000061", "JPEGImages/2007_000061.jpg", "SegmentationClass/2007_000061.png"),
-        ("2007_000033", "JPEGImages/2007_000033.jpg", "SegmentationClass/2007_000033.png"),
-        ("2007_000032", "JPEGImages/2007_000032.jpg", "SegmentationClass/2007_000032.png"),
-    ),
-    "context": (
-        "ImageSets/SegmentationContext/{}.txt",
-        ("2008_000008", "JPEGImages/2008_000008.jpg", "SegmentationClassContext/2008_000008.png"),
-        ("2008_000003", "JPEGImages/2008_000003.jpg", "SegmentationClassContext/2008_000003.png"),
-        ("2008_000002", "JPEGImages/2008_000002.jpg", "SegmentationClassContext/2008_000002.png"),
-    ),
-    "coco_stuff": (
-        None,
-        ("000000000139", "images/val2017/000000000139.jpg", "annotations/val2017/000000000139_labelTrainIds.png"),
-        ("000000000285", "images/val2017/000000000285.jpg", "annotations/val2017/000000000285_labelTrainIds.png"),
-        ("000000000009", "images/train2017/000000000009.jpg", "annotations/train2017/000000000009_labelTrainIds.png"),
-    ),
-    "cityscapes": (
-        None,
-        ("lindau/lindau_1", "leftImg8bit/val/lindau/lindau_1_leftImg8bit.png", "gtFine/val/lindau/lindau_1_gtFine_labelTrainIds.png"),
-        ("munster/munster_0", "leftImg8bit/val/munster/munster_0_leftImg8bit.png", "gtFine/val/munster/munster_0_gtFine_labelTrainIds.png"),
-        ("aachen/aachen_0", "leftImg8bit/train/aachen/aachen_0_leftImg8bit.png", "gtFine/train/aachen/aachen_0_gtFine_labelTrainIds.png"),
-    ),
-    "ade20k": (
-        None,
-        ("ADE_val_00000001", "images/validation/ADE_val_00000001.jpg", "annotations/validation/ADE_val_00000001.png"),
-        ("ADE_val_00000002", "images/validation/ADE_val_00000002.jpg", "annotations/validation/ADE_val_00000002.png"),
-        ("ADE_train_00000001", "images/training/ADE_train_00000001.jpg", "annotations/training/ADE_train_00000001.png"),
-    ),
+# the paper's benchmarks: listing, image and label map of a split {0} and a key {1}
+PLACES = {
+    "voc": ("ImageSets/Segmentation/{0}.txt", "JPEGImages/{1}.jpg", "SegmentationClass/{1}.png"),
+    "context": ("ImageSets/SegmentationContext/{0}.txt", "JPEGImages/{1}.jpg", "SegmentationClassContext/{1}.png"),
+    "coco_stuff": (None, "images/{0}/{1}.jpg", "annotations/{0}/{1}_labelTrainIds.png"),
+    "cityscapes": (None, "leftImg8bit/{0}/{1}_leftImg8bit.png", "gtFine/{0}/{1}_gtFine_labelTrainIds.png"),
+    "ade20k": (None, "images/{0}/{1}.jpg", "annotations/{0}/{1}.png"),
 }
-FILES |= {"voc20": FILES["voc"], "context59": FILES["context"], "coco_object": FILES["coco_stuff"]}
+PLACES |= {"voc20": PLACES["voc"], "context59": PLACES["context"], "coco_object": PLACES["coco_stuff"]}
+SPLITS = {"coco_stuff": ("val2017", "train2017"), "coco_object": ("val2017", "train2017"), "ade20k": ("validation", "training")}
 COUNTS = {"voc": 21, "voc20": 20, "context": 60, "context59": 59, "coco_object": 81, "coco_stuff": 171, "cityscapes": 19, "ade20k": 150}
 WITH_BACKGROUND = ("voc", "context", "coco_object")
 REDUCED = ("voc20", "context59", "ade20k")  # reduce_zero_label
+
+
+def files(name, keys, split=0):
+    """(image, label map) of keys of a benchmark, below its folder. split: 0 evaluated, 1 for calibration."""
+    _, image, labels = PLACES[name]
+    of_split = SPLITS.get(name, ("val", "train"))[split]
+    return [(image.format(of_split, key), labels.format(of_split, key)) for key in keys]
 
 
 def png(array):
@@ -82,14 +56,3 @@ def write(path, maps, classes=CLASSES, image=None):
             (path / "images" / f"{index}.png").write_bytes(image)
     save(path / "classes.txt", "\n".join(classes) + "\n")
     return path
-
-
-def encoded(path, maps, features, classes=CLASSES, threshold=None):
-    """Such a benchmark with features (n, 2, 2, 2), whose classes with a text are embedded as (1, 0) and (0, 1)."""
-    benchmark = FolderBenchmark("mine", write(path, maps, classes))
-    return evaluation.Encoded(benchmark, torch.eye(2), np.array(features, np.float16), threshold)
-
-
-def segmenter(**changes):
-    """A segmenter that scores those features as they are."""
-    return Segmenter(None, Decoder(2), SETTINGS.model_copy(update=changes))

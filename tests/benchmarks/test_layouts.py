@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from handmade import COUNTS, FILES, REDUCED, WITH_BACKGROUND, save
+from handmade import COUNTS, PLACES, REDUCED, WITH_BACKGROUND, files, save
 from PIL import Image
 
 from ovseg import schema
@@ -21,6 +21,13 @@ STORED = {
     "cityscapes": ([[0, 1, 18], [13, 255, 0]], [[0, 1, 18], [13, 255, 0]]),
     "ade20k": ([[0, 1, 150], [13, 255, 0]], [[255, 0, 149], [12, 255, 255]]),
 }
+KEYS = {  # two evaluated pictures in the order expected, and one for calibration
+    "voc": ("2007_000061", "2007_000033", "2007_000032"),
+    "coco_stuff": ("000000000139", "000000000285", "000000000009"),
+    "cityscapes": ("lindau/lindau_1", "munster/munster_0", "aachen/aachen_0"),
+    "ade20k": ("ADE_val_00000001", "ADE_val_00000002", "ADE_train_00000001"),
+}
+KEYS |= dict.fromkeys(("voc20", "context", "context59"), KEYS["voc"]) | {"coco_object": KEYS["coco_stuff"]}
 KNOWN = {  # some classes of each by index
     "voc": {0: "background", 1: "aeroplane", 11: "diningtable", 20: "tvmonitor"},
     "voc20": {0: "aeroplane", 10: "diningtable", 19: "tvmonitor"},
@@ -35,17 +42,16 @@ KNOWN = {  # some classes of each by index
 
 def write(folder, name):
     """A benchmark's folder: the first picture as in STORED, the others all label 1. VOC's label maps have a palette."""
-    listing, *pictures = FILES[name]
-    for number, (_, image, labels) in enumerate(pictures):
+    for number, (image, labels) in enumerate(files(name, KEYS[name][:2]) + files(name, KEYS[name][2:], 1)):
         save(folder / image, np.full((2, 3, 3), 40 * number))
         save(folder / labels, STORED[name][0] if number == 0 else np.ones((2, 3)))
         if name.startswith("voc"):
             indexed = Image.open(folder / labels)
             indexed.putpalette(np.random.default_rng(0).permutation(768).astype(np.uint8).tobytes())  # of any colours
             indexed.save(folder / labels)
-    if listing:
-        save(folder / listing.format("val"), f"{pictures[0][0]}\n{pictures[1][0]}\n")
-        save(folder / listing.format("train"), f"{pictures[2][0]}\n")
+    if listing := PLACES[name][0]:
+        save(folder / listing.format("val"), "\n".join(KEYS[name][:2]) + "\n")
+        save(folder / listing.format("train"), f"{KEYS[name][2]}\n")
 
 
 def settings(name, folder, **others):
@@ -72,17 +78,17 @@ def test_pictures_labels_and_classes_are_those_of_the_layout(name, tmp_path):
     assert len(benchmark.classes) == COUNTS[name] and {index: benchmark.classes[index] for index in KNOWN[name]} == KNOWN[name]
     assert benchmark.background == (name in WITH_BACKGROUND) == (len(benchmark.named) < COUNTS[name])
     samples = list(benchmark)
-    assert len(benchmark) == 2 and [key for key, _, _ in samples] == [key for key, _, _ in FILES[name][1:3]]
+    assert len(benchmark) == 2 and tuple(key for key, _, _ in samples) == KEYS[name][:2]
     for number, (_, image, labels) in enumerate(samples):
         assert image.mode == "RGB" and image.size == (3, 2) and abs(int(np.asarray(image)[0, 0, 0]) - 40 * number) < 5
         assert labels.dtype == np.uint8 and labels.shape == (2, 3)
     assert samples[0][2].tolist() == STORED[name][1]
     assert np.unique(samples[1][2]) == [0 if name in REDUCED else 2 if name == "coco_object" else 1]
     other = open_calibration(benchmark, spec)  # the training split
-    assert [key for key, _, _ in other] == [FILES[name][3][0]] and other.classes == benchmark.classes
+    assert [key for key, _, _ in other] == [KEYS[name][2]] and other.classes == benchmark.classes
     assert other.source != benchmark.source and all(str(path).startswith(str(tmp_path)) for path in other.files)
     beyond = 171 if name == "coco_object" else COUNTS[name]
-    save(tmp_path / FILES[name][2][2], np.full((2, 3), beyond + (name in REDUCED)))
+    save(tmp_path / files(name, KEYS[name])[1][1], np.full((2, 3), beyond + (name in REDUCED)))
     with pytest.raises(ValueError, match=f"benchmark {name}: label map .* holds {beyond}: must be 0 to {COUNTS[name] - 1} or 255"):
         list(benchmark)
 
@@ -102,12 +108,12 @@ def test_a_missing_file_is_named_and_only_a_missing_folder_counts_as_not_here(na
         with pytest.raises(FileNotFoundError, match=message) as error:
             open_benchmark(name, settings(name, tmp_path))
         assert type(error.value) is kind and str(error.value).startswith(f"benchmark {name}: ") and "\n" not in str(error.value)
-        assert all(path.split("/")[0] in str(error.value) for path in first[1:])  # what is needed
+        assert all(path.split("/")[0] in str(error.value) for path in first)  # what is needed
 
-    listing, first, second, _ = FILES[name]
-    check(f"{tmp_path}/{first[2].split('/')[0]}.* does not exist: needed are ", NotHere)
+    listing, (first, second) = PLACES[name][0], files(name, KEYS[name][:2])
+    check(f"{tmp_path}/{first[1].split('/')[0]}.* does not exist: needed are ", NotHere)
     write(tmp_path, name)
-    for file in (second[2], first[1]) if listing else (second[2],):
+    for file in (second[1], first[0]) if listing else (second[1],):
         (tmp_path / file).rename(tmp_path / "away")
         check(f"{file} does not exist")
         (tmp_path / "away").rename(tmp_path / file)
@@ -117,20 +123,19 @@ def test_a_missing_file_is_named_and_only_a_missing_folder_counts_as_not_here(na
         (tmp_path / listing.format("val")).unlink()
         check("val.txt does not exist")
     else:
-        (tmp_path / first[1]).unlink()
-        (tmp_path / second[1]).unlink()
+        (tmp_path / first[0]).unlink()
+        (tmp_path / second[0]).unlink()
         check("no pictures in ")
 
 
 def test_an_optional_benchmark_that_is_missing_is_skipped_with_a_line_and_a_required_one_is_an_error(tmp_path, capsys):
     write(tmp_path / "voc", "voc")
-    no_maps = tmp_path / "coco"
-    save(no_maps / FILES["coco_object"][1][1], np.zeros((2, 3, 3)))
-    (no_maps / "annotations").mkdir()  # with nothing of the split in it
+    save(tmp_path / "coco/images/val2017/1.jpg", np.zeros((2, 3, 3)))
+    (tmp_path / "coco/annotations").mkdir()  # with nothing of the split in it
     wanted = {
         "ade20k": settings("ade20k", tmp_path / "ade", optional=True),
         "voc": settings("voc", tmp_path / "voc"),
-        "coco_object": settings("coco_object", no_maps, optional=True),
+        "coco_object": settings("coco_object", tmp_path / "coco", optional=True),
         "plain": schema.Benchmark(folder=str(tmp_path / "plain"), optional=True),
         "tars": schema.Benchmark(shards=str(tmp_path / "*.tar"), label="a.png", classes="none.txt", optional=True),
         "voc20": settings("voc20", tmp_path / "voc", optional=True),
