@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..segmentation.segmenter import Segmenter
-from ..segmentation.windows import foreground
+from ..segmentation.windows import probabilities
 from . import datasets
 from .evaluation import encode_classes, score_pictures
 from .miou import MeanIoU, mean
@@ -23,17 +23,15 @@ def sweep(segmenter, benchmark, pictures=200):
     scored = islice(score_pictures([encode_classes(segmenter, benchmark)], [segmenter]), pictures)
     for _, (truth,), ((scores,),) in tqdm(scored, benchmark.name, min(pictures, len(benchmark)), mininterval=2):
         for part in scores.parts():  # the scores of all rows of a large image take gigabytes
-            best, label = (rows.cpu() for rows in foreground(scores.rows(part), segmenter.scale))
+            best, label = (rows.cpu() for rows in probabilities(scores.rows(part), segmenter.scale).max(0))
             for threshold, iou in ious.items():
-                iou.update(torch.where(best < threshold, 0, label), truth[part])
+                iou.update(torch.where(best < threshold, 0, label + 1), truth[part])
     return {threshold: mean(iou.compute()) for threshold, iou in ious.items()}
 
 
 def open_calibration(evaluated, settings):
-    """The benchmark of calibration images for the benchmark `evaluated`. settings: schema.Benchmark.
-
-    Raises ValueError if none are configured, if one of them is evaluated or if the classes differ, FileNotFoundError if files are missing.
-    """
+    """The calibration images for a benchmark that is `evaluated`. settings: schema.Benchmark. Raises ValueError if none are configured, one
+    of them is evaluated or the classes differ, and FileNotFoundError if files are missing."""
     name = evaluated.name
     if not (settings.layout or settings.calibration):
         raise ValueError(f"benchmark {name}: benchmarks.{name}.calibration names no pictures to choose a threshold on")
@@ -75,8 +73,7 @@ def main(run, pictures):
         sys.exit(f"{error}")
     for name, curve in curves.items():
         print(f"{name}: mIoU of {run}", *(f"  {threshold:.2f}  {miou:.1f}" for threshold, miou in curve.items()), sep="\n")
-    lines = [f"    {name}: {max(curve, key=curve.get)}" for name, curve in curves.items()]
-    print("evaluate:\n  thresholds:", *lines, sep="\n")
+    print("evaluate:\n  thresholds:", *(f"    {name}: {max(curve, key=curve.get)}" for name, curve in curves.items()), sep="\n")
 
 
 if __name__ == "__main__":

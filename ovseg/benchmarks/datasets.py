@@ -137,14 +137,12 @@ class LayoutBenchmark(BenchmarkBase):
     """A split of one of the paper's benchmarks in MMSegmentation's layout. layout: a key of LAYOUTS."""
 
     def __init__(self, name, layout, folder, split):
-        layout, folder = LAYOUTS[layout], Path(folder)
+        classes, layout, folder = CLASSES / f"{layout}.txt", LAYOUTS[layout], Path(folder)
         self.decoded = layout.decoded
         parts = [part for part in (layout.images, layout.labels, layout.listing) if part]
         images, labels, *listing = (folder / part.format(split=split, key="*") for part in parts)
         listed = (listing or [images])[0]  # equal for voc and voc20, and for coco_object and coco_stuff, which share images
-        super().__init__(name, CLASSES / f"{layout.classes}.txt", listed)
-        if layout.zero_ignored and self.background:
-            self.classes, self.background = self.named, False
+        super().__init__(name, classes, listed)
         hint = f": needed are {', '.join(part.format(split=split, key='*') for part in parts)} in {folder} (docs/data.md)"
         self._require((folder, labels.parent), hint, NotHere)
         self._require(listing, hint)
@@ -161,10 +159,8 @@ class LayoutBenchmark(BenchmarkBase):
 
 
 def open_benchmark(name, settings, split="evaluated"):
-    """The benchmark `name` of params' `benchmarks`. settings: schema.Benchmark. Raises what opening a BenchmarkBase raises.
-
-    split: "evaluated", or "calibration" for choosing a background threshold: a layout's training split, else settings.calibration.
-    """
+    """The benchmark `name` of params' `benchmarks`. settings: schema.Benchmark. split: "evaluated", or "calibration" for choosing a
+    background threshold: a layout's training split, else settings.calibration. Raises what opening a BenchmarkBase raises."""
     if settings.layout:
         return LayoutBenchmark(name, settings.layout, settings.folder, getattr(LAYOUTS[settings.layout], split))
     where = settings.calibration if split == "calibration" else settings.folder or settings.shards
@@ -172,10 +168,8 @@ def open_benchmark(name, settings, split="evaluated"):
 
 
 def open_benchmarks(settings_by_name):
-    """Open params' benchmarks, in order; an optional one that is not on this machine is skipped with a printed line.
-
-    Raises NotHere if a required one is missing or none is left, FileNotFoundError if one is incomplete.
-    """
+    """Open params' benchmarks, in order; an optional one that is not on this machine is skipped with a printed line. Raises NotHere if a
+    required one is missing or none is left, FileNotFoundError if one is incomplete."""
     opened = []
     for name, settings in settings_by_name.items():
         try:

@@ -1,7 +1,4 @@
-"""Evaluate segmenters on benchmarks, from cached features or directly from the pictures.
-
-Benchmarks over the same pictures (VOC 21 and VOC20; things and scenes) are evaluated in one pass.
-"""
+"""Evaluate segmenters from cached features or from pictures; benchmarks over the same pictures (VOC 21 and VOC20) in one pass."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -19,11 +16,8 @@ from .miou import MeanIoU, mean
 
 @dataclass
 class Encoded:
-    """A benchmark with its CLIP embeddings. Raises ValueError for a threshold without a background.
-
-    classes: (C, d) embeddings of its class names, unit length. windows: dense features of all windows, or None if not cached.
-    threshold: the softmax score below which a pixel is background; None: the segmenter's own.
-    """
+    """A benchmark with embeddings (C, d) of its class names, unit length, and its cached windows' dense features, if any. threshold: the
+    softmax score below which a pixel is background; None: the segmenter's own. Raises ValueError for one without a background."""
 
     benchmark: datasets.BenchmarkBase
     classes: torch.Tensor
@@ -48,12 +42,11 @@ class Encoded:
 def open_suite(p, folder="data/features/benchmarks"):
     """Open the benchmarks of params.yaml with their cached features: a list of Encoded. p: Params.
 
-    Windows of benchmarks over the same pictures are cached once, in the folder of the first of them. Raises FileNotFoundError if features
-    are missing, and the errors of datasets.open_benchmarks and Encoded.
+    Raises FileNotFoundError if features are missing, and the errors of datasets.open_benchmarks and Encoded.
     """
     first, suite = {}, []
     for benchmark in datasets.open_benchmarks(p.benchmarks):
-        pictures = first.setdefault(benchmark.source, benchmark.name)
+        pictures = first.setdefault(benchmark.source, benchmark.name)  # whose folder holds the windows of all with the same pictures
         classes = open_cached(Path(folder) / benchmark.name / "classes.npy")
         windows = open_cached(Path(folder) / pictures / f"{p.clip.dense}.npy") if p.clip.cache_images else None
         if classes is None or (windows is None and p.clip.cache_images):
@@ -100,24 +93,19 @@ def score_pictures(suite, segmenters, wanted=None):
 
 
 def evaluate(segmenters, suite):
-    """{benchmark: {name: {class: IoU in percent}}}, None for a class that is neither in the truth nor predicted.
-
-    segmenters: {name: Segmenter}, which may differ only in decoder and unit. suite: list of Encoded.
-    """
+    """{benchmark: {name: {class: IoU in percent}}}, None for a class that is neither in the truth nor predicted. suite: list of Encoded.
+    segmenters: {name: Segmenter}, which may differ only in decoder and unit."""
+    ious = {encoded.benchmark.name: {name: MeanIoU(encoded.benchmark.classes) for name in segmenters} for encoded in suite}
     by_source = {}
     for encoded in suite:
         by_source.setdefault(encoded.benchmark.source, []).append(encoded)
-    by_benchmark = dict.fromkeys(encoded.benchmark.name for encoded in suite)  # in their order
     for group in by_source.values():
-        ious = [{name: MeanIoU(encoded.benchmark.classes) for name in segmenters} for encoded in group]
         title, scored = ", ".join(encoded.benchmark.name for encoded in group), score_pictures(group, list(segmenters.values()))
         for _, truths, scores in tqdm(scored, title, len(group[0].benchmark), mininterval=2):
             for (name, segmenter), of_benchmarks in zip(segmenters.items(), scores, strict=True):
-                for encoded, iou, truth, score in zip(group, ious, truths, of_benchmarks, strict=True):
-                    iou[name].update(encoded.labels(score, segmenter), truth)
-        for encoded, iou in zip(group, ious, strict=True):
-            by_benchmark[encoded.benchmark.name] = {name: matrix.compute() for name, matrix in iou.items()}
-    return by_benchmark
+                for encoded, truth, score in zip(group, truths, of_benchmarks, strict=True):
+                    ious[encoded.benchmark.name][name].update(encoded.labels(score, segmenter), truth)
+    return {benchmark: {name: iou.compute() for name, iou in by_name.items()} for benchmark, by_name in ious.items()}
 
 
 def encode_classes(segmenter, benchmark, threshold=None):
@@ -126,10 +114,8 @@ def encode_classes(segmenter, benchmark, threshold=None):
 
 
 def evaluate_folder(segmenter, benchmark, threshold=None):
-    """Evaluate a segmenter, by its own unit, on a datasets.FolderBenchmark. threshold: see Encoded.
-
-    Returns a dict: benchmark, pictures, unit, threshold (None without background), miou and iou {class: percent or None}.
-    """
+    """Evaluate a segmenter, by its own unit, on a datasets.FolderBenchmark. threshold: see Encoded. Returns a dict: benchmark, pictures,
+    unit, threshold (None without background), miou and iou {class: percent or None}."""
     encoded = encode_classes(segmenter, benchmark, threshold)
     iou = evaluate({"": segmenter}, [encoded])[benchmark.name][""]
     about = {"benchmark": str(benchmark.folder), "pictures": len(benchmark), "unit": segmenter.settings.unit}
@@ -149,9 +135,7 @@ def at_quantiles(segmenter, encoded, quantiles, pictures=200):
 
 def examples(segmenters, encoded, wanted, raw=False):
     """{index: [PIL image, truth, label map of each segmenter]} for the indices in wanted, in that order; the first picture if none exists.
-
-    raw: before the others, the first segmenter's label map before windows are averaged and interpolated (windows.raw_labels).
-    """
+    raw: the first segmenter's windows.raw_labels come before the label maps."""
     rows, wanted = {}, [index for index in wanted if index < len(encoded.benchmark)] or [0]
     for index, (image, (truth,), scores) in zip(sorted(set(wanted)), score_pictures([encoded], segmenters, wanted), strict=False):
         labels = [encoded.labels(score, segmenter) for segmenter, (score,) in zip(segmenters, scores, strict=True)]

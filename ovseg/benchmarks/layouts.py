@@ -17,14 +17,13 @@ THINGS, THINGS_AND_STUFF = 80, 171  # number of COCO-Stuff's classes; things com
 class Layout:
     """One benchmark's files. Paths are relative to the root; {split} is a part of the dataset, {key} an image of it.
 
-    images, labels: of an image and its label map. classes: the list in classes/. listing: the file with a split's keys; None: all images of
-    the split's folder. evaluated, calibration: the split for mIoU, and for choosing a threshold. zero_ignored: 0 is ignored and 1 is the
-    first class (reduce_zero_label). things_only: COCO-Stuff's things count from 1; everything else is background, 0.
+    images, labels: of an image and its label map. listing: the file with a split's keys; None: all images of the split's folder. evaluated,
+    calibration: the split for mIoU, and for choosing a threshold. zero_ignored: 0 is ignored and 1 is the first class (reduce_zero_label).
+    things_only: COCO-Stuff's things count from 1; everything else is background, 0.
     """
 
     images: str
     labels: str
-    classes: str
     listing: str | None = None
     evaluated: str = "val"
     calibration: str = "train"
@@ -41,13 +40,9 @@ class Layout:
         return labels
 
 
-_JPEG = "JPEGImages/{key}.jpg"
-_VOC = Layout(_JPEG, "SegmentationClass/{key}.png", "voc", listing="ImageSets/Segmentation/{split}.txt")
-_CONTEXT = Layout(_JPEG, "SegmentationClassContext/{key}.png", "context", listing="ImageSets/SegmentationContext/{split}.txt")
-_STUFF_LABELS = "annotations/{split}/{key}_labelTrainIds.png"
-_STUFF = Layout("images/{split}/{key}.jpg", _STUFF_LABELS, "coco_stuff", evaluated="val2017", calibration="train2017")
-_CITY_IMAGES, _CITY_LABELS = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
-_ADE = Layout("images/{split}/{key}.jpg", "annotations/{split}/{key}.png", "ade20k", evaluated="validation", calibration="training")
+_VOC = Layout("JPEGImages/{key}.jpg", "SegmentationClass/{key}.png", "ImageSets/Segmentation/{split}.txt")
+_CONTEXT = Layout("JPEGImages/{key}.jpg", "SegmentationClassContext/{key}.png", "ImageSets/SegmentationContext/{split}.txt")
+_STUFF = Layout("images/{split}/{key}.jpg", "annotations/{split}/{key}_labelTrainIds.png", None, "val2017", "train2017")
 
 LAYOUTS = {
     "voc": _VOC,
@@ -56,8 +51,8 @@ LAYOUTS = {
     "context59": replace(_CONTEXT, zero_ignored=True),
     # Defined by GroupViT and adopted by TCL: COCO-Stuff's 80 things; stuff and unlabelled pixels (255) form the background,
     # and no pixel is ignored. COCO-Stuff's maps resolve overlapping instances; instances_*.json does not.
-    "coco_object": replace(_STUFF, classes="coco_object", things_only=True),
+    "coco_object": replace(_STUFF, things_only=True),
     "coco_stuff": _STUFF,
-    "cityscapes": Layout(_CITY_IMAGES, _CITY_LABELS, "cityscapes"),
-    "ade20k": replace(_ADE, zero_ignored=True),
+    "cityscapes": Layout("leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"),
+    "ade20k": Layout("images/{split}/{key}.jpg", "annotations/{split}/{key}.png", None, "validation", "training", zero_ignored=True),
 }

@@ -73,7 +73,7 @@ def fetch(name, **options):
 
 
 def check_clip(name, clip, folder):
-    """Raise ValueError unless a published CLIP is a name and tag of open_clip, or a folder of safetensors without code, and FileNotFoundError
+    """Raise ValueError unless a published CLIP is a name and tag of open_clip, or a folder of safetensors without code; FileNotFoundError
     if the folder is missing. name: of the model. clip: section of segmenter.json. folder: of a local CLIP."""
     model, tag = clip["model"], clip["pretrained"] or ""
     if model != PUBLISHED_CLIP and {":", "/", os.sep} & set(model):

@@ -9,11 +9,8 @@ sign""".split()
 
 
 def check_names(names, background=False, others=None):
-    """Strip and validate the names of a call. Returns two lists, (names, others).
-
-    names, others: a str or several; others = None: `besides` for one class with background, else none. Raises ValueError if a name is
-    empty, occurs twice or is reserved for the background, or if a single class has no others.
-    """
+    """Strip and validate the names of a call, each a str or several: (names, others). others = None: `besides` for a class with background,
+    else none. Raises ValueError if a name is empty, occurs twice or is reserved, or if a single class has no others."""
     names = _listed("names", names)
     default = besides(names) if background and len(names) == 1 else []
     others = default if others is None else _listed("others", others)

@@ -1,8 +1,5 @@
-"""Resizing of an image before windows are cut (segment.resize): target size and interpolation.
-
-bicubic: Pillow's, with antialiasing. opencv-bilinear: MMSegmentation's pipeline, i.e. mmcv.imrescale to the scale (2048, 448) and
-cv2.resize, INTER_LINEAR. It does not antialias: strong downscaling ignores part of the pixels.
-"""
+"""Resizing of an image before windows are cut (segment.resize). bicubic: Pillow's, with antialiasing. opencv-bilinear: MMSegmentation's,
+i.e. mmcv.imrescale to the scale (2048, 448) and cv2.resize, INTER_LINEAR, without antialiasing: strong downscaling ignores pixels."""
 
 import numpy as np
 from PIL import Image

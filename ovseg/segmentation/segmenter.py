@@ -1,7 +1,6 @@
 """From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2).
 
-from ovseg import Segmenter
-segmentation = Segmenter.load("models/default").segment(image, ["cat", "sofa"])
+segmentation = ovseg.Segmenter.load("models/default").segment(image, ["cat", "sofa"])
 """
 
 import functools
@@ -69,10 +68,8 @@ class Segmenter(ModelHubMixin):
 
     @classmethod
     def load(cls, folder, device="auto", seed=0):
-        """Load a trained model, e.g. "models/default", and its CLIP. device: auto, cpu or cuda. seed: which of its trainings.
-
-        Raises FileNotFoundError if the folder holds no such segmenter or its CLIP is missing.
-        """
+        """Load a trained model, e.g. "models/default", and its CLIP. device: auto, cpu or cuda. seed: which of its trainings. Raises
+        FileNotFoundError if the folder holds no such segmenter or its CLIP is missing."""
         from .. import params
         from ..clip.frozen import FrozenCLIP  # slow import (open_clip), not needed for evaluation on cached features
 
@@ -148,15 +145,12 @@ class Segmenter(ModelHubMixin):
     def describe(self, embeddings):
         """Embedding used to classify each pixel: the mean of its unit, normalised. (n, d, h, w) -> (n, d, h, w)."""
         s = self.settings
-        unit_means, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.grouping)
-        return F.normalize(unit_means, dim=1)
+        return F.normalize(units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.grouping)[0], dim=1)
 
     @torch.no_grad()
     def classify(self, descriptions, where, classes, size):
-        """Scores of an image, stitched from its windows: cosines or, by segment.averaged, their softmax over the classes.
-
-        descriptions: from `describe`. where: WindowGrid of the windows. classes: (C, d), unit length. size: (H, W) of the scores.
-        """
+        """Scores (H, W) = `size` of an image, stitched from its windows: cosines or, by segment.averaged, their softmax over the classes.
+        descriptions: from `describe`. where: WindowGrid of the windows. classes: (C, d), unit length."""
         cosines = torch.einsum("ndhw,cd->nchw", descriptions, classes)
         scores = probabilities(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
         return stitch(scores, where, self.settings.window, size)

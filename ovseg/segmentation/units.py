@@ -50,10 +50,8 @@ def spread_out(pixels, count):
 
 
 def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine", grouping=None):
-    """Form units. Returns (the embedding used to classify each pixel (n, d, h, w), the unit index of each pixel (n, h, w)).
-
-    embeddings: (n, d, h, w), for n windows. grouping: a trained groupvit.Objective, required by the unit "learned-group".
-    """
+    """Form units of embeddings (n, d, h, w) of n windows. Returns (the embedding used to classify each pixel (n, d, h, w), the index of its
+    unit (n, h, w)). grouping: a trained groupvit.Objective, required by the unit "learned-group"."""
     n, _, height, width = embeddings.shape
     if unit == "pixel":
         return embeddings, torch.arange(height * width, device=embeddings.device).view(1, height, width).expand(n, -1, -1)

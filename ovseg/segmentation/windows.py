@@ -38,8 +38,7 @@ def window_starts(length, window, stride):
 def window_grid(height, width, settings):
     """The windows of an image of that size, once it is resized (resizing.resized_size). settings: schema.Segment."""
     height, width = resized_size(height, width, settings)
-    starts = (window_starts(side, settings.window, settings.stride) for side in (height, width))
-    return WindowGrid(height, width, *starts)
+    return WindowGrid(height, width, *(window_starts(side, settings.window, settings.stride) for side in (height, width)))
 
 
 def cut_windows(image, settings):
@@ -52,11 +51,8 @@ def cut_windows(image, settings):
 
 @functools.lru_cache(maxsize=64)
 def interpolation(length, starts, window, grid, size):
-    """Matrix that maps the grids of all windows to the image along one side: (size, windows * grid).
-
-    Each window's grid is upsampled (bilinear) to `window` pixels, overlapping windows are averaged, pixels beyond `length` are cropped,
-    and the rest is resized to `size`. All steps are linear and separable in height and width.
-    """
+    """Matrix (size, windows * grid) that maps the grids of all windows to one side of the image: each is upsampled (bilinear) to `window`
+    pixels, overlapping windows are averaged, pixels beyond `length` are cropped, and the rest is resized to `size`."""
     up = F.interpolate(torch.eye(grid)[None], window, mode="linear", align_corners=False)[0]  # grid, window
     side = torch.zeros(len(starts), grid, max(window, length))
     cover = torch.zeros(side.shape[-1])
@@ -69,10 +65,8 @@ def interpolation(length, starts, window, grid, size):
 
 @dataclass(frozen=True)
 class Scores:
-    """Class scores of an image, stored on the grids of its windows. The full (C, H, W) is computed a few rows at a time.
-
-    mosaic (C, rows * h, columns * w): scores of all windows side by side. down (H, rows * h), across (W, columns * w): `interpolation`s.
-    """
+    """Class scores (C, H, W) of an image, computed a few rows at a time from a mosaic (C, rows * h, columns * w) of its windows' scores and
+    two `interpolation`s, down (H, rows * h) and across (W, columns * w)."""
 
     mosaic: torch.Tensor
     down: torch.Tensor
@@ -104,27 +98,19 @@ def stitch(scores, where, window, size):
 
 
 def to_labels(scores, scale=None, threshold=None, others=0):
-    """Label map from class scores: (C, H, W) -> (H, W) int64. others: number of last classes that are background, too.
-
-    The index of the best class; with a threshold or others, 1 + that index, and 0 (background) where all `probabilities` are below it.
-    """
+    """The index of the best class; with a threshold or others, 1 + that index, and 0 (background) where all `probabilities` are below it.
+    scores (C, H, W) -> (H, W) int64. others: number of last classes that are background, too."""
     if threshold is None:
         label = scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
         return torch.where(label < len(scores) - others, label + 1, 0) if others else label
-    best, label = foreground(scores, scale)
-    return torch.where((best < threshold) | (label > len(scores) - others), 0, label)
+    best, label = probabilities(scores, scale).max(0)
+    return torch.where((best < threshold) | (label >= len(scores) - others), 0, label + 1)
 
 
 def raw_labels(scores, scale=None, threshold=None):
     """The label map (H, W) of Scores that gives each pixel the label of the embedding it lies in; in an overlap, the first window's."""
     row, column = ((weights * 1000).round().max(1).indices for weights in (scores.down, scores.across))  # ties are ties after rounding
     return to_labels(scores.mosaic[:, row][:, :, column], scale, threshold)
-
-
-def foreground(scores, scale):
-    """Probability of the best class, and 1 + its index, as 0 is the background. scores (C, H, W) -> two (H, W)."""
-    best, label = probabilities(scores, scale).max(0)
-    return best, label + 1
 
 
 def probabilities(scores, scale, dim=0):
