@@ -58,11 +58,8 @@ def settings(name, folder, **others):
     return schema.Benchmark(layout=name, folder=str(folder), **others)
 
 
-def test_params_know_the_layouts():
+def test_params_know_the_layouts_and_coco_object_is_the_eighty_things_of_coco_stuff_and_a_background():
     assert schema.LAYOUTS == tuple(LAYOUTS) == tuple(COUNTS)
-
-
-def test_coco_object_is_the_eighty_things_of_coco_stuff_and_a_background():
     stuff, things = ((CLASSES / f"coco_{kind}.txt").read_text().splitlines() for kind in ("stuff", "object"))
     assert things == ["background", *stuff[:80]]
     decoded = LAYOUTS["coco_object"].decoded(np.arange(256, dtype=np.uint8)[None])  # all that a file may hold
@@ -79,10 +76,8 @@ def test_pictures_labels_and_classes_are_those_of_the_layout(name, tmp_path):
     assert benchmark.background == (name in WITH_BACKGROUND) == (len(benchmark.named) < COUNTS[name])
     samples = list(benchmark)
     assert len(benchmark) == 2 and tuple(key for key, _, _ in samples) == KEYS[name][:2]
-    for number, (_, image, labels) in enumerate(samples):
-        assert image.mode == "RGB" and image.size == (3, 2) and abs(int(np.asarray(image)[0, 0, 0]) - 40 * number) < 5
-        assert labels.dtype == np.uint8 and labels.shape == (2, 3)
-    assert samples[0][2].tolist() == STORED[name][1]
+    assert all(abs(int(np.asarray(image)[0, 0, 0]) - 40 * number) < 5 for number, (_, image, _) in enumerate(samples))
+    assert samples[0][2].tolist() == STORED[name][1] and samples[0][2].dtype == np.uint8
     assert np.unique(samples[1][2]) == [0 if name in REDUCED else 2 if name == "coco_object" else 1]
     other = open_calibration(benchmark, spec)  # the training split
     assert [key for key, _, _ in other] == [KEYS[name][2]] and other.classes == benchmark.classes

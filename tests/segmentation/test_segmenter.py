@@ -34,7 +34,7 @@ def test_one_window_is_scored_by_cosines_of_its_units(clip, decoder, unit, mode)
         text = sum(prompt / np.linalg.norm(prompt) for prompt in prompts)
         cosine = np.einsum("dhw,d->hw", embeddings, text) / np.linalg.norm(embeddings, axis=0) / np.linalg.norm(text)
         expected.append(bilinear(cosine, 32, 32))
-    result = Segmenter(reading(clip, mode), decoder, changed(unit=unit)).segment(pixels, NAMES)
+    result = Segmenter(reading(clip, mode), decoder, changed(unit="group")).with_unit(unit).segment(pixels, NAMES)
     np.testing.assert_allclose(result.scores, expected, atol=1e-4)
     _, second, best = np.sort(expected, axis=0)
     clear = best - second > 1e-3
@@ -61,17 +61,7 @@ def test_embeddings_in_bfloat16_are_those_of_float32_rounded(clip, decoder):
     assert 0 < (rounded - exact).norm() < 2**-7 * exact.norm()  # bfloat16 has 8 bits
 
 
-def test_with_unit_gives_another_segmenter_with_the_same_clip_and_decoder(clip, decoder):
-    one, image = Segmenter(clip, decoder, changed(unit="group")), picture(40, 50)
-    other = one.with_unit("meta-point")
-    assert other.clip is clip and other.decoder is decoder and one.settings == changed(unit="group")
-    scores = other.segment(image, NAMES).scores
-    assert np.array_equal(scores, Segmenter(clip, decoder, changed(unit="meta-point")).segment(image, NAMES).scores)
-    assert np.abs(scores - one.segment(image, NAMES).scores).max() > 1e-4
-
-
-@pytest.mark.parametrize("height, width", [(33, 47), (1, 1), (6, 1), (5, 2000)])
-@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("height, width, background", [(33, 47, False), (1, 1, True), (6, 1, False), (5, 2000, True)])
 def test_a_segmentation_has_the_size_of_the_image(tiny, height, width, background):
     result = tiny.segment(Image.fromarray(picture(height, width)), NAMES, background)
     assert result.labels.shape == (height, width) and result.labels.dtype == np.int64
@@ -132,25 +122,21 @@ def test_anything_but_an_image_is_an_error(tiny):
     for image in (*arrays, np.zeros(5, np.uint8), torch.zeros(5, 5, 3, dtype=torch.uint8), "cat.jpg", None):
         with pytest.raises(TypeError, match="image: .*: must be a PIL image or a uint8 array"):
             tiny.segment(image, NAMES)
-    for shape in [(0, 5), (5, 0)]:
-        for image in (np.zeros(shape, np.uint8), np.zeros((*shape, 3), np.uint8), Image.new("RGB", shape)):
-            with pytest.raises(ValueError, match="image: is empty"):
-                tiny.segment(image, NAMES)
+    for image in (np.zeros((0, 5), np.uint8), np.zeros((5, 0, 3), np.uint8), Image.new("RGB", (0, 5))):
+        with pytest.raises(ValueError, match="image: is empty"):
+            tiny.segment(image, NAMES)
 
 
 @pytest.mark.parametrize(
     "names, others, message",
     [
-        ([], None, "at least two classes"),
         ([], ["sky", "sea"], "at least two classes"),
         (["cat"], [], "at least two classes, or one with background=True or with others"),
         (["cat", "dog", " cat"], None, "'cat' occurs twice"),
-        (["cat"], ["cat"], "'cat' occurs twice"),
-        (["cat"], ["sky", " sky"], "'sky' occurs twice"),
+        (["cat"], ["sky", "cat"], "'cat' occurs twice"),
         (["cat", " "], None, "names = .*must be non-empty strings"),
-        ([None, "cat"], None, "names = .*must be non-empty strings"),
         (None, None, "names = .*must be non-empty strings"),
-        (["cat"], 3, "others = .*must be non-empty strings"),
+        (["cat"], [3], "others = .*must be non-empty strings"),
         (["Background", "cat"], ["sky"], "names must not include 'background'"),
     ],
 )

@@ -68,10 +68,7 @@ def test_windows_are_the_pixels_at_their_positions_in_the_resized_image(height, 
     whole = np.asarray(image.resize((where.width, where.height), Image.Resampling.BICUBIC))
     for window, (top, left) in zip(windows, where.positions, strict=True):
         assert np.array_equal(window, whole[top : top + 32, left : left + 32])
-
-
-def test_a_window_larger_than_the_image_repeats_its_border():
-    pixels = picture(20, 26)
+    pixels = picture(20, 26)  # smaller than a window, which repeats the border
     (window,), where = cut_windows(Image.fromarray(pixels), changed(short_side=20, window=32))
     assert (where.height, where.width) == (20, 26)
     assert np.array_equal(window, pixels[np.minimum(np.arange(32), 19)][:, np.minimum(np.arange(32), 25)])
@@ -121,10 +118,7 @@ def test_labels_by_hand():
     assert to_labels(torch.zeros(2, 1, 1), 20.0, 0.5).tolist() == [[1]]  # a score at the threshold is no background
     shares = torch.tensor([[[0.7, 0.4, 0.1]], [[0.2, 0.5, 0.3]]])  # without a scale, they are compared as they are
     assert to_labels(shares, None, 0.5).tolist() == [[1, 2, 0]] and to_labels(shares, None, 0.3, others=1).tolist() == [[1, 0, 0]]
-
-
-def test_labels_with_others_by_hand():
-    """Scores of one class, then of two others, in four pixels; softmax by hand."""
+    # scores of one class, then of two others, in four pixels
     scores = torch.tensor([[[2.0, 1.0, 2.0, 0.0]], [[0.0, 2.0, 1.5, 0.0]], [[0.0, 0.0, 1.5, 0.0]]])
     assert to_labels(scores, others=2).tolist() == [[1, 0, 1, 1]]  # the best; of equals the class that was named
     # of the class: e^2 / (e^2 + 2) = 0.787; 0.245, less than another's; 1 / (1 + 2 e^-0.5) = 0.452; 1/3
