@@ -119,15 +119,14 @@ def test_pictures_at_quantiles_are_those_whose_own_miou_lies_there(several, mine
 
 
 def test_the_threshold_is_that_of_the_benchmark_else_of_the_segmenter_and_none_without_background(several, sharing, study, suite_of):
-    suite = suite_of(study(sharing, thresholds={"apart": 0.0}))
-    segmenter = Segmenter(None, several["0"].decoder, changed(threshold=0.7))
+    suite, segmenter = suite_of(study(sharing, thresholds={"apart": 0.0})), Segmenter(None, several["0"].decoder, changed(threshold=0.7))
     thresholds = {encoded.benchmark.name: encoded.background_threshold(segmenter) for encoded in suite}
     assert thresholds == {"things": 0.7, "apart": 0.0, "all": None}
     with pytest.raises(ValueError, match="benchmark all: a threshold needs the class 'background' first; the first class is 'cat'"):
         suite_of(study(sharing, thresholds={"all": 0.3}))
 
 
-def test_missing_features_are_an_error_and_an_optional_benchmark_that_is_missing_is_left_out(mine, sharing, study, suite_of, tmp_path):
+def test_features_that_are_missing_or_of_other_pictures_are_an_error(several, mine, sharing, study, suite_of, tmp_path):
     (encoded,) = suite_of(study({"later": Benchmark(folder=str(tmp_path / "later"), optional=True), **mine}))
     assert encoded.benchmark.name == "mine" and encoded.windows is not None
     for p in (study(sharing), study(mine, mode="clip")):  # benchmarks that were not encoded; a mode that was not
@@ -135,10 +134,6 @@ def test_missing_features_are_an_error_and_an_optional_benchmark_that_is_missing
             open_suite(p, tmp_path / "cache")
     (direct,) = open_suite(study(mine, mode="clip", cached=False), tmp_path / "cache")
     assert direct.windows is None and torch.equal(direct.classes, encoded.classes)
-
-
-def test_a_wrong_number_of_cached_windows_is_an_error(several, mine, study, suite_of):
-    (encoded,) = suite_of(study(mine))
     for windows in (encoded.windows[:-1], np.concatenate([encoded.windows, encoded.windows[:1]])):
         with pytest.raises(ValueError, match="benchmark mine: the cached windows are not those of its pictures: run `dvc repro encode`"):
             evaluation.evaluate({"one": several["0"]}, [replace(encoded, windows=windows)])

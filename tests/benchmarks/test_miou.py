@@ -37,12 +37,7 @@ def test_iou_is_that_of_torchmetrics(count, kind):
         predicted[ignored & (rng.random(shape) < 0.5)] = 255  # what is ignored may be predicted as anything
         metric.update(torch.from_numpy(predicted) if kind is np.int64 else predicted, truth)
         matrix.update(torch.from_numpy(predicted).long(), torch.from_numpy(truth).long())
-    expected = matrix.compute().double()
-    union = expected.sum(0) + expected.sum(1) - expected.diagonal()
-    assert np.array_equal(metric.matrix, expected)
-    assert list(metric.compute().values()) == [
-        100 * both / either if either else None for both, either in zip(expected.diagonal().tolist(), union.tolist(), strict=True)
-    ]
+    assert np.array_equal(metric.matrix, matrix.compute())
 
 
 def evaluate(path, maps, features, classes=CLASSES, threshold=None):

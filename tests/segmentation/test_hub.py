@@ -89,7 +89,11 @@ def test_a_saved_model_opens_elsewhere_with_its_clip_and_every_seed(project, cli
         np.testing.assert_allclose(scores(segmenter), of_seed, atol=1e-5)
 
 
-def test_a_missing_part_of_a_model_is_named(project):
+def test_a_missing_part_of_a_model_and_an_unknown_name_are_one_line_errors(project, monkeypatch):
+    for error in (errors.HFValidationError("no\nnet"), errors.LocalEntryNotFoundError("no\nnet")):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=error))
+        with pytest.raises(FileNotFoundError, match="me/absent: no such folder, and no download from the Hub: no net"):
+            Segmenter.from_pretrained("me/absent")
     for gone, message in {"default/seeds/0": "seeds/0/decoder", "clip": "clip", "default/segmenter.json": "holds no segmenter"}.items():
         Path("models", gone).rename(gone.replace("/", " "))
         with pytest.raises(FileNotFoundError, match=message):
@@ -101,28 +105,20 @@ def test_a_model_pushed_to_the_hub_is_the_one_that_others_open(project, monkeypa
         shutil.copytree(folder_path, Path("remote", repo_id))
         return SimpleNamespace(commit_url=f"hub/{repo_id}/commit/1")
 
-    def snapshot_download(repo_id, revision, allow_patterns):
-        for path in Path("remote", repo_id).rglob("*"):
-            if any(path.match(kind) for kind in allow_patterns):
-                (target := Path("cache", revision, path.relative_to(f"remote/{repo_id}"))).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-        return f"cache/{revision}"
-
     api = Mock()
     api.create_repo.side_effect = lambda repo_id, **options: SimpleNamespace(repo_id=repo_id)
     api.upload_folder.side_effect = upload_folder
     for module in (huggingface_hub, hub_mixin):
         monkeypatch.setattr(module, "HfApi", lambda **options: api)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    download = Mock(return_value="remote/me/small")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     segmenter = Segmenter.load("models/default", "cpu")
     segmenter.push_to_hub("me/small", private=True)
     assert files("remote/me/small") == WRITTEN and api.create_repo.call_args.kwargs["private"]
     assert card() == Path("remote/me/small/README.md").read_text() and hub.push("out", "me/other") == "hub/me/other/commit/1"
     assert files("remote/me/other") == WRITTEN and 'from_pretrained("me/small")' in card()
-    for name in ("setup.py", "clip/tokenizer.pkl", "seeds/0/decoder.bin"):  # only safetensors, JSON and text are downloaded
-        Path("remote/me/small", name).write_text("raise SystemExit")
     assert np.array_equal(scores(Segmenter.from_pretrained("me/small", revision="v1", device="cpu")), scores(segmenter))
-    assert files("cache/v1") == WRITTEN
+    download.assert_called_once_with("me/small", allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"], revision="v1")  # no code
 
 
 def test_a_card_states_results_data_and_limits(project):
@@ -172,15 +168,6 @@ def test_a_model_that_cannot_be_published_is_named_and_nothing_is_written(projec
     refused(FileNotFoundError, "clip, the CLIP of models/default, does not exist")
     with pytest.raises(ValueError, match="only a segmenter that Segmenter.load opened"):
         made(clip, decoder).save_pretrained("out")
-
-
-def test_an_unknown_name_is_a_one_line_error(tmp_path, monkeypatch):
-    for error in (errors.HFValidationError("no\nnet"), errors.LocalEntryNotFoundError("no\nnet")):
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=error))
-        with pytest.raises(FileNotFoundError, match="me/absent: no such folder, and no download from the Hub: no net"):
-            Segmenter.from_pretrained("me/absent")
-    with pytest.raises(FileNotFoundError, match="holds no segmenter.json"):
-        Segmenter.from_pretrained(tmp_path)
 
 
 def test_a_published_model_may_not_name_files_outside_or_pickles_nor_run_code(tmp_path):
