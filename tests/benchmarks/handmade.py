@@ -37,9 +37,12 @@ def png(array):
 
 
 def save(path, content):
-    """Write text, or an array as image, to a file in a folder that may not exist yet."""
+    """Write bytes, text, or an array as image, to a file in a folder that may not exist yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content) if isinstance(content, str) else Image.fromarray(np.array(content, np.uint8)).save(path)
+    if isinstance(content, str | bytes):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        Image.fromarray(np.array(content, np.uint8)).save(path)
 
 
 def columns(*labels):
@@ -50,9 +53,7 @@ def columns(*labels):
 def write(path, maps, classes=CLASSES, image=None):
     """A benchmark's folder of 8x8 pictures with those label maps. image: the bytes of each picture. Returns its path."""
     for index, labels in enumerate(maps):
-        save(path / "images" / f"{index}.png", np.full((8, 8, 3), index))
+        save(path / "images" / f"{index}.png", image or np.full((8, 8, 3), index))
         save(path / "labels" / f"{index}.png", labels)
-        if image:
-            (path / "images" / f"{index}.png").write_bytes(image)
     save(path / "classes.txt", "\n".join(classes) + "\n")
     return path

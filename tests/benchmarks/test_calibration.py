@@ -47,10 +47,9 @@ def picture(left, right):
 def test_one_pass_is_an_evaluation_at_each_threshold_of_the_first_pictures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     maps = [rng.choice(np.array([0, 1, 2, 255], np.uint8), (8, 8)) for _ in range(3)]
-    folder = write(tmp_path / "three", maps)
-    for index, file in enumerate(sorted((folder / "images").iterdir())):
+    benchmark, one = FolderBenchmark("mine", write(tmp_path, maps)), grey(scale=3.0)
+    for index, file in enumerate(benchmark.files):
         file.write_bytes(picture(60 + 50 * index, 30 * index))
-    benchmark, one = FolderBenchmark("mine", folder), grey(scale=3.0)
     encoded = [evaluation.Encoded(benchmark, torch.eye(3)[:2], None, threshold) for threshold in THRESHOLDS]
     alone = [mean(evaluation.evaluate({"one": one}, [at])["mine"]["one"]) for at in encoded]
     curve = sweep(one, benchmark)
@@ -59,7 +58,7 @@ def test_one_pass_is_an_evaluation_at_each_threshold_of_the_first_pictures(tmp_p
     monkeypatch.setattr("ovseg.segmentation.windows.ENTRIES", 1)  # one row at a time
     assert sweep(one, benchmark, 3) == curve
     two = sweep(one, benchmark, 2)
-    next(file for file in (folder / "images").iterdir() if file.stem == "2").write_bytes(b"no picture")
+    benchmark.files[2].write_bytes(b"no picture")
     assert sweep(one, benchmark, 2) == two != curve
 
 
@@ -81,14 +80,13 @@ def test_a_folder_is_calibrated_on_another_folder(tmp_path):
 def test_shards_are_calibrated_on_other_shards(tmp_path):
     for number in range(2):
         with wds.TarWriter(str(tmp_path / f"b-{number}.tar"), encoder=False) as tar:
-            tar.write({"__key__": f"p{number}", "png": png(np.zeros((8, 8, 3), np.uint8)), "seg.png": png(ZEROS)})
+            tar.write({"__key__": f"p{number}", "png": picture(0, 0), "seg.png": png(ZEROS)})
     (tmp_path / "names.txt").write_text("background\na\n")
-    common = {"shards": str(tmp_path / "b-0.tar"), "label": "seg.png", "classes": str(tmp_path / "names.txt")}
-    settings = Benchmark(calibration=str(tmp_path / "b-1.tar"), **common)
+    settings = Benchmark(shards=f"{tmp_path}/b-0.tar", label="seg.png", classes=f"{tmp_path}/names.txt", calibration=f"{tmp_path}/b-1.tar")
     evaluated = open_benchmark("mine", settings)
     assert [key for key, _, _ in open_calibration(evaluated, settings)] == ["p1"]
     with pytest.raises(ValueError, match="benchmark mine: .*b-0.tar is evaluated"):
-        open_calibration(evaluated, Benchmark(calibration=str(tmp_path / "b-*.tar"), **common))
+        open_calibration(evaluated, settings.model_copy(update={"calibration": f"{tmp_path}/b-*.tar"}))
 
 
 def test_the_command_prints_lines_for_params_and_opens_no_evaluated_picture(tmp_path, monkeypatch):
