@@ -143,7 +143,8 @@ class LayoutBenchmark(BenchmarkBase):
         images, labels, *listing = (folder / part.format(split=split, key="*") for part in parts)
         listed = (listing or [images])[0]  # equal for voc and voc20, and for coco_object and coco_stuff, which share images
         super().__init__(name, classes, listed)
-        hint = f": needed are {', '.join(part.format(split=split, key='*') for part in parts)} in {folder} (docs/data.md)"
+        needed = ', '.join(part.format(split=split, key='*') for part in parts)
+        hint = f": needed are {needed} in {folder} (docs/data.md)"
         self._require((folder, labels.parent), hint, NotHere)
         self._require(listing, hint)
         if listing:

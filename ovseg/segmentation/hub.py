@@ -23,7 +23,7 @@ PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 def write_model(model, out, where=None):
-    """Write a trained model's folder, e.g. "models/default", to `out`, a new or empty folder for Segmenter.from_pretrained.
+    """Write a trained model's folder, e.g. "models/default", to `out`, new or empty, for Segmenter.from_pretrained.
 
     where: what the card gives to from_pretrained; None: `out`. Before it writes, raises FileNotFoundError if the model, its result or its
     CLIP is missing, FileExistsError if `out` holds files, and ValueError if result.json is incomplete or for check_clip's reasons.

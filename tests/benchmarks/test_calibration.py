@@ -50,9 +50,8 @@ def test_one_pass_is_an_evaluation_at_each_threshold_of_the_first_pictures(tmp_p
     benchmark, one = FolderBenchmark("mine", write(tmp_path, maps)), grey(scale=3.0)
     for index, file in enumerate(benchmark.files):
         file.write_bytes(picture(60 + 50 * index, 30 * index))
-    encoded = [evaluation.Encoded(benchmark, torch.eye(3)[:2], None, threshold) for threshold in THRESHOLDS]
-    alone = [mean(evaluation.evaluate({"one": one}, [at])["mine"]["one"]) for at in encoded]
-    curve = sweep(one, benchmark)
+    encoded = [evaluation.encode_classes(one, benchmark, threshold) for threshold in THRESHOLDS]
+    alone, curve = [mean(evaluation.evaluate({"one": one}, [at])["mine"]["one"]) for at in encoded], sweep(one, benchmark)
     assert list(curve) == list(THRESHOLDS) == [round(0.05 * step, 2) for step in range(1, 20)]
     assert list(curve.values()) == alone and len(set(alone)) > 3
     monkeypatch.setattr("ovseg.segmentation.windows.ENTRIES", 1)  # one row at a time

@@ -17,9 +17,6 @@ from ovseg.training.decoder import Decoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CACHED_OR_NOT = pytest.mark.parametrize("cached", [True, False], ids=["cached", "direct"])
-
-
 @pytest.fixture
 def several(clip, decoder):
     """Segmenters of the decoders of two seeds, in turn, and of three units."""
@@ -57,15 +54,15 @@ def test_a_folder_is_evaluated_with_the_given_threshold_or_the_segmenters_own(cl
     given, own = evaluate_folder(segmenter, folder, 0.55), evaluate_folder(segmenter, folder)
     assert (given["threshold"], own["threshold"]) == (0.55, 0.6) and given["iou"] != own["iou"]
     assert (given["benchmark"], given["pictures"], given["unit"]) == (str(folder.folder), 3, "pixel")
-    pairs = [(segmenter.segment(image, folder.named, True, 0.55).labels, truth) for _, image, truth in folder]
-    predicted, truth = (np.concatenate([maps[side].flatten() for maps in pairs]) for side in (0, 1))
+    pairs = [(segmenter.segment(image, folder.named, True, 0.55).labels.flatten(), truth.flatten()) for _, image, truth in folder]
+    predicted, truth = map(np.concatenate, zip(*pairs, strict=True))
     for index, name in enumerate(folder.classes):
         both, either = ((predicted == index) & (truth == index)).sum(), ((predicted == index) | (truth == index)).sum()
         assert given["iou"][name] == pytest.approx(100 * both / either, abs=0.2)  # classes are embedded in another batch
     assert given["miou"] == pytest.approx(np.mean(list(given["iou"].values())))
 
 
-@CACHED_OR_NOT
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "direct"])
 def test_one_pass_evaluates_each_seed_unit_and_benchmark_exactly_as_alone(several, sharing, study, suite_of, cached):
     suite = suite_of(study(sharing, thresholds={"things": 0.6, "apart": 0.55}, cached=cached))
     together = evaluation.evaluate(several, suite)
@@ -87,9 +84,8 @@ def test_clip_and_each_decoder_run_once_a_picture_for_all_segmenters_and_benchma
     assert [calls.count(module) for module in (clip, several["0"].decoder, several["1"].decoder)] == [windows] * 3
 
 
-@CACHED_OR_NOT
-def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, study, suite_of, cached):
-    (encoded,), segmenters = suite_of(study(mine, thresholds={"mine": 0.55}, cached=cached)), list(several.values())
+def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, study, suite_of):
+    (encoded,), segmenters = suite_of(study(mine, thresholds={"mine": 0.55})), list(several.values())
     rows, pictures = evaluation.examples(segmenters, encoded, [2, 0]), score([encoded], segmenters)
     assert list(rows) == [2, 0]
     for index, (image, truth, *maps) in rows.items():

@@ -40,18 +40,16 @@ def test_iou_is_that_of_torchmetrics(count, kind):
     assert np.array_equal(metric.matrix, matrix.compute())
 
 
-def evaluate(path, maps, features, classes=CLASSES, threshold=None):
-    """IoU of each class by a segmenter that scores features (n, 2, 2, 2) as they are; texts are embedded as (1, 0) and (0, 1)."""
-    benchmark = FolderBenchmark("mine", write(path, maps, classes))
-    data = evaluation.Encoded(benchmark, torch.eye(2), np.array(features, np.float16), threshold)
-    return evaluation.evaluate({"one": Segmenter(None, Decoder(2), SETTINGS)}, [data])["mine"]["one"]
-
-
 def test_evaluation_by_hand(tmp_path):
+    def evaluate(maps, features, classes=CLASSES, threshold=None):
+        benchmark = FolderBenchmark("mine", write(tmp_path / f"{len(classes)}", maps, classes))
+        data = evaluation.Encoded(benchmark, torch.eye(2), np.array(features, np.float16), threshold)  # texts are (1, 0) and (0, 1)
+        return evaluation.evaluate({"one": Segmenter(None, Decoder(2), SETTINGS)}, [data])["mine"]["one"]
+
     maps = [columns(0, 0, 0, 0, 0, 0, 1, 1), columns(*[255] * 3, 0, *[1] * 4)]
     # predicted: four columns of each. Over both pictures: car 5 of 7 columns, grass 6 of 8
     features = [[[1, 0], [1, 0]], [[0, 1], [0, 1]]]  # of 2 x 2 patches, the left half like the first class, the right like the second
-    assert evaluate(tmp_path / "two", maps, [features] * 2, ("car", "grass")) == {"car": pytest.approx(500 / 7), "grass": pytest.approx(75)}
+    assert evaluate(maps, [features] * 2, ("car", "grass")) == {"car": pytest.approx(500 / 7), "grass": pytest.approx(600 / 8)}
     # cosines of the columns with class 1 are 1 1 1 3/4 1/4 0 0 0, with class 2 all 0; the sigmoid is above 0.6 in the first four
-    iou = evaluate(tmp_path / "three", [columns(1, 1, 1, 0, 0, 0, 2, 2)], [[features[0], [[0, 0], [0, 0]]]], threshold=0.6)
+    iou = evaluate([columns(1, 1, 1, 0, 0, 0, 2, 2)], [[features[0], [[0, 0], [0, 0]]]], threshold=0.6)
     assert iou == {"background": pytest.approx(200 / 5), "a": pytest.approx(300 / 4), "b": 0.0}

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 PARAMETERS = {"clip.model": "local-dir:models/clip", "clip.pretrained": None, "mgca.k": 0.06, "tcl.tau": 0.07, "train.method": "mgca"}
 RESULT = {
-    "run": "default",
     "miou": {"things": {"pixel": 20.0}, "scenes": {"pixel": 41.5}},
     "thresholds": {"things": 0.45},
     "classes": [["things", "a4" * 32], ["scenes", "b7" * 32]],
