@@ -148,7 +148,7 @@ def segment_case(device, which, classes=150, height=480, width=640):
 
     def ours():
         windows, where = cut_windows(image, SEGMENT)
-        return segmenter.score(segmenter.encode(windows), where, names, (height, width)).labels()
+        return segmenter.classify(segmenter.describe(segmenter.embed(segmenter.encode(windows))), where, names, (height, width)).labels()
 
     macs = {"bfloat16": len(cut_windows(image, SEGMENT)[0]) * (vit_macs(785) + decoder_macs(56 * 56))}
     return Case({"plain": plain, "ours": ours}[which], macs, WEIGHTS + 8 * height * width)  # labels are int64

@@ -9,45 +9,38 @@ import torch
 from tqdm import tqdm
 
 from ..segmentation.segmenter import Segmenter
-from ..segmentation.windows import foreground
+from ..segmentation.windows import probabilities
 from . import datasets
-from .evaluation import Encoded, score_pictures
+from .evaluation import encode_classes, score_pictures
 from .miou import MeanIoU, mean
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 
 
 def sweep(segmenter, benchmark, pictures=200):
-    """mIoU in percent at each of THRESHOLDS on the first `pictures` images, computed in one pass: {threshold: mIoU}.
-
-    segmenter: with its CLIP. benchmark: from `open_calibration`. mIoU is over the classes present in the truth or the prediction.
-    """
-    encoded = Encoded(benchmark, segmenter.clip.embed_classes(benchmark.named, segmenter.settings.templates), None)
+    """{threshold: mIoU in percent} at each of THRESHOLDS on the first `pictures` images, in one pass. segmenter: with its CLIP."""
     ious = {threshold: MeanIoU(benchmark.classes) for threshold in THRESHOLDS}
-    scored = islice(score_pictures([encoded], [segmenter]), pictures)
+    scored = islice(score_pictures([encode_classes(segmenter, benchmark)], [segmenter]), pictures)
     for _, (truth,), ((scores,),) in tqdm(scored, benchmark.name, min(pictures, len(benchmark)), mininterval=2):
-        for part in scores.parts():  # a few rows at a time: the scores of a large image take gigabytes
-            best, label = (rows.cpu() for rows in foreground(scores.rows(part), segmenter.scale))
+        for part in scores.parts():  # the scores of all rows of a large image take gigabytes
+            best, label = (rows.cpu() for rows in probabilities(scores.rows(part), segmenter.scale).max(0))
             for threshold, iou in ious.items():
-                iou.update(torch.where(best < threshold, 0, label), truth[part])
+                iou.update(torch.where(best < threshold, 0, label + 1), truth[part])
     return {threshold: mean(iou.compute()) for threshold, iou in ious.items()}
 
 
 def open_calibration(evaluated, settings):
-    """Open the calibration images for the benchmark `evaluated`; none of them is in that benchmark. settings: schema.Benchmark.
-
-    Raises ValueError if none are configured, if one of them is evaluated or if the classes differ, FileNotFoundError if files are missing.
-    """
+    """The calibration images for a benchmark that is `evaluated`. settings: schema.Benchmark. Raises ValueError if none are configured, one
+    of them is evaluated or the classes differ, and FileNotFoundError if files are missing."""
     name = evaluated.name
     if not (settings.layout or settings.calibration):
         raise ValueError(f"benchmark {name}: benchmarks.{name}.calibration names no pictures to choose a threshold on")
     other = datasets.open_benchmark(name, settings, "calibration")
     if other.classes != evaluated.classes:
         raise ValueError(f"benchmark {name}: {other.source} and {evaluated.source} hold different classes")
-    seen = {(file.st_dev, file.st_ino) for file in map(os.stat, evaluated.files)}  # equal through links too
-    for path, file in zip(other.files, map(os.stat, other.files), strict=True):
-        if (file.st_dev, file.st_ino) in seen:
-            raise ValueError(f"benchmark {name}: {path} is evaluated: no threshold may be chosen on it")
+    seen = {os.stat(path)[1:3] for path in evaluated.files}  # inode and device: equal through links, too
+    if both := [path for path in other.files if os.stat(path)[1:3] in seen]:
+        raise ValueError(f"benchmark {name}: {both[0]} is evaluated: no threshold may be chosen on it")
     return other
 
 
@@ -72,8 +65,7 @@ def main(run, pictures):
     try:
         params.enter_project()
         p = params.load()
-        opened = open_calibrations(p.benchmarks)
-        if not opened:
+        if not (opened := open_calibrations(p.benchmarks)):
             raise ValueError("no benchmark with a background has calibration pictures: there is no threshold to choose")
         segmenter = Segmenter.load(f"models/{run}", p.device)
         curves = {benchmark.name: sweep(segmenter, benchmark, pictures) for benchmark in opened}
@@ -81,8 +73,7 @@ def main(run, pictures):
         sys.exit(f"{error}")
     for name, curve in curves.items():
         print(f"{name}: mIoU of {run}", *(f"  {threshold:.2f}  {miou:.1f}" for threshold, miou in curve.items()), sep="\n")
-    lines = [f"    {name}: {max(curve, key=curve.get)}" for name, curve in curves.items()]
-    print("evaluate:\n  thresholds:", *lines, sep="\n")
+    print("evaluate:\n  thresholds:", *(f"    {name}: {max(curve, key=curve.get)}" for name, curve in curves.items()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -23,19 +23,18 @@ def _stop(error):
 class BenchmarkBase:
     """Iterating yields (key, PIL RGB image, label map (H, W) of class indices and 255); len() is the number of images.
 
-    classes: names in the order of label values. background: whether the first is "background": pixels of no other class. named: the
-    classes with a text, all but the background. source: benchmarks with the same source hold the same images in the same order. files:
-    paths of images or shards. Opening raises NotHere, FileNotFoundError if only a part is missing, or ValueError on bad names. Iterating
-    raises ValueError on an unreadable file or a wrong label map.
+    classes: names in the order of label values. background: whether the first is "background", pixels of no other class. named: all classes
+    but the background. source: equal if images and their order are. files: paths of images or shards. keys, label_files: of each image;
+    empty for shards. Opening raises NotHere, FileNotFoundError if only a part is missing, or ValueError on bad names. Iterating raises
+    ValueError on an unreadable file or a wrong label map.
     """
+
+    keys = label_files = ()
 
     def __init__(self, name, classes, source):
         self.name, self.source = name, str(source)
-        try:
-            lines = Path(classes).read_text(encoding="utf-8-sig").splitlines()  # with or without a byte order mark
-        except UnicodeDecodeError:
-            raise ValueError(f"benchmark {name}: {classes} is not UTF-8") from None
-        self.classes = [line.strip() for line in lines if line.strip()]
+        text = self._read(lambda path: Path(path).read_text(encoding="utf-8-sig"), classes, classes)  # with or without a byte order mark
+        self.classes = [line.strip() for line in text.splitlines() if line.strip()]
         lower = [label.lower() for label in self.classes]
         if not 2 <= len(lower) <= IGNORED or len(set(lower)) < len(lower):
             raise ValueError(f"benchmark {name}: {classes} must hold 2 to {IGNORED} distinct names, one per line")
@@ -50,13 +49,11 @@ class BenchmarkBase:
     def __iter__(self):
         for key, image, stored in self.samples():
             labels = self.decoded(stored)
-            if labels.shape != (image.height, image.width):
-                sizes = f"image is {image.width}x{image.height}, label map {labels.shape[1]}x{labels.shape[0]}"
-                raise ValueError(f"benchmark {self.name}: {key}: {sizes}")
-            largest = labels[labels != IGNORED].max(initial=0)
-            if largest >= len(self.classes):
-                allowed = f"0 to {len(self.classes) - 1} or {IGNORED}"
-                raise ValueError(f"benchmark {self.name}: label map {key} holds {largest}: must be {allowed}")
+            height, width = labels.shape
+            if image.size != (width, height):
+                raise ValueError(f"benchmark {self.name}: {key}: image is {image.width}x{image.height}, label map {width}x{height}")
+            if (largest := labels[labels != IGNORED].max(initial=0)) >= (count := len(self.classes)):
+                raise ValueError(f"benchmark {self.name}: label map {key} holds {largest}: must be 0 to {count - 1} or {IGNORED}")
             yield key, image, labels
 
     def decoded(self, labels):
@@ -64,10 +61,7 @@ class BenchmarkBase:
         return labels
 
     def samples(self, step=1, failed=_stop):
-        """Yields (key, PIL RGB image, label map (H, W) as stored) for every `step`-th picture, unchecked.
-
-        failed: called with a ValueError for each unreadable picture, which is skipped.
-        """
+        """Yields (key, PIL RGB image, label map (H, W) as stored) of every `step`-th picture; failed(ValueError) for unreadable ones."""
         for key, image, labels in zip(self.keys[::step], self.files[::step], self.label_files[::step], strict=True):
             try:
                 yield key, self._read(read_image, image, image), self._read(read_label_map, labels, labels)
@@ -77,27 +71,32 @@ class BenchmarkBase:
     def _read(self, reader, file, where):
         try:
             return reader(file)
-        except (ValueError, shards.BadSample) as error:
+        except (ValueError, OSError, shards.BadSample) as error:
             raise ValueError(f"benchmark {self.name}: {where}: {error}") from None
+
+    def _require(self, paths, hint="", kind=FileNotFoundError):
+        if missing := [path for path in paths if not path.exists()]:
+            raise kind(f"benchmark {self.name}: {missing[0]} does not exist{hint}")
 
 
 class FolderBenchmark(BenchmarkBase):
     """A folder with images/ (jpg, png, webp), labels/ (png of the same name) and classes.txt (one name per line)."""
 
     def __init__(self, name, folder):
-        self.folder = Path(folder)
-        for part, missing in {"": NotHere, "labels": NotHere, "images": FileNotFoundError, "classes.txt": FileNotFoundError}.items():
-            if not (self.folder / part).exists():
-                raise missing(f"benchmark {name}: {self.folder / part} does not exist: needed are images/, labels/ and classes.txt")
-        super().__init__(name, self.folder / "classes.txt", self.folder)
-        self.files = sorted(path for path in (self.folder / "images").iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
+        self.name, self.folder = name, Path(folder)
+        images, labels, classes = (self.folder / part for part in ("images", "labels", "classes.txt"))
+        hint = ": needed are images/, labels/ and classes.txt"
+        self._require((self.folder, labels), hint, NotHere)
+        self._require((images, classes), hint)
+        super().__init__(name, classes, self.folder)
+        self.files = sorted(path for path in images.iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
         self.keys = [path.stem for path in self.files]
-        self.label_files = [self.folder / "labels" / f"{key}.png" for key in self.keys]
+        self.label_files = [labels / f"{key}.png" for key in self.keys]
         if not self.files:
-            raise FileNotFoundError(f"benchmark {name}: {self.folder}/images holds no images ({', '.join(shards.IMAGES)})")
+            raise FileNotFoundError(f"benchmark {name}: {images} holds no images ({', '.join(shards.IMAGES)})")
         if twice := [key for key, count in Counter(self.keys).items() if count > 1]:
-            raise ValueError(f"benchmark {name}: {self.folder}/images holds several images named {twice[0]}")
-        _check_files(name, self.label_files)
+            raise ValueError(f"benchmark {name}: {images} holds several images named {twice[0]}")
+        self._require(self.label_files)
 
 
 class ShardBenchmark(BenchmarkBase):
@@ -112,69 +111,57 @@ class ShardBenchmark(BenchmarkBase):
         super().__init__(name, classes, spec)
         self.label = label
 
-    @functools.cached_property
-    def _length(self):
-        return sum(1 for path in self.files for _ in shards.read_samples(path))
+    _length = functools.cached_property(lambda self: sum(1 for path in self.files for _ in shards.read_samples(path)))
 
     def __len__(self):
         return self._length
 
     def samples(self, step=1, failed=_stop):
-        """As in BenchmarkBase."""
         index = itertools.count()
         for path in self.files:
             report = shards.Report()
             for sample in (sample for sample in shards.read_samples(path, report) if next(index) % step == 0):
+                key, where = sample["__key__"], f"{path}: sample {sample['__key__']}"
                 try:
-                    yield self._decode(sample, f"{path}: sample {sample['__key__']}")
+                    if self.label not in sample:
+                        raise ValueError(f"benchmark {self.name}: {where} has no {self.label}")
+                    labels = self._read(read_label_map, io.BytesIO(sample[self.label]), f"{where}: {self.label}")
+                    yield key, self._read(shards.decode_image, sample, where), labels
                 except ValueError as error:
                     failed(error)
             if report.skipped:  # e.g. a truncated tar: fewer images would make it another benchmark
                 failed(ValueError(f"benchmark {self.name}: {path}: {', '.join(report.skipped)}"))
-
-    def _decode(self, sample, where):
-        if self.label not in sample:
-            raise ValueError(f"benchmark {self.name}: {where} has no {self.label}")
-        labels = self._read(read_label_map, io.BytesIO(sample[self.label]), f"{where}: {self.label}")
-        return sample["__key__"], self._read(shards.decode_image, sample, where), labels
 
 
 class LayoutBenchmark(BenchmarkBase):
     """A split of one of the paper's benchmarks in MMSegmentation's layout. layout: a key of LAYOUTS."""
 
     def __init__(self, name, layout, folder, split):
-        self.layout, folder = LAYOUTS[layout], Path(folder)
-        images, labels, *listing = (folder / part for part in self.layout.parts(split))
+        classes, layout, folder = CLASSES / f"{layout}.txt", LAYOUTS[layout], Path(folder)
+        self.decoded = layout.decoded
+        parts = [part for part in (layout.images, layout.labels, layout.listing) if part]
+        images, labels, *listing = (folder / part.format(split=split, key="*") for part in parts)
         listed = (listing or [images])[0]  # equal for voc and voc20, and for coco_object and coco_stuff, which share images
-        super().__init__(name, CLASSES / f"{self.layout.classes}.txt", listed)
-        if self.layout.zero_ignored and self.background:
-            self.classes, self.background = self.named, False
-        needed = f"needed are {', '.join(self.layout.parts(split))} in {folder}: {self.layout.source}"
-        for path in (folder, labels.parent, *listing):
-            if not path.exists():
-                raise (FileNotFoundError if path in listing else NotHere)(f"benchmark {name}: {path} does not exist: {needed}")
-        self.keys = self.layout.keys(folder, split)
+        super().__init__(name, classes, listed)
+        needed = ', '.join(part.format(split=split, key='*') for part in parts)
+        hint = f": needed are {needed} in {folder} (docs/data.md)"
+        self._require((folder, labels.parent), hint, NotHere)
+        self._require(listing, hint)
+        if listing:
+            self.keys = listed.read_text().split()
+        else:  # sorted; Cityscapes has a folder for each city
+            start, suffix = parts[0].format(split=split, key="*").split("*")
+            found = sorted((folder / start).rglob(f"*{suffix}"))
+            self.keys = [path.relative_to(folder / start).as_posix().removesuffix(suffix) for path in found]
         if not self.keys:
-            raise FileNotFoundError(f"benchmark {name}: no pictures in {listed}: {needed}")
-        patterns = (self.layout.images, self.layout.labels)
-        self.files, self.label_files = ([folder / pattern.format(split=split, key=key) for key in self.keys] for pattern in patterns)
-        _check_files(name, self.files + self.label_files, f": {needed}")
-
-    def decoded(self, labels):
-        return self.layout.decoded(labels)
-
-
-def _check_files(name, files, hint=""):
-    if missing := [path for path in files if not path.is_file()]:
-        raise FileNotFoundError(f"benchmark {name}: {missing[0]} does not exist{hint}")
+            raise FileNotFoundError(f"benchmark {name}: no pictures in {listed}{hint}")
+        self.files, self.label_files = ([folder / part.format(split=split, key=key) for key in self.keys] for part in parts[:2])
+        self._require(self.files + self.label_files, hint)
 
 
 def open_benchmark(name, settings, split="evaluated"):
-    """The benchmark that params' `benchmarks` describes under `name`. settings: schema.Benchmark.
-
-    split: "evaluated", or "calibration" for choosing a background threshold: the training split of a layout, and
-    settings.calibration for other benchmarks. Raises what opening a BenchmarkBase raises.
-    """
+    """The benchmark `name` of params' `benchmarks`. settings: schema.Benchmark. split: "evaluated", or "calibration" for choosing a
+    background threshold: a layout's training split, else settings.calibration. Raises what opening a BenchmarkBase raises."""
     if settings.layout:
         return LayoutBenchmark(name, settings.layout, settings.folder, getattr(LAYOUTS[settings.layout], split))
     where = settings.calibration if split == "calibration" else settings.folder or settings.shards
@@ -182,10 +169,8 @@ def open_benchmark(name, settings, split="evaluated"):
 
 
 def open_benchmarks(settings_by_name):
-    """Open params' benchmarks, in order; an optional one that is not on this machine is skipped with a printed line.
-
-    Raises NotHere if a required one is missing or none is left, FileNotFoundError if one is incomplete.
-    """
+    """Open params' benchmarks, in order; an optional one that is not on this machine is skipped with a printed line. Raises NotHere if a
+    required one is missing or none is left, FileNotFoundError if one is incomplete."""
     opened = []
     for name, settings in settings_by_name.items():
         try:
@@ -197,11 +182,3 @@ def open_benchmarks(settings_by_name):
     if not opened:
         raise NotHere(f"none of the benchmarks is there: {', '.join(settings_by_name)}")
     return opened
-
-
-def check_thresholds(benchmarks, thresholds):
-    """Raises ValueError if an opened benchmark without background has a threshold. thresholds: {name: threshold}."""
-    for benchmark in benchmarks:
-        if benchmark.name in thresholds and not benchmark.background:
-            first = benchmark.classes[0]
-            raise ValueError(f"benchmark {benchmark.name}: a threshold needs the class {BACKGROUND!r} first; the first class is {first!r}")

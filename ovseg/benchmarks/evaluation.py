@@ -1,7 +1,4 @@
-"""Evaluate segmenters on benchmarks, from cached features or directly from the pictures.
-
-Benchmarks over the same pictures (VOC 21 and VOC20; things and scenes) are evaluated in one pass.
-"""
+"""Evaluate segmenters from cached features or from pictures; benchmarks over the same pictures (VOC 21 and VOC20) in one pass."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -12,23 +9,25 @@ import torch
 from tqdm import tqdm
 
 from ..clip.encode import as_tensor, open_cached
-from ..segmentation.windows import cut_windows, raw_labels, window_grid
+from ..segmentation.windows import BACKGROUND, cut_windows, raw_labels, window_grid
 from . import datasets
 from .miou import MeanIoU, mean
 
 
 @dataclass
 class Encoded:
-    """A benchmark with its CLIP embeddings.
-
-    classes: (C, d) embeddings of its class names, unit length. windows: dense features of all windows, or None if not cached.
-    threshold: the softmax score below which a pixel is background; None: the segmenter's own.
-    """
+    """A benchmark with embeddings (C, d) of its class names, unit length, and its cached windows' dense features, if any. threshold: the
+    softmax score below which a pixel is background; None: the segmenter's own. Raises ValueError for one without a background."""
 
     benchmark: datasets.BenchmarkBase
     classes: torch.Tensor
-    windows: np.ndarray | None
+    windows: np.ndarray | None = None
     threshold: float | None = None
+
+    def __post_init__(self):
+        name, classes = self.benchmark.name, self.benchmark.classes
+        if self.threshold is not None and not self.benchmark.background:
+            raise ValueError(f"benchmark {name}: a threshold needs the class {BACKGROUND!r} first; the first class is {classes[0]!r}")
 
     def background_threshold(self, segmenter):
         """The softmax score below which a pixel is background; None without background."""
@@ -43,13 +42,11 @@ class Encoded:
 def open_suite(p, folder="data/features/benchmarks"):
     """Open the benchmarks of params.yaml with their cached features: a list of Encoded. p: Params.
 
-    Windows of benchmarks over the same pictures are cached once, in the folder of the first of them. Raises FileNotFoundError if features
-    are missing, and the errors of datasets.open_benchmarks.
+    Raises FileNotFoundError if features are missing, and the errors of datasets.open_benchmarks and Encoded.
     """
-    opened, first, suite = datasets.open_benchmarks(p.benchmarks), {}, []
-    datasets.check_thresholds(opened, p.evaluate.thresholds)
-    for benchmark in opened:
-        pictures = first.setdefault(benchmark.source, benchmark.name)
+    first, suite = {}, []
+    for benchmark in datasets.open_benchmarks(p.benchmarks):
+        pictures = first.setdefault(benchmark.source, benchmark.name)  # whose folder holds the windows of all with the same pictures
         classes = open_cached(Path(folder) / benchmark.name / "classes.npy")
         windows = open_cached(Path(folder) / pictures / f"{p.clip.dense}.npy") if p.clip.cache_images else None
         if classes is None or (windows is None and p.clip.cache_images):
@@ -59,19 +56,18 @@ def open_suite(p, folder="data/features/benchmarks"):
 
 
 def open_clip(settings, device):
-    """Open the CLIP that encodes pictures, or return None if `encode` cached their features. settings: params' Clip."""
-    if settings.cache_images:
-        return None
-    from ..clip.frozen import FrozenCLIP  # takes seconds to import
+    """The FrozenCLIP that encodes pictures, or None if `encode` cached their features. settings: schema.Clip. device: torch.device."""
+    if not settings.cache_images:
+        from ..clip.frozen import FrozenCLIP  # takes seconds to import
 
-    return FrozenCLIP.open(settings, device)
+        return FrozenCLIP.open(settings, device)
 
 
 def score_pictures(suite, segmenters, wanted=None):
     """Yields (PIL image, [label map per benchmark], [[Scores per benchmark] per segmenter]) for each picture.
 
-    suite: list of Encoded over the same pictures. segmenters: share CLIP and windows; embeddings of a shared decoder are
-    computed once. wanted: indices of the pictures to score; None: all. Scores have the size of the label maps.
+    suite: list of Encoded over the same pictures. segmenters: share CLIP and windows; embeddings of a shared decoder are computed once.
+    wanted: indices of the pictures to score; None: all. Raises ValueError if the cached windows are not those of the pictures.
     """
     first, windows, row = segmenters[0], suite[0].windows, 0
     device = next(first.decoder.parameters()).device
@@ -97,48 +93,37 @@ def score_pictures(suite, segmenters, wanted=None):
 
 
 def evaluate(segmenters, suite):
-    """IoU of each class on each benchmark.
-
-    segmenters: {name: Segmenter}, which may differ only in decoder and unit. suite: list of Encoded. Returns {benchmark: {name: {class:
-    IoU in percent}}}, None for a class that is neither in the truth nor predicted.
-    """
+    """{benchmark: {name: {class: IoU in percent}}}, None for a class that is neither in the truth nor predicted. suite: list of Encoded.
+    segmenters: {name: Segmenter}, which may differ only in decoder and unit."""
+    ious = {encoded.benchmark.name: {name: MeanIoU(encoded.benchmark.classes) for name in segmenters} for encoded in suite}
     by_source = {}
     for encoded in suite:
         by_source.setdefault(encoded.benchmark.source, []).append(encoded)
-    by_benchmark = dict.fromkeys(encoded.benchmark.name for encoded in suite)  # in their order
     for group in by_source.values():
-        ious = [{name: MeanIoU(encoded.benchmark.classes) for name in segmenters} for encoded in group]
-        title = ", ".join(encoded.benchmark.name for encoded in group)
-        scored = score_pictures(group, list(segmenters.values()))
+        title, scored = ", ".join(encoded.benchmark.name for encoded in group), score_pictures(group, list(segmenters.values()))
         for _, truths, scores in tqdm(scored, title, len(group[0].benchmark), mininterval=2):
             for (name, segmenter), of_benchmarks in zip(segmenters.items(), scores, strict=True):
-                for encoded, iou, truth, score in zip(group, ious, truths, of_benchmarks, strict=True):
-                    iou[name].update(encoded.labels(score, segmenter), truth)
-        for encoded, iou in zip(group, ious, strict=True):
-            by_benchmark[encoded.benchmark.name] = {name: matrix.compute() for name, matrix in iou.items()}
-    return by_benchmark
+                for encoded, truth, score in zip(group, truths, of_benchmarks, strict=True):
+                    ious[encoded.benchmark.name][name].update(encoded.labels(score, segmenter), truth)
+    return {benchmark: {name: iou.compute() for name, iou in by_name.items()} for benchmark, by_name in ious.items()}
+
+
+def encode_classes(segmenter, benchmark, threshold=None):
+    """The Encoded of a benchmark whose pictures the segmenter's CLIP encodes."""
+    return Encoded(benchmark, segmenter.clip.embed_classes(benchmark.named, segmenter.settings.templates), None, threshold)
 
 
 def evaluate_folder(segmenter, benchmark, threshold=None):
-    """Evaluate a segmenter, by its own unit, on a benchmark outside of a study. benchmark: datasets.FolderBenchmark.
-
-    threshold: softmax score below which a pixel is background; None: the segmenter's own. Returns a dict: benchmark, pictures, unit,
-    threshold (None without background), miou and iou {class: percent or None}. Raises ValueError for a threshold without background.
-    """
-    settings = segmenter.settings
-    datasets.check_thresholds([benchmark], {} if threshold is None else {benchmark.name: threshold})
-    threshold = (settings.threshold if threshold is None else threshold) if benchmark.background else None
-    classes = segmenter.clip.embed_classes(benchmark.named, settings.templates)
-    iou = evaluate({"": segmenter}, [Encoded(benchmark, classes, None, threshold)])[benchmark.name][""]
-    about = {"benchmark": str(benchmark.folder), "pictures": len(benchmark), "unit": settings.unit, "threshold": threshold}
-    return about | {"miou": mean(iou), "iou": iou}
+    """Evaluate a segmenter, by its own unit, on a datasets.FolderBenchmark. threshold: see Encoded. Returns a dict: benchmark, pictures,
+    unit, threshold (None without background), miou and iou {class: percent or None}."""
+    encoded = encode_classes(segmenter, benchmark, threshold)
+    iou = evaluate({"": segmenter}, [encoded])[benchmark.name][""]
+    about = {"benchmark": str(benchmark.folder), "pictures": len(benchmark), "unit": segmenter.settings.unit}
+    return about | {"threshold": encoded.background_threshold(segmenter), "miou": mean(iou), "iou": iou}
 
 
 def at_quantiles(segmenter, encoded, quantiles, pictures=200):
-    """Choose pictures to show: the indices of those at the given quantiles (0..1) of mIoU among the first `pictures`.
-
-    The mIoU of a picture is over the classes present in its truth or its label map.
-    """
+    """Indices of the pictures at the given quantiles (0..1) of their own mIoU, among the first `pictures`."""
     values = []
     for _, (truth,), ((scores,),) in islice(score_pictures([encoded], [segmenter]), pictures):
         iou = MeanIoU(encoded.benchmark.classes)
@@ -149,11 +134,8 @@ def at_quantiles(segmenter, encoded, quantiles, pictures=200):
 
 
 def examples(segmenters, encoded, wanted, raw=False):
-    """Pictures to show: {index: [PIL image, truth, label map of each segmenter]} for the indices in wanted, in that order.
-
-    raw: put the first segmenter's label map before windows are averaged and interpolated in front of the others (windows.raw_labels).
-    Indices beyond the last picture are left out; if none is left, the first picture is used.
-    """
+    """{index: [PIL image, truth, label map of each segmenter]} for the indices in wanted, in that order; the first picture if none exists.
+    raw: the first segmenter's windows.raw_labels come before the label maps."""
     rows, wanted = {}, [index for index in wanted if index < len(encoded.benchmark)] or [0]
     for index, (image, (truth,), scores) in zip(sorted(set(wanted)), score_pictures([encoded], segmenters, wanted), strict=False):
         labels = [encoded.labels(score, segmenter) for segmenter, (score,) in zip(segmenters, scores, strict=True)]

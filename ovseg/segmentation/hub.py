@@ -3,6 +3,7 @@
 Only safetensors, JSON and text files are written and downloaded: nothing is unpickled, and no code that comes with a model is run.
 """
 
+import importlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import huggingface_hub
-from tabulate import tabulate
+import jinja2
 
 from ..schema import LOCAL, PRETRAINED_CLIP
 
@@ -19,28 +20,20 @@ PUBLISHED_CLIP = f"{LOCAL}clip"  # clip.model of a published model whose CLIP wa
 FILES = ["*.json", "*.safetensors", "*.txt", "*.md"]
 CODE = ("trust_remote_code", "auto_map", "hf_model_name")  # keys of a CLIP's JSON that would fetch a model or code
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-FROM_TEXTS = "It learned from image-text pairs alone: no label map was seen in training."
-FROM_LABELS = "It was trained on label maps: a reference for methods that learn from texts, not one of them."
-CARTOON = (
-    "Its CLIP is a small one that was pretrained on rendered scenes of a cartoon world. It knows the 22 classes of that world and nothing "
-    "else: **it is of no use on photographs**. It is published for inspection and for checking a reproduction."
-)
-REAL = "It inherits the vocabulary, errors and biases of its CLIP."
 
 
 def write_model(model, out, where=None):
-    """Write a trained model's folder, e.g. "models/default", to the folder `out` for Segmenter.from_pretrained. No weights are loaded.
+    """Write a trained model's folder, e.g. "models/default", to `out`, new or empty, for Segmenter.from_pretrained.
 
-    out: new or empty. where: what its card gives to from_pretrained, "owner/name"; None: `out`. Before anything is written, raises
-    FileNotFoundError if the model, its result or its CLIP is missing, FileExistsError if `out` holds files, and ValueError if result.json
-    lacks a key or its CLIP may not be published (check_clip).
+    where: what the card gives to from_pretrained; None: `out`. Before it writes, raises FileNotFoundError if the model, its result or its
+    CLIP is missing, FileExistsError if `out` holds files, and ValueError if result.json is incomplete or for check_clip's reasons.
     """
     model, out = Path(model), Path(out)
     config, result = read_json(model, "segmenter.json"), read_json(model, "result.json")
     try:
         card = make_card(result, str(where or out))
-    except KeyError as error:
-        raise ValueError(f"{model}/result.json lacks {error}: evaluate the model again") from None
+    except (KeyError, jinja2.UndefinedError) as error:
+        raise ValueError(f"{model}/result.json is incomplete ({error}): evaluate the model again") from None
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} exists already and is not empty")
     files = {path: path.relative_to(model) for kind in ("*.safetensors", "training.json") for path in sorted(model.glob(f"seeds/*/{kind}"))}
@@ -65,10 +58,9 @@ def push(out, repository, private=False):
 
 
 def fetch(name, **options):
-    """The folder of a published model, downloaded if needed and checked. name: a folder, or "owner/name" on the Hub.
+    """The folder of a published model, checked. name: a folder, or "owner/name" on the Hugging Face Hub, which is downloaded if needed.
 
-    options: of huggingface_hub.snapshot_download, e.g. revision. Raises FileNotFoundError if there is no such model or it cannot be
-    downloaded, and the errors of `check_clip`.
+    options: of snapshot_download, e.g. revision, token. Raises FileNotFoundError if there is no such model, and the errors of check_clip.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -81,10 +73,8 @@ def fetch(name, **options):
 
 
 def check_clip(name, clip, folder):
-    """Raise ValueError unless the CLIP of a published model is a name and tag of open_clip, or a folder with safetensors and no code.
-
-    name: of the model, for messages. clip: section of segmenter.json. folder: of a local CLIP; FileNotFoundError if it is missing.
-    """
+    """Raise ValueError unless a published CLIP is a name and tag of open_clip, or a folder of safetensors without code; FileNotFoundError
+    if the folder is missing. name: of the model. clip: section of segmenter.json. folder: of a local CLIP."""
     model, tag = clip["model"], clip["pretrained"] or ""
     if model != PUBLISHED_CLIP and {":", "/", os.sep} & set(model):
         raise ValueError(f"{name}: its CLIP is {model!r}: must be a name of open_clip or {PUBLISHED_CLIP}")
@@ -102,38 +92,18 @@ def check_clip(name, clip, folder):
 
 def read_json(folder, name):
     """The content of a model folder's segmenter.json or result.json. Raises FileNotFoundError with the folder."""
-    if not (Path(folder) / name).is_file():
+    file = Path(folder) / name
+    if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no {name}: must be the folder of a trained and evaluated model")
-    return json.loads((Path(folder) / name).read_text())
+    return json.loads(file.read_text())
 
 
 def make_card(result, where):
     """The model card, Markdown with YAML front matter. result: content of result.json. where: argument of Segmenter.from_pretrained."""
-    values, data = dict(result["parameters"]), result["data"] or {}
-    method, cartoon, rendered = values["train.method"], values["clip.model"] == PRETRAINED_CLIP, data.get("rendered")
-    of_run = ("clip", *method.split("+"), "train", "segment")
-    shown = [key for key in values if key.split(".")[0] in of_run and not key.endswith("templates")]
-    thresholds = ", ".join(f"{threshold:g} on `{name}`" for name, threshold in result["thresholds"].items())
-    rows = [(name, unit, _mean_std(result["seeds"], name, unit)) for name, by_unit in result["miou"].items() for unit in by_unit]
-    counts = f"{data['pairs']:,} image-text pairs, {data['captions']:,} different captions" if data else "image-text pairs"
-    return (Path(__file__).parent / "card.md").read_text(encoding="utf-8").format(
-        licence="mit" if cartoon and rendered else "other",  # other CLIPs and data have terms of their own
-        name=where.rstrip("/").split("/")[-1],
-        weights=result["weights"],
-        method=method,
-        clip=values["clip.model"] + (f" ({tag})" if (tag := values["clip.pretrained"]) else ""),
-        labels=FROM_LABELS if method == "supervised" else FROM_TEXTS,
-        where=where,
-        thresholds=f"Threshold of the background (softmax score): {thresholds}." if thresholds else "No benchmark has a background.",
-        table=tabulate(rows, ["benchmark", "unit", "mIoU"], tablefmt="pipe", disable_numparse=True),
-        data=f"Trained on {counts}" + (": rendered scenes of a cartoon world, with noisy captions." if rendered else "."),
-        limits=CARTOON if cartoon else REAL,
-        parameters="\n".join(f"- `{key}`: {values[key]}" for key in shown),
-        versions=", ".join(f"{package} {version}" for package, version in result["versions"]),
-        classes=", ".join(f"{name} `{digest[:16]}…`" for name, digest in result["classes"]),
-    )
-
-
-def _mean_std(seeds, benchmark, unit):
-    values = [seed["miou"][benchmark][unit] for seed in seeds]
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f} ({len(values)})" if len(values) > 1 else "")
+    values = dict(result["parameters"])
+    methods = values["train.method"].split("+")
+    titles = [importlib.import_module(f"ovseg.methods.{method}").TITLE for method in methods]
+    facts = {"where": where, "values": values, "methods": methods, "titles": titles, "cartoon": values["clip.model"] == PRETRAINED_CLIP}
+    facts |= {"miou_of": lambda name, unit: [seed["miou"][name][unit] for seed in result["seeds"]], "mean": mean, "stdev": stdev}
+    card = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
+    return jinja2.Template(card, trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined).render(result | facts)

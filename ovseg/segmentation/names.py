@@ -4,22 +4,16 @@ from .windows import BACKGROUND
 
 # The softmax over one class is 1 everywhere, so background needs names to compete with it. Large, common surroundings, after the
 # background classes of CLIP-ES (Lin et al., CVPR 2023, https://arxiv.org/abs/2212.09506), without objects that users may search for.
-OTHERS = (
-    *("ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway", "cloud", "house"),
-    *("mountain", "ocean", "road", "rock", "street", "valley", "bridge", "sign"),
-)
+OTHERS = """ground land grass tree building wall sky lake water river sea railway cloud house mountain ocean road rock street valley bridge
+sign""".split()
 
 
 def check_names(names, background=False, others=None):
-    """Strip and validate the names of a call. Returns two lists, (names, others).
-
-    names, others: a str or several. If others is None, `besides` is used for one class with background, else no others. Raises
-    ValueError if a name is empty, occurs twice or is reserved for the background, or if a single class has no others.
-    """
+    """Strip and validate the names of a call, each a str or several: (names, others). others = None: `besides` for a class with background,
+    else none. Raises ValueError if a name is empty, occurs twice or is reserved, or if a single class has no others."""
     names = _listed("names", names)
-    if others is None:
-        others = besides(names) if background and len(names) == 1 else []
-    others = _listed("others", others)
+    default = besides(names) if background and len(names) == 1 else []
+    others = default if others is None else _listed("others", others)
     if not names or len(names) + len(others) < 2:
         raise ValueError(f"names = {names!r}: must be at least two classes, or one with background=True or with others")
     if twice := [name for name in (*names, *others) if (*names, *others).count(name) > 1]:

@@ -1,19 +1,13 @@
-"""Resizing of an image before windows are cut (segment.resize): target size and interpolation.
-
-bicubic: Pillow's, with antialiasing.
-opencv-bilinear: MMSegmentation's pipeline, i.e. mmcv.imrescale to the scale (2048, 448) and cv2.resize, INTER_LINEAR. It does not
-antialias: strong downscaling ignores part of the pixels.
-"""
+"""Resizing of an image before windows are cut (segment.resize). bicubic: Pillow's, with antialiasing. opencv-bilinear: MMSegmentation's,
+i.e. mmcv.imrescale to the scale (2048, 448) and cv2.resize, INTER_LINEAR, without antialiasing: strong downscaling ignores pixels."""
 
 import numpy as np
 from PIL import Image
 
 
 def resized_size(height, width, settings):
-    """The size (height, width) that a picture is resized to. settings: schema.Segment.
-
-    The shorter side becomes short_side, unless the longer one would exceed max_ratio * short_side.
-    """
+    """The size (height, width) that a picture is resized to: the shorter side becomes short_side, unless the longer one would exceed
+    max_ratio * short_side. settings: schema.Segment."""
     if settings.resize == "opencv-bilinear":
         longest = round(settings.max_ratio * settings.short_side)  # mmcv's scale is a pair of integers
         scale = min(longest / max(height, width), settings.short_side / min(height, width))

@@ -1,7 +1,6 @@
 """From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2).
 
-from ovseg import Segmenter
-segmentation = Segmenter.load("models/default").segment(image, ["cat", "sofa"])
+segmentation = ovseg.Segmenter.load("models/default").segment(image, ["cat", "sofa"])
 """
 
 import functools
@@ -29,13 +28,11 @@ from .windows import BACKGROUND, Scores, cut_windows, probabilities, stitch
 
 @dataclass(frozen=True)
 class Segmentation:
-    """labels: (H, W) int64, indices into names. names: the classes; with a background, names[0] is the background.
+    """labels: (H, W) int64, indices into names. names: the classes; names[0] is the background, if there is one.
 
-    others: additional names, scored like classes and reported as background. threshold: softmax scores below it are background; None
-    if there is no threshold. grid: Scores of the classes, followed by the others.
-    scores: (C, H, W) float32, the cosine between each pixel's unit and each class, or its softmax if segment.averaged is "softmax".
-    Background and others are excluded: with a background, scores[c] belongs to names[c + 1]. Computed on first access; a large photo
-    with many classes takes gigabytes.
+    grid: Scores of the classes, followed by the others. others: additional names, reported as background. threshold: softmax scores below
+    it are background; None without one. scores: (C, H, W) float32 of the classes without background and others, the cosine between each
+    pixel's unit and the class, or its softmax if segment.averaged is "softmax". Computed on first access; may take gigabytes.
     """
 
     labels: np.ndarray
@@ -53,15 +50,13 @@ class Segmentation:
 class Segmenter(ModelHubMixin):
     """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the steps from embeddings to labels.
 
-    clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's
-    dense features on as they are, which makes this MaskCLIP, SCLIP, ... settings: schema.Segment. grouping: the trained
-    groupvit.Objective that the unit learned-group needs, else None. folder: the one that `load` read, None for others.
-
-    From huggingface_hub.ModelHubMixin: save_pretrained(folder) and push_to_hub("owner/name", private=...), for one that `load` opened. They
-    write all its seeds, its CLIP and a model card, and raise the errors of hub.write_model.
+    clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's dense features on as
+    they are, which makes this MaskCLIP, SCLIP, ... settings: schema.Segment. grouping: the trained groupvit.Objective that the unit
+    learned-group needs, else None. From ModelHubMixin: save_pretrained(folder) and push_to_hub("owner/name", private=...), for one that
+    `load` opened. They write all its seeds, its CLIP and a model card, and raise the errors of hub.write_model.
     """
 
-    folder = None
+    folder = None  # the one that `load` read
 
     def __init__(self, clip, decoder, settings, grouping=None):
         if clip is not None and settings.window % clip.patch:
@@ -73,11 +68,8 @@ class Segmenter(ModelHubMixin):
 
     @classmethod
     def load(cls, folder, device="auto", seed=0):
-        """Load a trained model, its CLIP included.
-
-        folder: e.g. "models/default", with segmenter.json and seeds/0/decoder.safetensors. device: auto, cpu or cuda. seed: the
-        training run to load. Raises FileNotFoundError if the folder holds no segmenter or its CLIP is missing.
-        """
+        """Load a trained model, e.g. "models/default", and its CLIP. device: auto, cpu or cuda. seed: which of its trainings. Raises
+        FileNotFoundError if the folder holds no such segmenter or its CLIP is missing."""
         from .. import params
         from ..clip.frozen import FrozenCLIP  # slow import (open_clip), not needed for evaluation on cached features
 
@@ -93,10 +85,7 @@ class Segmenter(ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, name, *, device="auto", seed=0, **options):
-        """Load a published model. name: a folder, or "owner/name" on the Hugging Face Hub. options: revision, token, ... of hub.fetch.
-
-        device, seed: see `load`. Raises the errors of hub.fetch and `load`.
-        """
+        """Load a published model. name, options, errors: see hub.fetch; device, seed: see `load`."""
         return cls.load(hub.fetch(name, **options), device, seed)
 
     def _save_pretrained(self, save_directory):
@@ -106,7 +95,7 @@ class Segmenter(ModelHubMixin):
 
     @classmethod
     def of_training(cls, folder, clip, settings, device):
-        """Load the segmenter from a training folder (training.train_into). device: torch.device. Other arguments: see the class."""
+        """Load the segmenter from a training folder (loop.train_into). device: torch.device. Other arguments: see the class."""
         grouping = groupvit.load_grouping(folder)
         return cls(clip, Decoder.load(folder).to(device), settings, grouping and grouping.to(device))
 
@@ -122,20 +111,19 @@ class Segmenter(ModelHubMixin):
     def segment(self, image, names, background=False, threshold=None, others=None):
         """Segment an image into the named classes. Returns a Segmentation at the original image size.
 
-        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: distinct class names, one or more.
-        background: whether pixels may belong to no class. Such pixels get label 0, and the labels of names start at 1. threshold: 0..1,
-        the softmax score below which a pixel is background; None: from settings. others: additional names; pixels most similar to one
-        of them are background too, and the softmax is over names and others. A single class requires others. None: a default list
-        (names.besides) for one class with background=True, otherwise none. Raises ValueError for an empty image, bad names or a bad
-        threshold, and TypeError if image is not an image.
+        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: one or more distinct class names. background:
+        whether pixels may belong to no class; they get label 0, and the labels of names start at 1. threshold: 0..1, the softmax score
+        below which a pixel is background; None: from settings. others: additional names (see check_names); pixels most similar to one of
+        them are background, too, and the softmax is over names and others. Raises ValueError for an empty image, bad names or a bad
+        threshold, and TypeError for another type of image.
         """
         names, others = check_names(names, background, others)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
             raise ValueError(f"threshold = {threshold!r}: must be between 0 and 1")
         image = as_image(image)
-        classes = self._embed_classes((*names, *others))
         windows, where = cut_windows(image, self.settings)
-        scores = self.score(self.encode(windows), where, classes, (image.height, image.width))
+        descriptions = self.describe(self.embed(self.encode(windows)))
+        scores = self.classify(descriptions, where, self._embed_classes((*names, *others)), (image.height, image.width))
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
         labels = scores.labels(self.scale, threshold, len(others))
         names = (BACKGROUND, *names) if background or others else tuple(names)
@@ -157,27 +145,20 @@ class Segmenter(ModelHubMixin):
     def describe(self, embeddings):
         """Embedding used to classify each pixel: the mean of its unit, normalised. (n, d, h, w) -> (n, d, h, w)."""
         s = self.settings
-        unit_means, _ = units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.grouping)
-        return F.normalize(unit_means, dim=1)
+        return F.normalize(units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.grouping)[0], dim=1)
 
     @torch.no_grad()
     def classify(self, descriptions, where, classes, size):
-        """Class scores of an image, stitched from its windows: cosines or, with segment.averaged, their softmax over the classes: Scores.
-
-        descriptions: output of `describe`. where: WindowGrid of the windows. classes (C, d): unit length. size: (H, W) of the scores.
-        """
+        """Scores (H, W) = `size` of an image, stitched from its windows: cosines or, by segment.averaged, their softmax over the classes.
+        descriptions: from `describe`. where: WindowGrid of the windows. classes: (C, d), unit length."""
         cosines = torch.einsum("ndhw,cd->nchw", descriptions, classes)
         scores = probabilities(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
         return stitch(scores, where, self.settings.window, size)
 
     @property
     def scale(self):
-        """Scale of the softmax over `classify`'s scores, for comparison with a threshold; None if the scores are softmax already."""
+        """Scale of the softmax over the scores, to compare it with a threshold; None if they are softmax already."""
         return None if self.settings.averaged == "softmax" else self.settings.scale
-
-    def score(self, features, where, classes, size):
-        """Class scores of an image from the dense CLIP features (n, d, h, w) of its windows. Other arguments: see `classify`."""
-        return self.classify(self.describe(self.embed(features)), where, classes, size)
 
     def with_unit(self, unit):
         """Copy of this segmenter with another semantic unit. CLIP and decoder are shared."""
@@ -185,7 +166,7 @@ class Segmenter(ModelHubMixin):
 
 
 def as_image(image):
-    """Convert a PIL image, or an (H, W, 3) or (H, W) uint8 array, to a PIL RGB image."""
+    """A PIL image, or an (H, W, 3) or (H, W) uint8 array, as PIL RGB image. Raises TypeError for others, ValueError if it is empty."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
         image = Image.fromarray(image) if image.size else Image.new("RGB", (0, 0))
     if not isinstance(image, Image.Image):

@@ -50,18 +50,14 @@ def spread_out(pixels, count):
 
 
 def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine", grouping=None):
-    """Form units. Returns (the embedding used to classify each pixel (n, d, h, w), the unit index of each pixel (n, h, w)).
-
-    embeddings: (n, d, h, w), for n windows. unit: "pixel", "meta-point", "group" or "learned-group". grouping: a trained
-    groupvit.Objective, required by "learned-group".
-    """
+    """Form units of embeddings (n, d, h, w) of n windows. Returns (the embedding used to classify each pixel (n, d, h, w), the index of its
+    unit (n, h, w)). grouping: a trained groupvit.Objective, required by the unit "learned-group"."""
     n, _, height, width = embeddings.shape
     if unit == "pixel":
         return embeddings, torch.arange(height * width, device=embeddings.device).view(1, height, width).expand(n, -1, -1)
     pixels = embeddings.flatten(2).transpose(1, 2)  # n, L, d
     if unit == "meta-point":
-        centres = pixels[:, meta_points(height, width, meta_point_count)]
-        assignment = assign(pixels, centres, affinity)
+        assignment, groups = assign(pixels, pixels[:, meta_points(height, width, meta_point_count)], affinity), meta_point_count
     elif unit == "group":
         centres = spread_out(pixels, groups)
         for _ in range(KMEANS_STEPS):
@@ -71,6 +67,6 @@ def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine", gro
             centres = torch.where(empty[..., None], centres, moved)
     else:
         assignment, groups = grouping.assign(pixels), len(grouping.tokens)
-    unit_means = means(pixels, assignment, meta_point_count if unit == "meta-point" else groups)  # n, K, d
+    unit_means = means(pixels, assignment, groups)  # n, K, d
     spread = unit_means.gather(1, assignment[..., None].expand(-1, -1, pixels.shape[-1]))  # n, L, d
     return spread.transpose(1, 2).unflatten(2, (height, width)), assignment.unflatten(1, (height, width))

@@ -15,7 +15,7 @@ ENTRIES = 1 << 23  # maximum number of scores held at once: 32 MiB
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """Positions of windows on an image: the size of the resized image, and the window starts. All in pixels."""
+    """Positions of windows on an image, in pixels: the size of the resized image, and the starts of the windows."""
 
     height: int
     width: int
@@ -38,30 +38,21 @@ def window_starts(length, window, stride):
 def window_grid(height, width, settings):
     """The windows of an image of that size, once it is resized (resizing.resized_size). settings: schema.Segment."""
     height, width = resized_size(height, width, settings)
-    starts = (window_starts(side, settings.window, settings.stride) for side in (height, width))
-    return WindowGrid(height, width, *starts)
+    return WindowGrid(height, width, *(window_starts(side, settings.window, settings.stride) for side in (height, width)))
 
 
 def cut_windows(image, settings):
-    """Resize a PIL RGB image (resizing.py) and cut it: (windows (n, window, window, 3) uint8, WindowGrid).
-
-    A window larger than the image is padded by repeating the border; `stitch` crops it.
-    """
-    where = window_grid(image.height, image.width, settings)
-    pixels = resized(image, where.height, where.width, settings.resize)
-    size = settings.window
-    missing = [(0, max(0, size - side)) for side in pixels.shape[:2]]
-    pixels = np.pad(pixels, (*missing, (0, 0)), mode="edge")
+    """Resize a PIL RGB image and cut it: (windows (n, window, window, 3) uint8, WindowGrid). Larger windows repeat the image's border."""
+    where, size = window_grid(image.height, image.width, settings), settings.window
+    missing = [(0, max(0, size - side)) for side in (where.height, where.width)]
+    pixels = np.pad(resized(image, where.height, where.width, settings.resize), (*missing, (0, 0)), mode="edge")
     return np.stack([pixels[top : top + size, left : left + size] for top, left in where.positions]), where
 
 
 @functools.lru_cache(maxsize=64)
 def interpolation(length, starts, window, grid, size):
-    """Matrix that maps the grids of all windows to the image along one side: (size, windows * grid).
-
-    Each window's grid is upsampled (bilinear) to `window` pixels, overlapping windows are averaged, pixels beyond
-    `length` are cropped, and the rest is resized to `size`. All steps are linear and separable in height and width.
-    """
+    """Matrix (size, windows * grid) that maps the grids of all windows to one side of the image: each is upsampled (bilinear) to `window`
+    pixels, overlapping windows are averaged, pixels beyond `length` are cropped, and the rest is resized to `size`."""
     up = F.interpolate(torch.eye(grid)[None], window, mode="linear", align_corners=False)[0]  # grid, window
     side = torch.zeros(len(starts), grid, max(window, length))
     cover = torch.zeros(side.shape[-1])
@@ -74,10 +65,8 @@ def interpolation(length, starts, window, grid, size):
 
 @dataclass(frozen=True)
 class Scores:
-    """Class scores of an image, stored on the grids of its windows. The full (C, H, W) is computed a few rows at a time.
-
-    mosaic (C, rows * h, columns * w): scores of all windows side by side. down (H, rows * h), across (W, columns * w): `interpolation`s.
-    """
+    """Class scores (C, H, W) of an image, computed a few rows at a time from a mosaic (C, rows * h, columns * w) of its windows' scores and
+    two `interpolation`s, down (H, rows * h) and across (W, columns * w)."""
 
     mosaic: torch.Tensor
     down: torch.Tensor
@@ -95,50 +84,35 @@ class Scores:
         return [slice(start, start + step) for start in range(0, len(self.down), step)]
 
     def labels(self, scale=None, threshold=None, others=0):
-        """Label map (H, W), equal to `to_labels` of all rows, computed part by part (see `parts`)."""
-        labels = torch.empty(len(self.down), len(self.across), dtype=torch.int64, device=self.mosaic.device)
-        for part in self.parts():
-            labels[part] = to_labels(self.rows(part), scale, threshold, others)
-        return labels
+        """Label map (H, W), equal to `to_labels` of all rows, computed part by part."""
+        return torch.cat([to_labels(self.rows(part), scale, threshold, others) for part in self.parts()])
 
 
 def stitch(scores, where, window, size):
     """Stitch scores (n, C, h, w) of the n windows of `where`, a WindowGrid, into Scores of the image. window: in pixels. size: (H, W)."""
-    rows, columns = len(where.tops), len(where.lefts)
-    n, classes, h, w = scores.shape
-    mosaic = scores.view(rows, columns, classes, h, w).permute(2, 0, 3, 1, 4).reshape(classes, rows * h, columns * w)
+    h, w = scores.shape[2:]
+    mosaic = scores.unflatten(0, (len(where.tops), len(where.lefts))).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
     down = interpolation(where.height, where.tops, window, h, size[0]).to(scores)
     across = interpolation(where.width, where.lefts, window, w, size[1]).to(scores)
     return Scores(mosaic, down, across)
 
 
 def to_labels(scores, scale=None, threshold=None, others=0):
-    """Label map from class scores: (C, H, W) -> (H, W) int64. others: number of last classes that are background, too.
-
-    The index of the best class; with a threshold or others, 1 + that index, and 0 (background) where all `probabilities` are below it.
-    """
+    """The index of the best class; with a threshold or others, 1 + that index, and 0 (background) where all `probabilities` are below it.
+    scores (C, H, W) -> (H, W) int64. others: number of last classes that are background, too."""
     if threshold is None:
         label = scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
         return torch.where(label < len(scores) - others, label + 1, 0) if others else label
-    best, label = foreground(scores, scale)
-    return torch.where((best < threshold) | (label > len(scores) - others), 0, label)
+    best, label = probabilities(scores, scale).max(0)
+    return torch.where((best < threshold) | (label >= len(scores) - others), 0, label + 1)
 
 
 def raw_labels(scores, scale=None, threshold=None):
-    """The label map (H, W) that gives each pixel the label of the embedding it lies in; where windows overlap, the first window's.
-
-    scores: Scores. scale, threshold: see `to_labels`.
-    """
+    """The label map (H, W) of Scores that gives each pixel the label of the embedding it lies in; in an overlap, the first window's."""
     row, column = ((weights * 1000).round().max(1).indices for weights in (scores.down, scores.across))  # ties are ties after rounding
     return to_labels(scores.mosaic[:, row][:, :, column], scale, threshold)
 
 
-def foreground(scores, scale):
-    """Probability of the best class, and 1 + its index, as 0 is the background. scores (C, H, W) -> two (H, W)."""
-    best, label = probabilities(scores, scale).max(0)
-    return best, label + 1
-
-
 def probabilities(scores, scale, dim=0):
-    """softmax(scale * scores) over the class dimension `dim`. With scale None, scores are returned: they are probabilities already."""
+    """softmax(scale * scores) over the class dimension `dim`. scale None: scores are returned, as they are probabilities already."""
     return scores if scale is None else (scores * scale).softmax(dim)

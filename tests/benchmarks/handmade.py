@@ -1,28 +1,48 @@
-"""Benchmarks of 8x8 pictures whose scores can be told by hand, and what writes their files."""
+"""Benchmarks of 8x8 pictures whose scores can be told by hand, and where files of the paper's benchmarks lie."""
 
 import io
 
 import numpy as np
-import torch
 from PIL import Image
 from tiny import P
 
-from ovseg.benchmarks import evaluation
-from ovseg.benchmarks.datasets import FolderBenchmark
-from ovseg.segmentation.segmenter import Segmenter
-from ovseg.training.decoder import Decoder
-
 SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})
 CLASSES = ("background", "a", "b")
-# Features (2, 2, 2) of a picture's 2x2 patches, the left half like the first class: the right one like the second, like neither
-FIRST_SECOND = [[[1, 0], [1, 0]], [[0, 1], [0, 1]]]
-FIRST_NEITHER = [[[1, 0], [1, 0]], [[0, 0], [0, 0]]]
+# the paper's benchmarks: listing, image and label map of a split {0} and a key {1}
+PLACES = {
+    "voc": ("ImageSets/Segmentation/{0}.txt", "JPEGImages/{1}.jpg", "SegmentationClass/{1}.png"),
+    "context": ("ImageSets/SegmentationContext/{0}.txt", "JPEGImages/{1}.jpg", "SegmentationClassContext/{1}.png"),
+    "coco_stuff": (None, "images/{0}/{1}.jpg", "annotations/{0}/{1}_labelTrainIds.png"),
+    "cityscapes": (None, "leftImg8bit/{0}/{1}_leftImg8bit.png", "gtFine/{0}/{1}_gtFine_labelTrainIds.png"),
+    "ade20k": (None, "images/{0}/{1}.jpg", "annotations/{0}/{1}.png"),
+}
+PLACES |= {"voc20": PLACES["voc"], "context59": PLACES["context"], "coco_object": PLACES["coco_stuff"]}
+SPLITS = {"coco_stuff": ("val2017", "train2017"), "coco_object": ("val2017", "train2017"), "ade20k": ("validation", "training")}
+COUNTS = {"voc": 21, "voc20": 20, "context": 60, "context59": 59, "coco_object": 81, "coco_stuff": 171, "cityscapes": 19, "ade20k": 150}
+WITH_BACKGROUND = ("voc", "context", "coco_object")
+REDUCED = ("voc20", "context59", "ade20k")  # reduce_zero_label
+
+
+def files(name, keys, split=0):
+    """(image, label map) of keys of a benchmark, below its folder. split: 0 evaluated, 1 for calibration."""
+    _, image, labels = PLACES[name]
+    of_split = SPLITS.get(name, ("val", "train"))[split]
+    return [(image.format(of_split, key), labels.format(of_split, key)) for key in keys]
 
 
 def png(array):
     out = io.BytesIO()
     Image.fromarray(array).save(out, "PNG")
     return out.getvalue()
+
+
+def save(path, content):
+    """Write bytes, text, or an array as image, to a file in a folder that may not exist yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str | bytes):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        Image.fromarray(np.array(content, np.uint8)).save(path)
 
 
 def columns(*labels):
@@ -32,21 +52,8 @@ def columns(*labels):
 
 def write(path, maps, classes=CLASSES, image=None):
     """A benchmark's folder of 8x8 pictures with those label maps. image: the bytes of each picture. Returns its path."""
-    for part in ("images", "labels"):
-        (path / part).mkdir(parents=True)
     for index, labels in enumerate(maps):
-        (path / "images" / f"{index}.png").write_bytes(image or png(np.full((8, 8, 3), index, np.uint8)))
-        (path / "labels" / f"{index}.png").write_bytes(png(labels))
-    (path / "classes.txt").write_text("\n".join(classes) + "\n")
+        save(path / "images" / f"{index}.png", image or np.full((8, 8, 3), index))
+        save(path / "labels" / f"{index}.png", labels)
+    save(path / "classes.txt", "\n".join(classes) + "\n")
     return path
-
-
-def encoded(path, maps, features, classes=CLASSES, threshold=None):
-    """Such a benchmark with features (n, 2, 2, 2), whose classes with a text are embedded as (1, 0) and (0, 1)."""
-    benchmark = FolderBenchmark("mine", write(path, maps, classes))
-    return evaluation.Encoded(benchmark, torch.eye(2), np.array(features, np.float16), threshold)
-
-
-def segmenter(**changes):
-    """A segmenter that scores those features as they are."""
-    return Segmenter(None, Decoder(2), SETTINGS.model_copy(update=changes))

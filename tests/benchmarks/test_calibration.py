@@ -1,7 +1,6 @@
 """The background's threshold: the sweep by hand and against evaluations, the images it may be chosen on, the command."""
 
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -36,8 +35,8 @@ class Grey:
         return torch.eye(3)[:2]
 
 
-def grey(**changes):
-    return Segmenter(Grey(), Decoder(3), SETTINGS.model_copy(update=changes))
+def grey(scale=1.0):
+    return Segmenter(Grey(), Decoder(3), SETTINGS.model_copy(update={"scale": scale}))
 
 
 def picture(left, right):
@@ -45,38 +44,20 @@ def picture(left, right):
     return png(np.repeat(np.array([[left] * 4 + [right] * 4] * 8, np.uint8)[..., None], 3, 2))
 
 
-def test_the_best_threshold_by_hand(tmp_path):
-    # Cosines of the columns with a are 1 1 1 3/4 1/4 0 0 0, with b all 0: the best softmax is their sigmoid, 0.731, 0.679, 0.562, 0.5.
-    folder = write(tmp_path, [columns(1, 1, 1, 0, 0, 0, 0, 0)], image=picture(240, 0))
-    curve = sweep(grey(), FolderBenchmark("mine", folder))
-    assert list(curve) == list(THRESHOLDS) == [round(0.05 * step, 2) for step in range(1, 20)]
-    # b is in no truth, and at 0.5 or below, where a ties with b, it counts as a; so it is nowhere
-    by_hand = {
-        0.5: (100 * 0 / 5 + 100 * 3 / 8) / 2,  # all columns are a: what equals a threshold is not below it
-        0.55: (100 * 3 / 5 + 100 * 3 / 5) / 2,
-        0.65: (100 * 4 / 5 + 100 * 3 / 4) / 2,
-        0.7: 100,
-        0.75: (100 * 5 / 8 + 0) / 2,  # all columns are background
-    }
-    assert {threshold: curve[threshold] for threshold in by_hand} == pytest.approx(by_hand)
-    assert max(curve, key=curve.get) == 0.7
-
-
 def test_one_pass_is_an_evaluation_at_each_threshold_of_the_first_pictures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     maps = [rng.choice(np.array([0, 1, 2, 255], np.uint8), (8, 8)) for _ in range(3)]
-    folder = write(tmp_path / "three", maps)
-    for index, file in enumerate(sorted((folder / "images").iterdir())):
+    benchmark, one = FolderBenchmark("mine", write(tmp_path, maps)), grey(scale=3.0)
+    for index, file in enumerate(benchmark.files):
         file.write_bytes(picture(60 + 50 * index, 30 * index))
-    benchmark, one = FolderBenchmark("mine", folder), grey(scale=3.0)
-    encoded = [evaluation.Encoded(benchmark, torch.eye(3)[:2], None, threshold) for threshold in THRESHOLDS]
-    alone = [mean(evaluation.evaluate({"one": one}, [at])["mine"]["one"]) for at in encoded]
-    curve = sweep(one, benchmark)
+    encoded = [evaluation.encode_classes(one, benchmark, threshold) for threshold in THRESHOLDS]
+    alone, curve = [mean(evaluation.evaluate({"one": one}, [at])["mine"]["one"]) for at in encoded], sweep(one, benchmark)
+    assert list(curve) == list(THRESHOLDS) == [round(0.05 * step, 2) for step in range(1, 20)]
     assert list(curve.values()) == alone and len(set(alone)) > 3
     monkeypatch.setattr("ovseg.segmentation.windows.ENTRIES", 1)  # one row at a time
     assert sweep(one, benchmark, 3) == curve
     two = sweep(one, benchmark, 2)
-    next(file for file in (folder / "images").iterdir() if file.stem == "2").write_bytes(b"no picture")
+    benchmark.files[2].write_bytes(b"no picture")
     assert sweep(one, benchmark, 2) == two != curve
 
 
@@ -85,6 +66,11 @@ def test_a_folder_is_calibrated_on_another_folder(tmp_path):
     settings = Benchmark(folder=str(evaluated), calibration=str(other))
     benchmark = open_benchmark("mine", settings)
     assert len(benchmark) == 3 and [path.parts[-3] for path in open_calibration(benchmark, settings).files] == ["other"]
+    for link in (os.symlink, os.link):  # an evaluated picture under another name
+        (other / "images/0.png").unlink()
+        link(evaluated / "images/0.png", other / "images/0.png")
+        with pytest.raises(ValueError, match="benchmark mine: .*0.png is evaluated: no threshold may be chosen on it"):
+            open_calibration(benchmark, settings)
     (other / "classes.txt").write_text("background\nb\na\n")
     with pytest.raises(ValueError, match="benchmark mine: .* hold different classes"):
         open_calibration(benchmark, settings)
@@ -93,61 +79,35 @@ def test_a_folder_is_calibrated_on_another_folder(tmp_path):
 def test_shards_are_calibrated_on_other_shards(tmp_path):
     for number in range(2):
         with wds.TarWriter(str(tmp_path / f"b-{number}.tar"), encoder=False) as tar:
-            tar.write({"__key__": f"p{number}", "png": png(np.zeros((8, 8, 3), np.uint8)), "seg.png": png(ZEROS)})
+            tar.write({"__key__": f"p{number}", "png": picture(0, 0), "seg.png": png(ZEROS)})
     (tmp_path / "names.txt").write_text("background\na\n")
-    common = {"shards": str(tmp_path / "b-0.tar"), "label": "seg.png", "classes": str(tmp_path / "names.txt")}
-    settings = Benchmark(calibration=str(tmp_path / "b-1.tar"), **common)
+    settings = Benchmark(shards=f"{tmp_path}/b-0.tar", label="seg.png", classes=f"{tmp_path}/names.txt", calibration=f"{tmp_path}/b-1.tar")
     evaluated = open_benchmark("mine", settings)
     assert [key for key, _, _ in open_calibration(evaluated, settings)] == ["p1"]
     with pytest.raises(ValueError, match="benchmark mine: .*b-0.tar is evaluated"):
-        open_calibration(evaluated, Benchmark(calibration=str(tmp_path / "b-*.tar"), **common))
+        open_calibration(evaluated, settings.model_copy(update={"calibration": f"{tmp_path}/b-*.tar"}))
 
 
-@pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_an_evaluated_picture_under_another_name_is_refused(tmp_path, link):
-    folder, other = write(tmp_path / "evaluated", [ZEROS]), write(tmp_path / "other", [ZEROS])
-    (other / "images/0.png").unlink()
-    link(folder / "images/0.png", other / "images/0.png")
-    settings = Benchmark(folder=str(folder), calibration=str(other))
-    with pytest.raises(ValueError, match="benchmark mine: .*0.png is evaluated: no threshold may be chosen on it"):
-        open_calibration(open_benchmark("mine", settings), settings)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs the command in a project, whose model `default` is the grey one: run(benchmarks, *arguments)."""
-    shutil.copy(params.root() / "params.yaml", tmp_path / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-
-    def of(benchmarks, *arguments):
+def test_the_command_prints_lines_for_params_and_opens_no_evaluated_picture(tmp_path, monkeypatch):
+    def run(benchmarks, *arguments):
         monkeypatch.setattr(params, "load", lambda: P.model_copy(update={"benchmarks": benchmarks}))
         return CliRunner().invoke(calibration.main, arguments)
 
-    return of
-
-
-def test_the_command_prints_lines_for_params_and_opens_no_evaluated_picture(tmp_path, monkeypatch, run):
+    (tmp_path / "params.yaml").touch()
+    monkeypatch.chdir(tmp_path)
     evaluated = write(tmp_path / "evaluated", [ZEROS] * 2, image=b"no picture")
     other = write(tmp_path / "other", [columns(*[1] * 8)] * 2, image=picture(240, 240))
-    benchmarks = {
-        "mine": Benchmark(folder=str(evaluated), calibration=str(other)),
-        "yours": Benchmark(folder=str(evaluated)),  # has no calibration pictures
-        "all": Benchmark(folder=str(write(tmp_path / "without", [ZEROS], CLASSES[1:], b"no picture"))),  # needs no threshold
-    }
+    mine, yours = Benchmark(folder=str(evaluated), calibration=str(other)), Benchmark(folder=str(evaluated))
+    without = Benchmark(folder=str(write(tmp_path / "without", [ZEROS], CLASSES[1:], b"no picture")))  # needs no threshold
+    assert "models/default holds no segmenter.json" in str(run({"mine": mine}).exception)
+    assert "no benchmark with a background has calibration pictures" in str(run({"yours": yours}).exception)
+    assert "0 is not in the range" in run({"mine": mine}, "--pictures", "0").output
     loaded = []
     monkeypatch.setattr(Segmenter, "load", lambda folder, device: loaded.append(folder) or grey())
-    result = run(benchmarks, "--run", "mgca.k=0.2")
+    result = run({"mine": mine, "yours": yours, "all": without}, "--run", "mgca.k=0.2")
     lines = result.stdout.splitlines()
     assert result.exit_code == 0 and loaded == ["models/mgca.k=0.2"]
     assert lines[0] == "skipped: benchmark yours: benchmarks.yours.calibration names no pictures to choose a threshold on"
     # everywhere the best softmax is sigmoid(1), 0.731: right up to 0.70, background from 0.75 on
     assert "mine: mIoU of mgca.k=0.2" in lines and {"  0.05  100.0", "  0.70  100.0", "  0.75  0.0"} <= set(lines)
     assert lines[-3:] == ["evaluate:", "  thresholds:", "    mine: 0.05"]
-
-
-def test_the_command_states_in_one_line_what_is_wrong(tmp_path, run):
-    folder = str(write(tmp_path / "mine", [ZEROS]))
-    benchmarks = {"mine": Benchmark(folder=folder, calibration=str(write(tmp_path / "other", [ZEROS])))}
-    assert "models/default holds no segmenter.json" in str(run(benchmarks).exception)
-    assert "no benchmark with a background has calibration pictures" in str(run({"mine": Benchmark(folder=folder)}).exception)
-    assert "0 is not in the range" in run(benchmarks, "--pictures", "0").output

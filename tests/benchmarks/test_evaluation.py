@@ -1,6 +1,5 @@
 """Evaluation from cached features and from pictures, of several segmenters on several benchmarks in one pass."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,13 +12,10 @@ from ovseg.benchmarks.datasets import FolderBenchmark
 from ovseg.benchmarks.evaluation import evaluate_folder, open_suite
 from ovseg.schema import Benchmark
 from ovseg.segmentation.segmenter import Segmenter
-from ovseg.segmentation.windows import cut_windows, to_labels
+from ovseg.segmentation.windows import cut_windows, raw_labels, to_labels
 from ovseg.training.decoder import Decoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-CACHED_OR_NOT = pytest.mark.parametrize("cached", [True, False], ids=["cached", "direct"])
-
 
 @pytest.fixture
 def several(clip, decoder):
@@ -29,8 +25,7 @@ def several(clip, decoder):
     for block in other.blocks:
         torch.nn.init.constant_(block.gate, -0.9)
     first, second = Segmenter(clip, decoder, SETTINGS), Segmenter(clip, other, SETTINGS)
-    nine = Segmenter(clip, decoder, changed(unit="meta-point", meta_points=9))
-    return {"0": first, "1 group": second.with_unit("group"), "0 four": first.with_unit("meta-point"), "1": second, "0 nine": nine}
+    return {"0": first, "1 group": second.with_unit("group"), "0 four": first.with_unit("meta-point"), "1": second}
 
 
 def score(suite, segmenters):
@@ -49,94 +44,70 @@ def test_cached_features_score_as_direct_encoding_and_as_segment(clip, decoder, 
         assert shown == image and np.array_equal(labels, expected_labels)
         np.testing.assert_allclose(rounded, exact, atol=5e-3)
         np.testing.assert_allclose(exact, one.segment(image, ["cat", "sofa"]).scores, atol=1e-5)
-
-
-def test_a_segmenter_without_clip_evaluates_cached_features(clip, decoder, mine, study, suite_of):
-    suite = suite_of(study(mine))
-    with_clip, without = (evaluation.evaluate({"one": Segmenter(c, decoder, SETTINGS)}, suite) for c in (clip, None))
+    with_clip, without = (evaluation.evaluate({"one": Segmenter(c, decoder, SETTINGS)}, [cached]) for c in (one.clip, None))
     assert with_clip == without and without["mine"]["one"].keys() == {"background", "cat", "sofa"}
 
 
-def test_a_folder_is_evaluated_with_the_threshold_given_or_the_segmenters_own(clip, decoder, mine):
+def test_a_folder_is_evaluated_with_the_given_threshold_or_the_segmenters_own(clip, decoder, mine):
     folder = FolderBenchmark("mine", mine["mine"].folder)
     segmenter = Segmenter(clip, decoder, changed(threshold=0.6))
     given, own = evaluate_folder(segmenter, folder, 0.55), evaluate_folder(segmenter, folder)
     assert (given["threshold"], own["threshold"]) == (0.55, 0.6) and given["iou"] != own["iou"]
     assert (given["benchmark"], given["pictures"], given["unit"]) == (str(folder.folder), 3, "pixel")
-    pairs = [(segmenter.segment(image, folder.named, True, 0.55).labels, truth) for _, image, truth in folder]
-    predicted, truth = (np.concatenate([maps[side].flatten() for maps in pairs]) for side in (0, 1))
+    pairs = [(segmenter.segment(image, folder.named, True, 0.55).labels.flatten(), truth.flatten()) for _, image, truth in folder]
+    predicted, truth = map(np.concatenate, zip(*pairs, strict=True))
     for index, name in enumerate(folder.classes):
         both, either = ((predicted == index) & (truth == index)).sum(), ((predicted == index) | (truth == index)).sum()
         assert given["iou"][name] == pytest.approx(100 * both / either, abs=0.2)  # classes are embedded in another batch
     assert given["miou"] == pytest.approx(np.mean(list(given["iou"].values())))
 
 
-@CACHED_OR_NOT
-def test_several_seeds_units_and_benchmarks_score_in_one_pass_exactly_as_each_alone(several, sharing, study, suite_of, cached):
-    things, _, everything = suite_of(study(sharing, cached=cached))
-    segmenters = list(several.values())
-    together = score([things, everything], segmenters)
-    assert len(together) == 2
-    for s, b in itertools.product(range(len(segmenters)), range(2)):
-        alone = score([(things, everything)[b]], [segmenters[s]])
-        for (image, truths, scores), (own_image, (own_truth,), [[expected]]) in zip(together, alone, strict=True):
-            assert image == own_image and np.array_equal(truths[b], own_truth) and torch.equal(scores[s][b], expected)
-    for _, truths, scores in together:
-        assert not np.array_equal(*truths)
-        for (a, _), (b, _) in itertools.combinations(scores, 2):  # none stands in for another
-            assert (a - b).abs().max() > 1e-3
-
-
-@CACHED_OR_NOT
-def test_evaluation_in_one_pass_is_exactly_that_of_each_seed_unit_and_benchmark_alone(several, sharing, study, suite_of, cached):
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "direct"])
+def test_one_pass_evaluates_each_seed_unit_and_benchmark_exactly_as_alone(several, sharing, study, suite_of, cached):
     suite = suite_of(study(sharing, thresholds={"things": 0.6, "apart": 0.55}, cached=cached))
     together = evaluation.evaluate(several, suite)
-    assert list(together) == ["things", "apart", "all"]
+    assert list(together) == ["things", "apart", "all"] and together["all"]["0"].keys() == {"cat", "sofa", "tall tree", "sky"}
     for (benchmark, ious), encoded in zip(together.items(), suite, strict=True):
         for name, segmenter in several.items():
             assert evaluation.evaluate({name: segmenter}, [encoded]) == {benchmark: {name: ious[name]}}
         assert len({tuple(iou.values()) for iou in ious.values()}) == len(several)
-    assert together["all"]["0"].keys() == {"cat", "sofa", "tall tree", "sky"}
-    for name in ("things", "apart"):
-        assert all(min(iou.values()) > 0 for iou in together[name].values())  # of which the background is one
+        assert benchmark == "all" or all(min(iou.values()) > 0 for iou in ious.values())  # the background's, too
 
 
 def test_clip_and_each_decoder_run_once_a_picture_for_all_segmenters_and_benchmarks(several, sharing, study, suite_of, clip, monkeypatch):
     suite, calls = suite_of(study(sharing, cached=False)), []
-    decoders = {"0": several["0"].decoder, "1": several["1"].decoder}
-    for what, module, method in [("clip", clip, "encode_dense"), *((seed, module, "forward") for seed, module in decoders.items())]:
+    for module, method in [(clip, "encode_dense"), (several["0"].decoder, "forward"), (several["1"].decoder, "forward")]:
         real = getattr(module, method)
-        monkeypatch.setattr(module, method, lambda x, what=what, real=real: calls.extend([what] * len(x)) or real(x))
+        monkeypatch.setattr(module, method, lambda x, module=module, real=real: calls.extend([module] * len(x)) or real(x))
     evaluation.evaluate(several, suite)
     windows = sum(len(cut_windows(image, SETTINGS)[0]) for encoded in suite[:2] for _, image, _ in encoded.benchmark)
-    assert {what: calls.count(what) for what in calls} == {"clip": windows, "0": windows, "1": windows}
+    assert [calls.count(module) for module in (clip, several["0"].decoder, several["1"].decoder)] == [windows] * 3
 
 
-@CACHED_OR_NOT
-def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, study, suite_of, cached):
-    suite, segmenters = suite_of(study(mine, thresholds={"mine": 0.55}, cached=cached)), list(several.values())
-    rows, pictures = evaluation.examples(segmenters, suite[0], [2, 0]), score(suite, segmenters)
-    assert len(rows) == 2
-    for (image, truth, *maps), (expected_image, (labels,), scores) in zip(rows, (pictures[2], pictures[0]), strict=True):
+def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, study, suite_of):
+    (encoded,), segmenters = suite_of(study(mine, thresholds={"mine": 0.55})), list(several.values())
+    rows, pictures = evaluation.examples(segmenters, encoded, [2, 0]), score([encoded], segmenters)
+    assert list(rows) == [2, 0]
+    for index, (image, truth, *maps) in rows.items():
+        expected_image, (labels,), scores = pictures[index]
         assert image == expected_image and np.array_equal(truth, labels)
-        for found, (expected,) in zip(maps, scores, strict=True):
-            assert np.array_equal(found, to_labels(expected, SETTINGS.scale, 0.55)) and 0 < (found == 0).mean() < 1
-
-
-@pytest.mark.parametrize("wanted, shown", [([0, 2], [0, 2]), ([1, 7], [1]), ([8, 9], [0])])
-def test_examples_beyond_the_last_picture_are_left_out_and_the_first_stands_in_for_none(several, mine, study, suite_of, wanted, shown):
-    (encoded,) = suite_of(study(mine))
-    pictures = [image for _, image, _ in encoded.benchmark]
-    assert [image for image, *_ in evaluation.examples([several["0"]], encoded, wanted)] == [pictures[index] for index in shown]
+        for label_map, (expected,) in zip(maps, scores, strict=True):
+            assert np.array_equal(label_map, to_labels(expected, SETTINGS.scale, 0.55)) and 0 < (label_map == 0).mean() < 1
+    (with_raw,) = evaluation.examples(segmenters, encoded, [2], raw=True).values()
+    grid = list(evaluation.score_pictures([encoded], segmenters[:1]))[2][2][0][0]
+    assert np.array_equal(with_raw[2], raw_labels(grid, SETTINGS.scale, 0.55)) and not np.array_equal(with_raw[2], with_raw[3])
+    assert all(np.array_equal(a, b) for a, b in zip(with_raw[3:], rows[2][2:], strict=True))
+    for wanted, shown in (([1, 7], [1]), ([8, 9], [0])):  # beyond the last picture
+        assert list(evaluation.examples(segmenters[:1], encoded, wanted)) == shown
 
 
 def test_pictures_at_quantiles_are_those_whose_own_miou_lies_there(several, mine, study, suite_of):
     (encoded,) = suite_of(study(mine))
     segmenter, by_picture = several["0"], []
     for _, (labels,), ((scores,),) in score([encoded], [segmenter]):
-        found, ious = to_labels(scores, SETTINGS.scale, segmenter.settings.threshold).numpy(), []
-        for index in set(np.unique(found)) | set(np.unique(labels)) - {255}:
-            ious.append((found == index)[labels == index].sum() / ((found == index) | (labels == index)).sum())
+        predicted, ious = to_labels(scores, SETTINGS.scale, segmenter.settings.threshold).numpy(), []
+        for index in set(np.unique(predicted)) | set(np.unique(labels)):
+            ious.append((predicted == index)[labels == index].sum() / ((predicted == index) | (labels == index)).sum())
         by_picture.append(np.mean(ious))
     worst, middle, best = np.argsort(by_picture)
     assert evaluation.at_quantiles(segmenter, encoded, [0, 0.5, 1]) == [worst, middle, best]
@@ -144,19 +115,14 @@ def test_pictures_at_quantiles_are_those_whose_own_miou_lies_there(several, mine
 
 
 def test_the_threshold_is_that_of_the_benchmark_else_of_the_segmenter_and_none_without_background(several, sharing, study, suite_of):
-    class Asked:
-        def labels(self, scale, threshold):
-            return scale, threshold
-
-    suite = suite_of(study(sharing, thresholds={"apart": 0.0}))
-    segmenter = Segmenter(None, several["0"].decoder, SETTINGS.model_copy(update={"threshold": 0.7, "scale": 9.0}))
-    found = {encoded.benchmark.name: encoded.labels(Asked(), segmenter) for encoded in suite}
-    assert found == {"things": (9.0, 0.7), "apart": (9.0, 0.0), "all": (9.0, None)}
+    suite, segmenter = suite_of(study(sharing, thresholds={"apart": 0.0})), Segmenter(None, several["0"].decoder, changed(threshold=0.7))
+    thresholds = {encoded.benchmark.name: encoded.background_threshold(segmenter) for encoded in suite}
+    assert thresholds == {"things": 0.7, "apart": 0.0, "all": None}
     with pytest.raises(ValueError, match="benchmark all: a threshold needs the class 'background' first; the first class is 'cat'"):
         suite_of(study(sharing, thresholds={"all": 0.3}))
 
 
-def test_missing_features_are_an_error_and_an_optional_benchmark_that_is_missing_is_left_out(mine, sharing, study, suite_of, tmp_path):
+def test_features_that_are_missing_or_of_other_pictures_are_an_error(several, mine, sharing, study, suite_of, tmp_path):
     (encoded,) = suite_of(study({"later": Benchmark(folder=str(tmp_path / "later"), optional=True), **mine}))
     assert encoded.benchmark.name == "mine" and encoded.windows is not None
     for p in (study(sharing), study(mine, mode="clip")):  # benchmarks that were not encoded; a mode that was not
@@ -164,10 +130,6 @@ def test_missing_features_are_an_error_and_an_optional_benchmark_that_is_missing
             open_suite(p, tmp_path / "cache")
     (direct,) = open_suite(study(mine, mode="clip", cached=False), tmp_path / "cache")
     assert direct.windows is None and torch.equal(direct.classes, encoded.classes)
-
-
-def test_a_wrong_number_of_cached_windows_is_an_error(several, mine, study, suite_of):
-    (encoded,) = suite_of(study(mine))
     for windows in (encoded.windows[:-1], np.concatenate([encoded.windows, encoded.windows[:1]])):
         with pytest.raises(ValueError, match="benchmark mine: the cached windows are not those of its pictures: run `dvc repro encode`"):
             evaluation.evaluate({"one": several["0"]}, [replace(encoded, windows=windows)])

@@ -3,6 +3,7 @@
 Only what a window's pixel embeddings are is ours in both: windows are encoded, decoded and grouped into units by the Segmenter.
 """
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from handmade import COUNTS, PLACES, REDUCED, WITH_BACKGROUND, files, save
 from PIL import Image
 
 from ovseg import params
@@ -21,23 +23,8 @@ from ovseg.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PRESET = params.load(path=Path(__file__).parents[2] / "presets/paper.yaml").segment
 SIDE, LONGEST, STRIDE = 48, 219, 24  # of the preset's 448, 2048 and 224
 SIZES = [(60, 91), (120, 71), (48, 48), (49, 220), (33, 40)]  # of pictures; a longer one would have windows of less than SIDE
-PLACES = {
-    "voc": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "ImageSets/Segmentation/val.txt"),
-    "context": ("JPEGImages/{}.jpg", "SegmentationClassContext/{}.png", "ImageSets/SegmentationContext/val.txt"),
-    "coco_stuff": ("images/val2017/{}.jpg", "annotations/val2017/{}_labelTrainIds.png", None),
-    "cityscapes": ("leftImg8bit/val/ulm/{}_leftImg8bit.png", "gtFine/val/ulm/{}_gtFine_labelTrainIds.png", None),
-    "ade20k": ("images/validation/{}.jpg", "annotations/validation/{}.png", None),
-}
-PLACES |= {"voc20": PLACES["voc"], "context59": PLACES["context"], "coco_object": PLACES["coco_stuff"]}
-CLASSES = {"voc": 21, "voc20": 20, "context": 60, "context59": 59, "coco_object": 81, "coco_stuff": 171, "cityscapes": 19, "ade20k": 150}
-WITH_BACKGROUND = ("voc", "context", "coco_object")
-REDUCED = ("voc20", "context59", "ade20k")  # reduce_zero_label
-
-
-# ---- MMSegmentation, restated
 
 
 def load(path):
@@ -84,32 +71,17 @@ def predict(path, segmenter, classes, threshold):
     return scores.argmax(0).numpy()
 
 
-def load_annotations(path, name):
-    """What a label map's values mean: indices of classes, and 255."""
-    labels = np.asarray(Image.open(path)).copy()
-    if name in REDUCED:
-        labels[labels == 0] = 255
-        labels = labels - 1
-        labels[labels == 254] = 255
-    if name == "coco_object":  # GroupViT's: the first 80 of COCO-Stuff's, behind the background, which is all else
-        labels = np.array([*range(1, 81), *[0] * 176], np.uint8)[labels]
-    return labels
-
-
 def intersect_and_union(predicted, truth, classes):
     """Pixels of each class: in both, in either, each (classes,), by histograms."""
     predicted, truth = torch.from_numpy(predicted)[truth != 255], torch.from_numpy(truth)[truth != 255]
     both, one, other = (
-        torch.histc(found.float(), classes, 0, classes - 1).double() for found in (predicted[predicted == truth], predicted, truth)
+        torch.histc(part.float(), classes, 0, classes - 1).double() for part in (predicted[predicted == truth], predicted, truth)
     )
     return both, one + other - both
 
 
-# ---- tiny folders
-
-
 def stored(labels, name):
-    """As a file of the benchmark holds indices of classes and 255."""
+    """How a file of the benchmark holds indices of classes and 255."""
     if name in REDUCED:
         return np.where(labels == 255, 0, labels + 1)
     return np.where(labels == 0, 100, labels - 1) if name == "coco_object" else labels
@@ -117,49 +89,49 @@ def stored(labels, name):
 
 def write_pictures(folder, name):
     """Pictures of SIZES in a benchmark's layout. Returns their paths, and those of their label maps."""
-    image, labels, listing = PLACES[name]
-    found = [(folder / image.format(f"p{index}"), folder / labels.format(f"p{index}")) for index in range(len(SIZES))]
-    for index, (path, beside) in enumerate(found):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(index)
+    keys, rng = [f"p{index}" for index in range(len(SIZES))], np.random.default_rng(0)
+    paths = [(folder / image, folder / labels) for image, labels in files(name, keys)]
+    for (path, _), size in zip(paths, SIZES, strict=True):
         coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
-        coarse.resize(SIZES[index][::-1], Image.Resampling.BICUBIC).save(path)
-    if listing:
-        (folder / listing).parent.mkdir(parents=True)
-        (folder / listing).write_text("".join(f"p{index}\n" for index in range(len(SIZES))))
-    return found
+        save(path, coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+    if listing := PLACES[name][0]:
+        save(folder / listing.format("val"), "\n".join(keys))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """`segment` of the paper's preset for the sizes here."""
+    root, path = Path(__file__).parents[2], tmp_path_factory.mktemp("preset") / "params.yaml"
+    shutil.copy(root / "params.yaml", path)
+    params.apply_preset(root / "presets/paper.yaml", path)
+    segment = params.load(path=path).segment
+    assert segment.resize == "opencv-bilinear" and segment.averaged == "softmax"
+    return segment.model_copy(update={"short_side": SIDE, "window": SIDE, "stride": STRIDE, "meta_points": 9, "precision": "float32"})
 
 
 @pytest.mark.parametrize("averaged", ["softmax", "cosine"])
-@pytest.mark.parametrize("name", CLASSES)
-def test_both_give_the_same_iou_to_the_last_digit(clip, decoder, tmp_path, name, averaged):
-    files, background = write_pictures(tmp_path, name), name in WITH_BACKGROUND
-    assert PRESET.resize == "opencv-bilinear" and PRESET.averaged == "softmax"
-    settings = PRESET.model_copy(
-        update={"short_side": SIDE, "window": SIDE, "stride": STRIDE, "meta_points": 9, "precision": "float32", "averaged": averaged}
-    )
-    segmenter = Segmenter(clip, decoder, settings)
-    generator = torch.Generator().manual_seed(0)
-    classes = F.normalize(torch.randn(CLASSES[name] - background, clip.width, generator=generator), dim=1)
-    threshold, totals, expected = 0.5 if background else None, torch.zeros(2, CLASSES[name], dtype=torch.float64), []
-    for index, (image, labels) in enumerate(files):
+@pytest.mark.parametrize("name", COUNTS)
+def test_both_give_the_same_iou_to_the_last_digit(clip, decoder, preset, tmp_path, name, averaged):
+    paths, background = write_pictures(tmp_path, name), name in WITH_BACKGROUND
+    segmenter = Segmenter(clip, decoder, preset.model_copy(update={"averaged": averaged}))
+    torch.manual_seed(0)
+    classes = F.normalize(torch.randn(COUNTS[name] - background, clip.width), dim=1)
+    threshold, totals, expected = 0.5 if background else None, torch.zeros(2, COUNTS[name], dtype=torch.float64), []
+    for index, (image, labels) in enumerate(paths):
         predicted, rng = predict(image, segmenter, classes, threshold), np.random.default_rng(index)
-        noise = rng.integers(0, CLASSES[name], predicted.shape)
+        noise = rng.integers(0, COUNTS[name], predicted.shape)
         truth = np.where(rng.random(predicted.shape) < 0.4, noise, predicted)
         if name != "coco_object":  # which ignores nothing
             truth[:7, :9] = 255
-        Image.fromarray(stored(truth, name).astype(np.uint8)).save(labels)
-        assert np.array_equal(load_annotations(labels, name), truth)
-        totals += torch.stack(intersect_and_union(predicted, truth, CLASSES[name]))
+        save(labels, stored(truth, name))
+        totals += torch.stack(intersect_and_union(predicted, truth, COUNTS[name]))
         expected.append(predicted)
     ious = [100 * both / either if either else None for both, either in totals.T.tolist()]
-    assert sum(iou is not None and iou > 30 for iou in ious) > 3
+    assert sum(value is not None and value > 30 for value in ious) > 3
 
     encoded = Encoded(open_benchmark(name, Benchmark(layout=name, folder=str(tmp_path))), classes, None, threshold)
     for predicted, (_, _, ((scores,),)) in zip(expected, score_pictures([encoded], [segmenter]), strict=True):
         assert np.array_equal(encoded.labels(scores, segmenter).numpy(), predicted)
-    found = evaluate({"it": segmenter}, [encoded])[name]["it"]
-    assert list(found.values()) == ious
-    known = [iou for iou in ious if iou is not None]
-    assert mean(found) == sum(known) / len(known)
+    iou, known = evaluate({"it": segmenter}, [encoded])[name]["it"], [value for value in ious if value is not None]
+    assert list(iou.values()) == ious and mean(iou) == sum(known) / len(known)

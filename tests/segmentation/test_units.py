@@ -1,84 +1,53 @@
-"""Semantic units against hand-made maps and a pure Python reference."""
-
-import math
+"""Semantic units against hand-made maps; that units are means of their pixels is in tests/test_properties.py."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ovseg.segmentation import units
-
-FORMED = pytest.mark.parametrize(
-    "formed", [dict(unit="meta-point", meta_point_count=9), dict(unit="group", groups=5)], ids=lambda formed: formed["unit"]
-)
 
 
 def embeddings(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def loop_meta_point(window, points, affinity):
-    """(embedding of each pixel, unit of each pixel) of one window (d, h, w), in plain Python."""
-    _, height, width = window.shape
-    pixels = [window[:, y, x].tolist() for y in range(height) for x in range(width)]
-    side = math.isqrt(points)
-    rows, columns = ([(2 * n + 1) * length // (2 * side) for n in range(side)] for length in (height, width))
-    centres = [pixels[y * width + x] for y in rows for x in columns]
-    assignment = []
-    for pixel in pixels:
-        scores = []
-        for centre in centres:
-            score = sum(a * b for a, b in zip(pixel, centre, strict=True))
-            if affinity == "cosine":
-                score /= math.hypot(*pixel) * math.hypot(*centre)
-            scores.append(score)
-        assignment.append(scores.index(max(scores)))
-    spread = []
-    for unit in assignment:
-        members = [p for p, u in zip(pixels, assignment, strict=True) if u == unit]
-        spread.append([sum(values) / len(members) for values in zip(*members, strict=True)])
-    return torch.tensor(spread, dtype=window.dtype).T.unflatten(1, (height, width)), torch.tensor(assignment).view(height, width)
-
-
-def test_the_36_meta_points_of_the_paper_lie_uniformly_on_28_by_28():
-    expected = [2, 7, 11, 16, 21, 25]  # 28 / 6 * (0.5, 1.5, ...) cut off
+def test_meta_points_lie_uniformly_on_the_grid():
+    expected = [2, 7, 11, 16, 21, 25]  # 28 / 6 * (0.5, 1.5, ...) cut off: the paper's 36
     assert units.meta_points(28, 28, 36).tolist() == [y * 28 + x for y in expected for x in expected]
     assert units.meta_points(6, 10, 4).tolist() == [1 * 10 + 2, 1 * 10 + 7, 4 * 10 + 2, 4 * 10 + 7]
-
-
-def test_more_meta_points_than_fit_are_an_error():
     with pytest.raises(ValueError, match="meta_points = 36: must be at most 25 on a 5x8 grid"):
         units.meta_points(5, 8, 36)
 
 
 @pytest.mark.parametrize("affinity", ["cosine", "dot"])
-def test_meta_point_units_are_those_of_the_loops(affinity):
+def test_each_pixel_joins_the_most_similar_meta_point(affinity):
     windows = embeddings(2, 5, 5, 8)
-    spread, assignment = units.form(windows, "meta-point", meta_point_count=16, affinity=affinity)
-    for i in range(2):
-        expected_spread, expected_assignment = loop_meta_point(windows[i], 16, affinity)
-        assert torch.equal(assignment[i], expected_assignment)
-        torch.testing.assert_close(spread[i], expected_spread, rtol=1e-12, atol=1e-12)
+    _, assignment = units.form(windows, "meta-point", meta_point_count=16, affinity=affinity)
+    for unit, window in zip(assignment, windows.flatten(2).transpose(1, 2), strict=True):  # 40 pixels x 5
+        centres = window[units.meta_points(5, 8, 16)]
+        similar = F.cosine_similarity(window[:, None], centres, dim=-1) if affinity == "cosine" else window @ centres.T
+        assert torch.equal(similar.argmax(1), unit.flatten())
 
 
-@pytest.mark.parametrize("groups", [16, 40])
-def test_as_many_groups_as_pixels_or_more_are_the_pixels(groups):
+def test_as_many_groups_as_pixels_or_more_are_the_pixels():
     windows = embeddings(2, 6, 4, 4)
-    spread, assignment = units.form(windows, "group", groups=groups)
-    assert all(len(one.unique()) == 16 for one in assignment)
-    torch.testing.assert_close(spread, windows, rtol=1e-12, atol=1e-12)
+    for groups in (16, 40):
+        spread, assignment = units.form(windows, "group", groups=groups)
+        assert all(len(one.unique()) == 16 for one in assignment)
+        torch.testing.assert_close(spread, windows, rtol=1e-12, atol=1e-12)
 
 
-@FORMED
-def test_a_window_does_not_depend_on_the_others_nor_on_lengths_nor_on_the_random_state(formed):
-    windows = embeddings(2, 4, 6, 6)
-    spread, assignment = units.form(windows, **formed)
+@pytest.mark.parametrize("unit", ["meta-point", "group"])
+def test_a_window_does_not_depend_on_other_windows_nor_on_lengths_nor_on_the_random_state(unit):
+    windows, sizes = embeddings(2, 4, 6, 6), {"meta_point_count": 9, "groups": 5}
+    spread, assignment = units.form(windows, unit, **sizes)
     for i in range(2):
         torch.manual_seed(i)
-        alone_spread, alone_assignment = units.form(windows[i : i + 1], **formed)
+        alone_spread, alone_assignment = units.form(windows[i : i + 1], unit, **sizes)
         assert torch.equal(assignment[i], alone_assignment[0]) and 1 < len(assignment[i].unique()) <= 9
         torch.testing.assert_close(spread[i], alone_spread[0], rtol=1e-12, atol=1e-12)
     lengths = embeddings(2, 1, 6, 6, seed=1).exp()
-    assert torch.equal(units.form(windows * lengths, **formed)[1], assignment)
+    assert torch.equal(units.form(windows * lengths, unit, **sizes)[1], assignment)
 
 
 @pytest.mark.parametrize(("groups", "layout"), [(3, [[0, 0], [1, 2]]), (8, [[0, 1, 2], [3, 3, 4], [5, 6, 7]])])
@@ -97,8 +66,7 @@ def test_groups_end_where_each_pixel_is_most_similar_to_its_own_group():
     directions = torch.eye(6, dtype=torch.float64)[torch.arange(64).view(8, 8) % 5]
     window = (directions + 0.25 * embeddings(8, 8, 6)).permute(2, 0, 1)[None]
     _, assignment = units.form(window, "group", groups=5)
-    pixels = torch.nn.functional.normalize(window[0].flatten(1).T, dim=-1)
-    present = assignment.unique()
+    pixels, present = F.normalize(window[0].flatten(1).T, dim=-1), assignment.unique()
     centres = torch.stack([pixels[assignment.flatten() == unit].mean(0) for unit in present])
-    nearest = present[(pixels @ torch.nn.functional.normalize(centres, dim=-1).T).argmax(1)]
+    nearest = present[(pixels @ F.normalize(centres, dim=-1).T).argmax(1)]
     assert len(present) > 1 and torch.equal(nearest, assignment.flatten())

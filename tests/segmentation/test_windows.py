@@ -1,4 +1,4 @@
-"""Where windows lie on an image, and how their scores become scores and labels of the picture."""
+"""Where windows lie on a resized image, and how their scores become scores and labels of the picture."""
 
 import math
 
@@ -9,17 +9,15 @@ import torch.nn.functional as F
 from PIL import Image
 from tiny import SETTINGS, bilinear, changed, picture
 
+from ovseg.segmentation.resizing import resized, resized_size
 from ovseg.segmentation.windows import WindowGrid, cut_windows, interpolation, raw_labels, stitch, to_labels, window_grid, window_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_windows_of_the_paper_by_hand():
-    starts = [window_starts(length, 448, 224) for length in (100, 448, 449, 672, 700)]
-    assert starts == [(0,), (0,), (0, 1), (0, 224), (0, 224, 252)]
-
-
 def test_windows_cover_every_pixel_and_stay_inside():
+    starts = [window_starts(length, 448, 224) for length in (100, 448, 449, 672, 700)]  # the paper's
+    assert starts == [(0,), (0,), (0, 1), (0, 224), (0, 224, 252)]
     for length in range(1, 30):
         for window in range(1, 12):
             for stride in range(1, window + 1):
@@ -29,13 +27,32 @@ def test_windows_cover_every_pixel_and_stay_inside():
                 assert len(starts) == 1 + max(0, -(-(length - window) // stride))  # no more than it takes
 
 
-@pytest.mark.parametrize("height, width", [(33, 47), (101, 101), (2, 9), (1, 1), (500, 333), (5, 2000), (1, 100000)])
-def test_the_shorter_side_gets_its_length_unless_the_longer_one_exceeds_its_ratio(height, width):
-    where = window_grid(height, width, changed(max_ratio=3.0))
-    ratio = max(height, width) / min(height, width)
-    expected = (32, round(32 * ratio)) if ratio <= 3 else (max(1, round(96 / ratio)), 96)
-    assert sorted((where.height, where.width)) == list(expected)
-    assert (where.height < where.width) == (height < width) and len(where.positions) <= 5
+def test_the_shorter_side_gets_its_length_unless_the_longer_one_exceeds_its_ratio():
+    for height, width in [(33, 47), (101, 101), (2, 9), (1, 1), (500, 333), (5, 2000), (1, 100000)]:
+        where, ratio = window_grid(height, width, changed(max_ratio=3.0)), max(height, width) / min(height, width)
+        expected = (32, round(32 * ratio)) if ratio <= 3 else (max(1, round(96 / ratio)), 96)
+        assert sorted((where.height, where.width)) == list(expected)
+        assert (where.height < where.width) == (height < width) and len(where.positions) <= 5
+    opencv, bicubic = (changed(resize=resize, short_side=448, max_ratio=4.5715) for resize in ("opencv-bilinear", "bicubic"))
+    sizes, others = [(height, width) for height in range(1, 700, 17) for width in range(1, 2300, 23)], 0
+    for height, width in sizes:
+        factor = min(2048 / max(height, width), 448 / min(height, width))  # mmcv.imrescale to the scale (2048, 448)
+        expected = tuple(max(1, int(side * factor + 0.5)) for side in (height, width))
+        assert resized_size(height, width, opencv) == expected
+        others += resized_size(height, width, bicubic) != expected
+    assert 0 < others < 0.005 * len(sizes)  # half pixels, which Python rounds to even, and 2048.03 for 2048
+
+
+def test_opencv_bilinear_by_hand_and_bicubic_by_pillow():
+    row = np.array([[[0, 10, 200], [100, 20, 0]]], np.uint8)  # 1 x 2 pixels
+    doubled = resized(Image.fromarray(row), 1, 4, "opencv-bilinear")  # between the centres, weights are 3/4 and 1/4
+    assert doubled.dtype == np.uint8 and doubled[0].tolist() == [[0, 10, 200], [25, 13, 150], [75, 18, 50], [100, 20, 0]]
+    ramp = np.arange(8, dtype=np.uint8).repeat(3).reshape(1, 8, 3) * 10
+    assert resized(Image.fromarray(ramp), 1, 2, "opencv-bilinear")[0, :, 0].tolist() == [15, 55]  # the two pixels in the middle of four
+    image = Image.fromarray(picture(40, 53))
+    assert np.array_equal(resized(image, 31, 70, "bicubic"), np.asarray(image.resize((70, 31), Image.Resampling.BICUBIC)))
+    for how in ("bicubic", "opencv-bilinear"):
+        assert np.array_equal(resized(image, 40, 53, how), np.asarray(image))
 
 
 @pytest.mark.parametrize("height, width", [(32, 47), (71, 45), (5, 3)])
@@ -43,39 +60,25 @@ def test_windows_are_the_pixels_at_their_positions_in_the_resized_image(height, 
     image = Image.fromarray(picture(height, width))
     windows, where = cut_windows(image, SETTINGS)
     assert windows.dtype == np.uint8 and len(windows) > 1
-    resized = np.asarray(image.resize((where.width, where.height), Image.Resampling.BICUBIC))
+    whole = np.asarray(image.resize((where.width, where.height), Image.Resampling.BICUBIC))
     for window, (top, left) in zip(windows, where.positions, strict=True):
-        assert np.array_equal(window, resized[top : top + 32, left : left + 32])
-
-
-def test_a_window_larger_than_the_image_repeats_its_border():
-    pixels = picture(20, 26)
+        assert np.array_equal(window, whole[top : top + 32, left : left + 32])
+    pixels = picture(20, 26)  # smaller than a window, which repeats the border
     (window,), where = cut_windows(Image.fromarray(pixels), changed(short_side=20, window=32))
     assert (where.height, where.width) == (20, 26)
     assert np.array_equal(window, pixels[np.minimum(np.arange(32), 19)][:, np.minimum(np.arange(32), 25)])
-
-
-def averaged(scores, where, window):
-    """What stitch computes at the grid's own size, a pixel at a time."""
-    out = np.zeros((scores.shape[1], where.height, where.width))
-    upsampled = [[bilinear(channel, window, window) for channel in score] for score in scores.numpy()]
-    for c, y, x in np.ndindex(out.shape):
-        values = [
-            upsampled[n][c][y - top, x - left]
-            for n, (top, left) in enumerate(where.positions)
-            if top <= y < top + window and left <= x < left + window
-        ]
-        out[c, y, x] = sum(values) / len(values)
-    return out
 
 
 @pytest.mark.parametrize("height, width", [(19, 8), (13, 11), (5, 12)])
 def test_stitch_averages_where_windows_overlap_and_resizes_the_average(height, width):
     where = WindowGrid(height, width, *(window_starts(side, 8, 4) for side in (height, width)))
     scores = torch.randn(len(where.positions), 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    expected = torch.from_numpy(averaged(scores, where, 8))
-    np.testing.assert_allclose(stitch(scores, where, 8, (height, width)).rows(), expected, atol=1e-5)
-    for size in [(40, 33), (6, 5), (1, 1), (3, 30)]:
+    total, count = torch.zeros(2, height + 8, width + 8), torch.zeros(height + 8, width + 8)
+    for (top, left), window in zip(where.positions, scores, strict=True):
+        total[:, top : top + 8, left : left + 8] += torch.tensor(np.stack([bilinear(channel, 8, 8) for channel in window.numpy()]))
+        count[top : top + 8, left : left + 8] += 1
+    expected = (total / count)[:, :height, :width]
+    for size in [(height, width), (40, 33), (6, 5), (1, 1), (3, 30)]:
         stitched = stitch(scores, where, 8, size).rows()
         assert stitched.dtype == torch.float32
         np.testing.assert_allclose(stitched, F.interpolate(expected[None], size, mode="bilinear", align_corners=False)[0], atol=1e-5)
@@ -110,10 +113,7 @@ def test_labels_by_hand():
     assert to_labels(torch.zeros(2, 1, 1), 20.0, 0.5).tolist() == [[1]]  # a score at the threshold is no background
     shares = torch.tensor([[[0.7, 0.4, 0.1]], [[0.2, 0.5, 0.3]]])  # without a scale, they are compared as they are
     assert to_labels(shares, None, 0.5).tolist() == [[1, 2, 0]] and to_labels(shares, None, 0.3, others=1).tolist() == [[1, 0, 0]]
-
-
-def test_labels_with_others_by_hand():
-    """Scores of one class, then of two others, in four pixels; softmax by hand."""
+    # scores of one class, then of two others, in four pixels
     scores = torch.tensor([[[2.0, 1.0, 2.0, 0.0]], [[0.0, 2.0, 1.5, 0.0]], [[0.0, 0.0, 1.5, 0.0]]])
     assert to_labels(scores, others=2).tolist() == [[1, 0, 1, 1]]  # the best; of equals the class that was named
     # of the class: e^2 / (e^2 + 2) = 0.787; 0.245, less than another's; 1 / (1 + 2 e^-0.5) = 0.452; 1/3
