@@ -58,8 +58,7 @@ def test_params_know_the_layouts_and_coco_object_is_the_eighty_things_of_coco_st
 @pytest.mark.parametrize("name", COUNTS)
 def test_pictures_labels_and_classes_are_those_of_the_layout(name, tmp_path):
     write(tmp_path, name)
-    spec = settings(name, tmp_path)
-    benchmark = open_benchmark(name, spec)
+    benchmark = open_benchmark(name, spec := settings(name, tmp_path))
     known = KNOWN.get(name) or {index - 1: label for index, label in KNOWN[name.rstrip("0259")].items() if index}  # without background
     assert len(benchmark.classes) == COUNTS[name] and {index: benchmark.classes[index] for index in known} == known
     assert benchmark.background == (name in WITH_BACKGROUND) == (len(benchmark.named) < COUNTS[name])
