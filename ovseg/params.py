@@ -4,7 +4,6 @@
     python -m ovseg.params presets/paper.yaml   write a preset's values into params.yaml
 """
 
-import argparse
 import copy
 import difflib
 import functools
@@ -179,10 +178,8 @@ def rules(p):
 
 
 def device(name, processes=1):
-    """The torch device named by params' `device`: auto is a GPU if available. Raises ParamsError if it needs more GPUs than there are.
-
-    processes: how many processes will train, each on a GPU of its own.
-    """
+    """The torch device named by params' `device`: auto is a GPU if available. processes: how many train, each on a GPU of its own.
+    Raises ParamsError if there are fewer GPUs."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda" and not gpus:
         raise ParamsError("device = 'cuda': must be auto or cpu: this machine has no GPU that torch can use")
@@ -200,10 +197,8 @@ def _read(path):
     """The sections of a parameter file as dicts."""
     try:
         values = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))  # YAML 1.2, as DVC: 1e-3 is a number
-    except FileNotFoundError:
-        raise ParamsError(f"{path} does not exist") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ParamsError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path} must hold the sections {', '.join(Params.model_fields)}")
     return values
@@ -267,7 +262,7 @@ def _identity(run):
 def apply_preset(preset, path="params.yaml"):
     """Write the values of a preset into a parameter file, whose comments stay. `benchmarks` and lists are replaced as a whole."""
     yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 1000, True
+    yaml.width = 1000
     yaml.indent(mapping=2, sequence=4, offset=2)
     values = yaml.load(Path(path).read_text(encoding="utf-8"))
     for name, section in _read(preset).items():
@@ -281,20 +276,12 @@ def apply_preset(preset, path="params.yaml"):
     Path(path).write_text(out.getvalue(), encoding="utf-8")
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m ovseg.params", description="Check params.yaml, or write a preset's values into it.")
-    parser.add_argument("preset", nargs="?", help="a file of presets/: its values replace those of params.yaml")
-    preset = parser.parse_args().preset
-    if preset:
-        apply_preset(preset)
-    load_runs()
-
-
 if __name__ == "__main__":
-    from ovseg import params  # by name: as __main__, this module's ParamsError is another class
-
     try:
-        params.enter_project()
-        params.main()
-    except params.ParamsError as error:
+        presets = [Path(preset).resolve() for preset in sys.argv[1:]]
+        enter_project()
+        for preset in presets:
+            apply_preset(preset)
+        load_runs()
+    except ParamsError as error:
         sys.exit(f"{error}")

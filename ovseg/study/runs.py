@@ -88,19 +88,9 @@ def evaluate_run(run, suite, segmenters):
 def make_result(run, iou, seconds, weights=0):
     """The result of a run, for results/runs.
 
-    run: params.Run. iou: {benchmark: {(seed, unit): {class: IoU}}}, from evaluation.evaluate. Returns a dict:
-
-    run, kind   its name and kind
-    changes     what it changes in params.yaml, [["mgca.k", 0.1]]; identifies runs in tables
-    miou        {benchmark: {unit: percent}}, mean over seeds; `dvc metrics show` prints this and `seconds`
-    seconds     {"train": ..., "evaluate": ...}, over all seeds; the only values that differ when a study is repeated on one machine
-    thresholds  {benchmark: softmax score below which a pixel is background}, for benchmarks with background
-    classes     [[benchmark, SHA-256 of its class names, one a line], ...]: names change mIoU, so compare only results with equal names
-    versions    [[package, version], ...], Python first
-    weights     number of trained weights; 0 if nothing is trained
-    parameters  [["mgca.alpha", 0.4], ...]: all values of clip, the methods, train, segment and evaluate; DVC would read a dict as metrics
-    seeds       [{"seed", "miou": {benchmark: {unit: percent}}, "iou": {benchmark: {unit: {class: percent or null}}}}, ...]; the
-                seed of an untrained run is null
+    run: params.Run. iou: {benchmark: {(seed, unit): {class: IoU}}}, from evaluation.evaluate. seconds: {"train": ..., "evaluate": ...},
+    the only values that differ when a study is repeated on one machine. weights: number of trained weights. Returns the dict that
+    docs/ablations.md describes; what is no metric is in lists of pairs, for DVC would read a dict as metrics.
     """
     p = run.params
     units = list(dict.fromkeys(unit for variants in iou.values() for _, unit in variants))
