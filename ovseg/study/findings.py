@@ -26,10 +26,8 @@ LEVELS = {  # F1 to F3: the claim, and pairs of granularities, the first claimed
 
 @dataclass
 class Finding:
-    """A finding of the paper, "F1".."F6", and the comparisons that decide it, from `compare`.
-
-    claim: what the paper says. rule: how it is decided here, if not by comparisons alone. missing: sentences on what was not run.
-    """
+    """A finding of the paper, "F1".."F6", and the comparisons that decide it, from `compare`. claim: what the paper says. rule: how it is
+    decided here, if not by comparisons alone. missing: sentences on what was not run."""
 
     code: str
     claim: str
@@ -56,12 +54,10 @@ class Finding:
 
 
 def compare(group, names, first, second, margin=None):
-    """Compare two settings on a group of benchmarks, pairing their seeds. Returns a dict, a row of a table.
-
-    first, second: mIoU by seed (Series), in percent; a `second` without seeds is used for every seed. The claim is that the first is
-    better or, with a margin, that they are within that many points of each other (two one-sided tests). In the row, p is of the claim and
-    against of its reverse, both NaN with fewer than two seeds.
-    """
+    """Compare two settings on a group of benchmarks, pairing their seeds. Returns a dict, a row of a table. first, second: mIoU by seed
+    (Series), in percent; a `second` without seeds is used for every seed. The claim is that the first is better or, with a margin, that
+    they are within that many points of each other (two one-sided tests). In the row, p is of the claim and `against` of its reverse, both
+    NaN with fewer than two seeds; difference is the mean over pairs of seeds."""
     paired = pd.DataFrame({"first": first, "second": second.iloc[0] if second.index.isna().all() else second}).dropna()
     d = paired["first"] - paired["second"]
     p, against = greater(d, -(margin or 0)), greater(-d, margin or 0)
