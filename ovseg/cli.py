@@ -17,7 +17,8 @@ ERRORS = (OSError, ValueError, KeyError, RuntimeError, MemoryError, ImportError,
 
 def one_line(error):
     """An error's message in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    message = error.format_message() if isinstance(error, click.UsageError) else str(error)
+    return " ".join(message.split()) or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -25,9 +26,9 @@ def errors_exit(code, what="", kinds=ERRORS):
     """Context manager: an error ends the command with this exit code and one line on stderr, which starts with `what`."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):  # the last two are RuntimeErrors
+    except (click.exceptions.Exit, click.Abort):  # which are RuntimeErrors
         raise
-    except kinds as error:
+    except (click.UsageError, *kinds) as error:
         failure = click.ClickException(what + one_line(error))
         failure.exit_code = code
         raise failure from None
@@ -38,10 +39,7 @@ class Commands(click.Group):
 
     def invoke(self, context):
         with errors_exit(2):
-            try:
-                return super().invoke(context)
-            except click.UsageError as error:
-                raise ValueError(error.format_message()) from None
+            return super().invoke(context)
 
 
 NAMES = {"type": lambda text: [name.strip() for name in text.split(",")], "metavar": "NAMES"}  # of --classes and --others
@@ -104,10 +102,8 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
 
 
 def gather(inputs):
-    """List the pictures named by files, folders and glob patterns, each once, in the given order: a list of Path.
-
-    Folders and patterns give files that end in SUFFIXES. Raises FileNotFoundError for an input without pictures.
-    """
+    """List the pictures named by files, folders and glob patterns (which give files that end in SUFFIXES), each once, in the given order:
+    a list of Path. Raises FileNotFoundError for an input without pictures."""
     pictures = {}
     for name in map(str, inputs):
         pattern = f"{glob.escape(name)}/*" if os.path.isdir(name) else name
@@ -213,7 +209,7 @@ def publish(model, out, repository, private):
         hub.write_model(model, out, repository)
     click.echo(out)
     if repository:
-        with errors_exit(1, f"{out} was not uploaded to {repository}: ", Exception):  # of huggingface_hub's HTTP library
+        with errors_exit(1, f"{out} was not uploaded to {repository}: ", (Exception,)):  # of huggingface_hub's HTTP library
             click.echo(hub.push(out, repository, private))
 
 

@@ -19,9 +19,7 @@ SHOWN = 5  # unreadable files, and ids without a class, that a warning names
 
 def print_reports(folders, limit):
     """Print reports on folders as benchmarks, or without folders on the data of params.yaml. Returns whether there is a warning.
-
-    limit: maximum number of pairs, and of pictures per benchmark; 0: all. Raises ParamsError, and what opening the folders raises.
-    """
+    limit: maximum number of pairs, and of pictures per benchmark; 0: all."""
     benchmarks = [datasets.FolderBenchmark(Path(folder).resolve().name, folder) for folder in folders]
     warned = False
     for lines in (check_benchmark(benchmark, limit) for benchmark in benchmarks) if folders else check_study(limit):

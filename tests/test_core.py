@@ -84,7 +84,7 @@ def test_most_of_what_is_installed_is_not_of_the_core(blocked):
     assert of_the_study | {"pytest", "hypothesis"} <= blocked and not blocked & {"torch", "numpy", "open_clip", "ovseg"}
 
 
-@pytest.mark.parametrize("module", ["pandas", "ovseg.study.charts"])
+@pytest.mark.parametrize("module", ["pandas", "ovseg.study.report"])
 def test_what_is_blocked_cannot_be_imported(project, blocked, module):
     done = run(project, blocked, f"import {module}")
     assert done.returncode != 0 and "No module named" in done.stderr

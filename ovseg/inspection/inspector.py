@@ -198,10 +198,8 @@ def legend(names, of_names, labels):
 
 
 def png(array, c, labels=None, palette=(), classes=(), dots=(), cross=None):
-    """An array (H, W, 3) uint8 as PNG, with the ring. dots, cross: marks at places like the ring's, several and one.
-
-    labels (h, w): painted over the array in the colours of a palette, with names of classes in large regions.
-    """
+    """An array (H, W, 3) uint8 as PNG, with the ring. dots, cross: marks at places like the ring's, several and one. labels (h, w): painted
+    over the array in the colours of a palette, with names of classes in large regions."""
     image = Image.fromarray(array if labels is None else figures.overlay(array, figures.in_blocks(labels, array), palette))
     drawn, (width, height) = ImageDraw.Draw(image), image.size
     outlined = {"fill": "white", "anchor": "mm", "stroke_width": 2, "stroke_fill": "black"}

@@ -1,7 +1,7 @@
 """Runs and pictures of a project, and what a run computes for a picture, step by step, so that each step can be shown.
 
-A picture is cut into windows. Where they overlap, a map of pixel embeddings shows those of the window with the nearest centre; embeddings
-are never mixed. With one window, all embeddings are shown. Scores are the segmenter's, averaged over windows.
+Where windows of a picture overlap, a map of pixel embeddings shows those of the window with the nearest centre; embeddings are never mixed.
+Scores are the segmenter's, averaged over windows.
 """
 
 import copy
@@ -89,17 +89,10 @@ class Texts:
             lambda text, is_class=False: clip.encode_text([template.format(text) for template in templates] if is_class else [text]).mean(0)
         )
 
-    def of_classes(self, names):
-        """(C, d), unit length."""
-        return torch.stack([self.of_class(name) for name in names])
-
 
 class View:
-    """A Picture as the segmenter of Texts sees it. Its pixel embeddings are computed once.
-
-    A picture with a side is one window of that size, as in training; others have the segmenter's own windows. where: WindowGrid. pixels:
-    (H, W, d), the shown embeddings. In the methods, a text in `names` is a class.
-    """
+    """A Picture as the segmenter of Texts sees it: one with a side is one window of that size, as in training; others have the segmenter's
+    own windows. where: WindowGrid. pixels: (H, W, d), the shown embeddings. In the methods, a text in `names` is a class."""
 
     def __init__(self, texts, picture):
         segmenter = texts.segmenter
@@ -137,12 +130,10 @@ class View:
 
     @torch.no_grad()
     def label(self, unit, meta_points, names, others=(), threshold=None):
-        """What `classify` makes of a unit: the units, their Scores of names and others, and the label map in the size of the truth.
-
-        unit, meta_points: as in units.form. threshold: None without a background. The units have descriptions (n, d, h, w), for each pixel
-        the mean of its unit, unit length; of_windows (n, h, w), its unit in its window; ids (H, W), the units of shown pixels, distinct
-        across windows; and points (P, 2), row and column of the shown meta-points, if there are any.
-        """
+        """The units that units.form makes, their Scores of names and others, and the label map in the size of the truth. threshold: None
+        without a background. The units have descriptions (n, d, h, w), for each pixel the mean of its unit, unit length; of_windows
+        (n, h, w), its unit in its window; ids (H, W), the units of shown pixels, distinct across windows; and points (P, 2), row and column
+        of the shown meta-points, if there are any."""
         s = self.segmenter.settings
         means, of_windows = units.form(self.embeddings, unit, meta_points, s.groups, s.affinity, self.segmenter.grouping)
         marked = torch.zeros(of_windows.shape, dtype=torch.bool)
@@ -151,7 +142,7 @@ class View:
         ids = of_windows.cpu()[self.cells] + self.cells[0] * (int(of_windows.max()) + 1)
         formed = SimpleNamespace(descriptions=F.normalize(means, dim=1), of_windows=of_windows, ids=ids.numpy())
         formed.points = marked[self.cells].nonzero().numpy()
-        classes = self.texts.of_classes((*names, *others))
+        classes = torch.stack([self.texts.of_class(name) for name in (*names, *others)])
         scores = self.segmenter.classify(formed.descriptions, self.where, classes, self.picture.truth.shape)
         return formed, scores, scores.labels(self.segmenter.scale, threshold, len(others)).cpu().numpy()
 
@@ -161,25 +152,21 @@ class View:
         return (formed.descriptions.movedim(1, -1)[self.cells] @ embedding).cpu().numpy()
 
     def explain(self, formed, scores, names, click, best=5):
-        """Why a pixel has its label. scores: those of names. click: (down, across), shares of the picture's sides, below 1.
-
-        Returns its window, its unit there, the unit's number of pixels, and its best texts, (name, score, softmax share, unit's cosine).
-        """
+        """Why a pixel has its label: its window, its unit there, the unit's number of pixels, and its best texts, (name, score, softmax
+        share, unit's cosine). scores: those of names. click: (down, across), shares of the picture's sides, below 1."""
         row, column = (int(share * side) for share, side in zip(click, formed.ids.shape, strict=True))
         window, y, x = (int(part[row, column]) for part in self.cells)
         line, column = int(click[0] * len(scores.down)), int(click[1] * len(scores.across))
         of_pixel = scores.rows(slice(line, line + 1))[:, 0, column]
-        cosines = self.texts.of_classes(names) @ formed.descriptions[window, :, y, x]
+        cosines = torch.stack([self.texts.of_class(name) for name in names]) @ formed.descriptions[window, :, y, x]
         values = torch.stack([of_pixel, probabilities(of_pixel, self.segmenter.scale), cosines], 1).tolist()
         order, unit = of_pixel.argsort(descending=True)[:best].tolist(), int(formed.of_windows[window, y, x])
         return window, unit, int((formed.of_windows[window] == unit).sum()), [(names[i], *values[i]) for i in order]
 
 
 def errors(labels, names, truth, classes):
-    """Where labels (H, W), indices into names, are wrong by truth, indices into classes or IGNORED: RIGHT, WRONG, NOT_JUDGED.
-
-    A class that is not in names counts as background if names include it, and is not judged otherwise.
-    """
+    """Where labels (H, W), indices into names, are wrong by truth, indices into classes or IGNORED: RIGHT, WRONG, NOT_JUDGED. A class that
+    is not in names counts as background if names include it, and is not judged otherwise."""
     index = {name.lower(): place for place, name in enumerate(names)}
     expected = [index.get(name.lower(), index.get(BACKGROUND, -1)) for name in classes]
     expected = np.array(expected + [-1] * (IGNORED + 1 - len(classes)))[truth]

@@ -1,1 +1,1 @@
-"""The study: its runs (runs.py), results of all runs (results.py), the paper's findings (findings.py), the report, figures and charts."""
+"""The study: its runs (runs.py), results of all runs (results.py), the paper's findings (findings.py), the report and figures."""

@@ -38,10 +38,8 @@ plt.rcParams |= {"savefig.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle":
 
 
 def palette(classes):
-    """Colours of classes, (C, 3) uint8: black for the background, and for each class of the rendered world always the same.
-
-    Others take the free colours in order, then generated ones: the same in two lists that differ only in the background.
-    """
+    """Colours of classes, (C, 3) uint8: black for the background, and for each class of the rendered world always the same. Others take the
+    free colours in order, then generated ones: the same in two lists that differ only in the background."""
     others = [name for name in classes if name not in WORLD and name != BACKGROUND]
     colours = [colour for name, colour in WORLD.items() if name not in classes]
     for number in range(len(others) - len(colours)):
@@ -61,12 +59,11 @@ def grid(pictures, titles=None, size=1.9, captions=None, title=None):
     the pictures, "" for none. title: of the figure. size: inches per picture."""
     rows, columns = len(pictures), len(pictures[0])
     figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(size * columns, size * rows), layout="constrained")
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[], visible=False)
+    for axis, picture in itertools.zip_longest(axes.flat, itertools.chain(*pictures)):
+        axis.set(xticks=[], yticks=[], visible=picture is not None)
         axis.spines[:].set_visible(False)
-    for axis, picture in zip(axes.flat, itertools.chain(*pictures), strict=False):
-        axis.set_visible(True)
-        axis.imshow(picture, interpolation="nearest")
+        if picture is not None:
+            axis.imshow(picture, interpolation="nearest")
     for axis, text in zip(axes[0], titles or [], strict=False):
         axis.set_title(wrapped(text, size, 10), fontsize=10)
     if captions:
@@ -137,9 +134,7 @@ def name_regions(axis, labels, classes, size=7.5):
 
 def segmentations(rows, titles, classes, title=None):
     """Rows of a picture and label maps painted over it, {number: (picture, truth, label map, ...)}, the maps (H, W) indices into classes.
-
-    Large regions carry class names; a legend lists classes left unnamed somewhere. Below each predicted label map is its `miou`.
-    """
+    A legend lists classes left unnamed somewhere. Below each predicted label map is its `miou`."""
     colours, maps = palette(classes), [np.asarray(labels) for _, *labels_of_row in rows.values() for labels in labels_of_row]
     pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in of_row)] for image, *of_row in rows.values()]
     captions = [[f"picture {n}", "", *(miou(m, truth, classes) for m in predicted)] for n, (_, truth, *predicted) in rows.items()]
@@ -206,10 +201,8 @@ def correspondences(pictures, texts, mined, shown, title=None):
 
 
 def plan_outputs(pictures, out, force=False):
-    """Plan the files to write into the folder out: {picture: [overlay, label map, areas]}, all of them Path.
-
-    Raises ValueError if two pictures have the same name, or if a file is one of the pictures or (without force) exists.
-    """
+    """Plan the files to write into the folder out: {picture: [overlay, label map, areas]}, all of them Path. Raises ValueError if two
+    pictures have the same name, or if a file is one of the pictures or (without force) exists."""
     outputs = {picture: [out / f"{picture.stem}.{ending}" for ending in ("overlay.png", "labels.png", "json")] for picture in pictures}
     by_name, inputs = {}, {picture.resolve() for picture in pictures}
     for picture, files in outputs.items():
@@ -245,10 +238,8 @@ def draw_overlay(image, segmentation):
 
 
 def write_segmentation(files, image, segmentation, made_with):
-    """Write the files that `plan_outputs` plans for a picture. made_with: a dict of further entries for the JSON.
-
-    The label map is a PNG of mode P: values are indices into segmentation.names (at most 256), the palette holds their colours.
-    """
+    """Write the files that `plan_outputs` plans for a picture. made_with: a dict of further entries for the JSON. The label map is a PNG of
+    mode P: values are indices into segmentation.names (at most 256), the palette holds their colours."""
     overlay, labels, areas = files
     label_map = Image.fromarray(segmentation.labels.astype(np.uint8))
     label_map.putpalette(palette(segmentation.names).tobytes())

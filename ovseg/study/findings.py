@@ -17,20 +17,17 @@ HOLDS, NOT, UNDECIDED = "holds", "does not hold", "undecided"
 LEVEL = 0.05
 PIXELS = "pixels"
 MARGIN = 1.0  # points of mIoU that "hardly matters" allows (F6)
-ALL = "object+region+pixel"
 LEVELS = {  # F1 to F3: the claim, and pairs of granularities, the first claimed to be better; None: untrained
     "F1": ("Each level of alignment alone beats the baseline", [("object", None), ("region", None), ("pixel", None)]),
     "F2": ("The pixel level alone helps most", [("pixel", "object"), ("pixel", "region")]),
-    "F3": ("All three levels together are best", [(ALL, other) for other in ("object", "region", "pixel", "object+region")]),
+    "F3": ("All three levels together are best", [("object+region+pixel", o) for o in ("object", "region", "pixel", "object+region")]),
 }
 
 
 @dataclass
 class Finding:
-    """A finding of the paper, "F1".."F6", and the comparisons that decide it, from `compare`.
-
-    claim: what the paper says. rule: how it is decided here, if not by comparisons alone. missing: sentences on what was not run.
-    """
+    """A finding of the paper, "F1".."F6", and the comparisons that decide it, from `compare`. claim: what the paper says. rule: how it is
+    decided here, if not by comparisons alone. missing: sentences on what was not run."""
 
     code: str
     claim: str
@@ -57,13 +54,10 @@ class Finding:
 
 
 def compare(group, names, first, second, margin=None):
-    """Compare two settings on a group of benchmarks, pairing their seeds. Returns a dict, a row of a table.
-
-    first, second: mIoU by seed (Series), in percent; a `second` without seeds is used for every seed. The claim is that the first is
-    better or, with a margin, that they are within that many points of each other (two one-sided tests). The row: benchmarks, first and
-    second (their names), means and deviations (of the two), difference (mean over pairs), n (seeds), p (of the claim) and against (of its
-    reverse), both NaN with fewer than two seeds, and verdict.
-    """
+    """Compare two settings on a group of benchmarks, pairing their seeds. Returns a dict, a row of a table. first, second: mIoU by seed
+    (Series), in percent; a `second` without seeds is used for every seed. The claim is that the first is better or, with a margin, that
+    they are within that many points of each other (two one-sided tests). In the row, p is of the claim and `against` of its reverse, both
+    NaN with fewer than two seeds; difference is the mean over pairs of seeds."""
     paired = pd.DataFrame({"first": first, "second": second.iloc[0] if second.index.isna().all() else second}).dropna()
     d = paired["first"] - paired["second"]
     p, against = greater(d, -(margin or 0)), greater(-d, margin or 0)

@@ -17,10 +17,8 @@ INTRODUCTION, METHODS, AGAINST, GAP = Path(__file__).with_name("report.md").read
 
 
 def sections(results, findings, paper, speeds):
-    """The sections of the report, a list of (title, Markdown text, DataFrame of texts).
-
-    findings: from findings.judge. paper: paper/tables.yaml as a dict. speeds: {run: images per second}, of the methods and the baseline.
-    """
+    """The sections of the report, a list of (title, Markdown text, DataFrame of texts). findings: from findings.judge. paper: of
+    paper/tables.yaml. speeds: {run: images per second}, of the methods and the baseline."""
     verdicts = pd.DataFrame([(f.code, f.claim, f"**{f.verdict}**") for f in findings], columns=["", "finding", "verdict"])
     parts = [("Do the paper's findings hold here?", INTRODUCTION, verdicts)]
     for f in findings:
@@ -144,10 +142,7 @@ def averaged_over(results, group, paper):
 
 
 def beside(key, paper, ours):
-    """The paper's Table 3 or 4 with our numbers: one row per value of key in the paper's rows or in ours.
-
-    paper: its rows in paper/tables.yaml. ours: {value: (averages, run)}, averages from Results.averages.
-    """
+    """The paper's Table 3 or 4 (rows of paper/tables.yaml) with our numbers: one row per value of key. ours: {value: (averages, run)}."""
     theirs, rows = {row[key]: row for row in paper}, []
     for value in dict.fromkeys([*theirs, *ours]):
         row = {key: value}

@@ -1,5 +1,6 @@
 """All results of a study as one table, with lookups. runs.make_result describes a single result."""
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,18 @@ class Results:
             if {k: v for k, v in changes.items() if k != key} == (rest or {}):
                 series[changes.get(key, self.parameters[key])] = run
         return dict(sorted(series.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+
+    def ablation(self, key):
+        """`averages` of the runs that change key and of the default run, with columns key (its value) and with (other changes, as text, or
+        "default"). Runs with other changes are included if at least two share those."""
+        curves, averages = {}, self.averages()
+        for changes in self._compared.values():
+            rest = {k: v for k, v in changes.items() if k != key}
+            name, runs = ", ".join(f"{k.split('.')[1]} = {v}" for k, v in rest.items()) or "default", self.series(key, rest)
+            if len(runs) > 1:
+                of_runs = [averages[averages["run"] == run].assign(**{key: value, "with": name}) for value, run in runs.items()]
+                curves[frozenset(rest.items())] = of_runs
+        return pd.concat(itertools.chain(*curves.values()), ignore_index=True)
 
     def averages(self, unit=None):
         """The mean mIoU of each group of benchmarks by run and seed: columns run, seed, group, miou. unit: None: each run's own."""
