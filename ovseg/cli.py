@@ -43,39 +43,39 @@ class Commands(click.Group):
 
 
 NAMES = {"type": lambda text: [name.strip() for name in text.split(",")], "metavar": "NAMES"}  # of --classes and --others
-THRESHOLD = click.option("--threshold", type=click.FloatRange(0, 1), help="Lower softmax scores are background. Default: the model's own.")
+THRESHOLD = click.option("--threshold", type=click.FloatRange(0, 1), help="Softmax score below which a pixel is background.")
 MODEL = click.option("--model", default="models/default", show_default=True, metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.")
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Which of its trainings.")
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the decoder; there is one per training.")
 DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-FORCE = click.option("--force", is_flag=True, help="Replace files that exist already.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main():
     """Open-vocabulary segmentation: name any classes, get a label map.
 
-    Exit codes: 0 all done; 1 something failed, or data look wrong; 2 wrong usage, and nothing was done.
+    Exit codes: 0 success; 1 some inputs failed, or check-data found a problem; 2 invalid arguments, nothing was written.
     """
 
 
 @main.command()
 @click.argument("pictures", nargs=-1, required=True)
 @click.option("--classes", "names", required=True, **NAMES, help="What to look for, e.g. 'car,tree,road'.")
-@click.option("--background", is_flag=True, help="Pixels may belong to no class.")
-@click.option("--others", **NAMES, help="Further classes, reported as background; 'default': a list of common ones.")
+@click.option("--background", is_flag=True, help="Allow background: pixels that match no class.")
+@click.option("--others", **NAMES, help="Other classes, reported as background; 'default': a built-in list.")
 @THRESHOLD
 @MODEL
 @SEED
 @DEVICE
-@click.option("-o", "--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Where to write.")
+@click.option("-o", "--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
 @FORCE
 def segment(pictures, names, background, others, threshold, model, seed, device, out, force):
     """Segment PICTURES: files, folders, or patterns in quotes.
 
-    Writes for each, into --out: NAME.overlay.png to look at, NAME.labels.png (indices of the classes), NAME.json (their areas in percent).
+    For each image, writes to --out: NAME.overlay.png, NAME.labels.png (class indices), NAME.json (class areas in percent).
     """
     if threshold is not None and not (background and threshold >= 0):  # NaN passes click's range
-        raise ValueError(f"--threshold {threshold}: must be a number, and needs --background")
+        raise ValueError(f"--threshold {threshold}: must be between 0 and 1, and requires --background")
     if len(names) > 255:
         raise ValueError(f"--classes: {len(names)} names; a label map of one byte per pixel holds 255 and the background")
     os.environ["MPLBACKEND"] = "agg"  # no window
@@ -130,7 +130,7 @@ def load(model, device, seed):
 @MODEL
 @SEED
 @DEVICE
-@click.option("--json", "file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write the result to this file, too.")
+@click.option("--json", "file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Also write the result to this file.")
 @FORCE
 def evaluate(folder, threshold, model, seed, device, file, force):
     """Evaluate a model on a FOLDER of pictures with label maps: IoU of each class and mIoU, in percent.
@@ -147,7 +147,7 @@ def evaluate(folder, threshold, model, seed, device, file, force):
         raise ValueError(f"{file} exists already; --force replaces it")
     benchmark = FolderBenchmark(Path(folder).resolve().name, folder)
     if threshold is not None and not (benchmark.background and threshold >= 0):  # NaN passes click's range
-        raise ValueError(f"--threshold {threshold}: must be a number, and the first class 'background'; it is {benchmark.classes[0]!r}")
+        raise ValueError(f"--threshold requires a first class named 'background'; here it is {benchmark.classes[0]!r}")
     segmenter = load(model, device, seed)
     with errors_exit(1):
         result = evaluate_folder(segmenter, benchmark, threshold) | {"model": model, "seed": seed}
@@ -159,9 +159,9 @@ def evaluate(folder, threshold, model, seed, device, file, force):
 
 @main.command("check-data")
 @click.argument("folders", nargs=-1)
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=0), help="Pairs, and pictures per benchmark; 0: all.")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=0), help="Images to check, per benchmark; 0: all.")
 def check_data(folders, limit):
-    """Count what is in the image-text pairs and benchmarks of params.yaml, or in FOLDERS as `evaluate` takes them.
+    """Check the image-text pairs and benchmarks of params.yaml, or FOLDERS with images/, labels/ and classes.txt.
 
     Warnings report errors (exit code 1): unreadable files, ids without a class, too many bad samples. Notes report possible errors.
     """
@@ -171,9 +171,9 @@ def check_data(folders, limit):
 
 
 @main.command()
-@click.option("--folder", default="models", show_default=True, help="Where the models are.")
+@click.option("--folder", default="models", show_default=True, help="Folder of trained models.")
 def models(folder):
-    """List trained models, the best first, and their mIoU in percent: the mean over seeds, with the model's own unit."""
+    """List trained models, sorted by mIoU in percent (mean over seeds, with the model's own unit)."""
     from tabulate import tabulate
 
     rows = []
@@ -186,7 +186,7 @@ def models(folder):
             read_by = ", ".join(filter(None, (settings["clip"][key] for key in ("model", "pretrained", "dense"))))
             rows.append({"model": file.parent, "seeds": seeds, "CLIP": read_by} | own)
     if not rows:
-        raise FileNotFoundError(f"{folder}: no trained models here; `make repro` trains them")
+        raise FileNotFoundError(f"{folder}: no trained models here: run `make repro`, or use --folder quick/models after `make quick`")
     rows.sort(key=lambda row: -sum(list(row.values())[3:]))  # over benchmarks
     click.echo(tabulate(rows, "keys", tablefmt="plain", floatfmt=".1f", missingval="-"))
 
@@ -199,7 +199,7 @@ def models(folder):
 def publish(model, out, repository, private):
     """Export a trained MODEL (e.g. models/default) to the folder OUT for sharing.
 
-    OUT holds what Segmenter.from_pretrained needs, and a model card. If OUT was exported before, --push uploads it as it is.
+    OUT holds what Segmenter.from_pretrained needs, and a model card. If OUT exists from an earlier export, --push uploads it unchanged.
     """
     from .segmentation import hub
 

@@ -87,9 +87,9 @@ def load_runs(path="params.yaml"):
     p = _validated(values, {}, path)
     lists, default = p.ablations, Run(DEFAULT, "trained", {}, p)
     if DEFAULT not in lists.trained:
-        raise ParamsError(f"{path}: ablations.trained must hold {DEFAULT}: the other runs are compared with it")
+        raise ParamsError(f"{path}: ablations.trained must include {DEFAULT}: the other runs are compared with it")
     if p.clip.dense not in lists.untrained:
-        raise ParamsError(f"{path}: ablations.untrained must hold clip.dense, {p.clip.dense}: untrained, it is the baseline")
+        raise ParamsError(f"{path}: ablations.untrained must include {p.clip.dense} (clip.dense): it is the baseline")
     if p.train.method == "supervised" or p.segment.unit == "learned-group":
         raise ParamsError(f"{path}: supervised and learned-group must be in lines of ablations.trained, not in the default run")
     runs, seen = {DEFAULT: default}, {_identity(default): DEFAULT}
@@ -102,7 +102,7 @@ def load_runs(path="params.yaml"):
                 run = Run(line, kind, changes, _validated(values, changes, path))
                 _check_keys(kind, changes)
                 if (same := seen.setdefault(_identity(run), line)) != line:
-                    raise ParamsError(f"the same run as {same}")
+                    raise ParamsError(f"the same parameters as the run {same}")
             except ParamsError as error:
                 raise ParamsError(f"{path}: ablations.{kind}: {line}: {str(error).removeprefix(f'{path}: ')}") from None
             runs[line] = run
@@ -120,7 +120,7 @@ def parse_change(text):
             raise ParamsError("must be section.key=value, several joined by commas, values of letters, digits and . _ + -")
         key, value = part.split("=")
         if key in changes:
-            raise ParamsError(f"{key} comes twice")
+            raise ParamsError(f"{key} is set twice")
         changes[key] = YAML(typ="safe").load(value)
     return changes
 
@@ -138,9 +138,9 @@ def rules(p):
     patch = patch_size(vision) or 1
     pixels = (2 * s.window // patch) ** 2  # pixel embeddings of a window: the decoder doubles the grid of patches
     units, in_shards = {s.unit, *p.evaluate.units}, [name for name, b in p.benchmarks.items() if b.shards]
-    yield "clip.model", patch > 1, "a model whose image tower is open_clip's plain ViT, or SigLIP's"
+    yield "clip.model", patch > 1, "an open_clip model with a plain ViT image encoder, or a SigLIP model"
     if c.model.startswith(LOCAL):
-        yield "clip.pretrained", c.pretrained is None, f"null, for {c.model} holds its weights"
+        yield "clip.pretrained", c.pretrained is None, f"null: the weights are in {c.model}"
     elif not (c.pretrained and Path(c.pretrained).is_file()):
         from open_clip.pretrained import list_pretrained_tags_by_model  # takes seconds
 
@@ -149,7 +149,7 @@ def rules(p):
     yield "clip.image_size", c.image_size % patch == 0, f"a multiple of CLIP's patch, {patch}"
     patches = (p.pretrain.size // p.pretrain.patch) ** 2
     seen = max(count for phase in p.pretrain.phases for count in phase.patches)
-    yield "pretrain.phases", seen <= patches, f"of at most the {patches} patches of a picture"
+    yield "pretrain.phases", seen <= patches, f"of at most {patches} patches, those of an image"
     yield "train.processes", t.batch % t.processes == 0, f"a divisor of train.batch, {t.batch}"
     yield "train.warmup_epochs", t.warmup_epochs < t.epochs, f"below train.epochs, {t.epochs:g}"
     yield "train.batch", p.data.shards or t.batch <= p.scenes.pairs, f"at most {p.scenes.pairs}, the number of pairs"
@@ -162,19 +162,19 @@ def rules(p):
     if "supervised" in names:
         yield "train.method", names == ["supervised"], "supervised alone: no other method reads label maps"
         yield "supervised.labels", p.supervised.labels in in_shards, f"a benchmark in shards ({', '.join(in_shards) or 'there is none'})"
-    yield "segment.unit", s.unit != "learned-group" or "groupvit" in names, "another one: train.method = groupvit learns the groups"
+    yield "segment.unit", s.unit != "learned-group" or "groupvit" in names, "pixel, meta-point or group: groupvit learns groups"
     yield "segment.window", s.window % patch == 0, f"a multiple of CLIP's patch, {patch}"
     yield "segment.stride", s.stride <= s.window, f"at most segment.window, {s.window}: a larger stride leaves pixels out"
     yield "segment.meta_points", round(s.meta_points**0.5) ** 2 == s.meta_points, "a square number: meta-points lie on a square grid"
     for key, unit in (("meta_points", "meta-point"), ("groups", "group")):
         yield f"segment.{key}", unit not in units or getattr(s, key) <= pixels, f"at most {pixels}, the pixel embeddings of a window"
-    yield "evaluate.thresholds", set(p.evaluate.thresholds) <= set(p.benchmarks), f"of benchmarks: {', '.join(p.benchmarks)}"
+    yield "evaluate.thresholds", set(p.evaluate.thresholds) <= set(p.benchmarks), f"for benchmarks: {', '.join(p.benchmarks)}"
     for name, b in p.benchmarks.items():
         key, shards = f"benchmarks.{name}", (b.shards, b.label, b.classes)
         yield key, not any(shards) if b.folder else all(shards), "either folder, or all of shards, label and classes"
         yield key, not b.layout or (b.folder and not b.calibration), "layout with folder, without calibration"
-        yield key, not b.calibration or b.calibration != (b.folder or b.shards), "calibrated on other pictures than those evaluated"
-        yield key, name not in LAYOUTS or b.layout == name, f"of layout {name}, a benchmark of the paper, or have another name"
+        yield key, not b.calibration or b.calibration != (b.folder or b.shards), "calibrated on other images than the evaluated ones"
+        yield key, name not in LAYOUTS or b.layout == name, f"of layout {name}, to which this name belongs; or rename it"
 
 
 def device(name, processes=1):
@@ -244,11 +244,11 @@ def _check_keys(kind, changes):
     inference = {f"segment.{key}" for key in INFERENCE}
     of_training = {key for key in changes if key.split(".")[0] in ("train", *METHODS)}
     if others := set(changes) - inference - of_training:
-        raise ParamsError(f"{min(others)}: data and features are shared by all runs; change it for the whole study")
+        raise ParamsError(f"{min(others)}: no ablation, because all runs share data and features; change it in params.yaml")
     if kind == "inferred" and of_training:
-        raise ParamsError(f"{min(of_training)}: it needs training, so the line must be in ablations.trained")
+        raise ParamsError(f"{min(of_training)}: it needs training; move the line to ablations.trained")
     if kind == "trained" and not of_training:
-        raise ParamsError("trains nothing new, so the line must be in ablations.inferred")
+        raise ParamsError("changes no parameter of training; move the line to ablations.inferred")
 
 
 def _identity(run):
@@ -279,9 +279,11 @@ def apply_preset(preset, path="params.yaml"):
 if __name__ == "__main__":
     try:
         presets = [Path(preset).resolve() for preset in sys.argv[1:]]
+        if {"-h", "--help"} & set(sys.argv):
+            sys.exit(__doc__)
         enter_project()
         for preset in presets:
             apply_preset(preset)
-        load_runs()
+        print(f"params.yaml is valid: {len(load_runs())} runs")
     except ParamsError as error:
         sys.exit(f"{error}")

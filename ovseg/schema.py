@@ -22,8 +22,8 @@ def _one_slot(template):
 
 
 def _distinct(values):
-    if len(set(values)) < len(values):
-        raise ValueError("must hold each value once")
+    if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+        raise ValueError(f"must hold each value once: {twice[0]} is listed twice")
     return values
 
 

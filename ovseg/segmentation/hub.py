@@ -94,7 +94,7 @@ def read_json(folder, name):
     """The content of a model folder's segmenter.json or result.json. Raises FileNotFoundError with the folder."""
     file = Path(folder) / name
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no {name}: must be the folder of a trained and evaluated model")
+        raise FileNotFoundError(f"{folder} holds no {name}: must be a trained model (after `make quick`: quick/models/default)")
     return json.loads(file.read_text())
 
 
