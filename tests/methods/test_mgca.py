@@ -137,23 +137,15 @@ def test_info_nce_by_hand_leaves_out_pairs_that_are_not_negatives():
 # ---- mining
 
 
-def inputs(images=5, texts=4, length=12, width=7, dtype=torch.float64):
-    """Pixels, texts, and the index of each image's own text: some images share a text, some texts belong to no image."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(images, length, width, generator=generator, dtype=dtype).requires_grad_()
-    own = torch.randint(texts, (images,), generator=generator)
-    return pixels, torch.randn(texts, width, generator=generator, dtype=dtype), own
-
-
 def test_gradients_agree_with_finite_differences():
-    pixels, texts, own = inputs(images=2, texts=3, length=6, width=4)
-    assert torch.autograd.gradcheck(lambda v: tuple(mining.mine(v, texts, own, 4, 2, 3)), pixels)
+    pixels, texts, _ = batch(range(3), length=6, width=4)
+    assert torch.autograd.gradcheck(lambda v: tuple(mining.mine(v, texts, torch.arange(3), 4, 2, 3)), pixels)
 
 
 def test_only_selected_pixels_get_a_gradient_and_a_share_of_images_mines_the_same():
-    pixels, texts, own = inputs()
+    (pixels, texts, _), own = batch(), torch.arange(5)
     scores = torch.einsum("ipd,jd->ijp", pixels, texts)
-    selected = scores.topk(2, dim=-1).indices.flatten(1), scores[torch.arange(5), own].topk(3, dim=-1).indices
+    selected = scores.topk(2, dim=-1).indices.flatten(1), scores[own, own].topk(3, dim=-1).indices
     mined = mining.mine(pixels, texts, own, 3, 1, 2)
     (gradient,) = torch.autograd.grad(sum(value.sum() for value in mined), pixels)
     chosen = torch.zeros(pixels.shape[:2], dtype=torch.bool).scatter(1, torch.cat(selected, 1), True)
@@ -171,9 +163,9 @@ def test_largest_is_topk(length, size):
 def test_autocast_changes_nothing():
     results = []
     for enabled in (False, True):
-        pixels, texts, own = inputs(images=4, texts=4, length=49, width=64, dtype=torch.float32)
+        pixels, texts, _ = batch(range(4), length=49, width=64, dtype=torch.float32)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            mined = mining.mine(pixels, texts, own, 20, 3, 5)
+            mined = mining.mine(pixels, texts, torch.arange(4), 20, 3, 5)
             results.append((*mined, *torch.autograd.grad(sum(value.sum() for value in mined), pixels)))
     torch.testing.assert_close(*results)
 

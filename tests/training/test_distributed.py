@@ -102,7 +102,3 @@ def test_batches_that_processes_cannot_share_are_clear_errors(tmp_path, monkeypa
     for p, pairs in ((changed(), make_pairs(images=stream(tmp_path, (6,)))), (changed(batch=3), make_pairs())):
         with pytest.raises(ValueError, match="a multiple of 2, the number of processes, each of which reads its own shards$"):
             loop.train(p, 0, pairs, tmp_path / "run.pt")
-
-
-def test_shares_are_equal_and_in_order():
-    assert [list(range(12))[World(rank, 3).share(12)] for rank in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
