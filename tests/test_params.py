@@ -203,7 +203,7 @@ def test_values_that_are_not_used_need_not_fit(refused):
         ("trained", "mgca.tau=hot", "valid number"),
         ("trained", "train.seeds=1", "the same run as default"),
         ("trained", "train.workers=1", "the same run as default"),
-        ("trained", "supervised.labels=things", "the same run as default"),
+        ("trained", "train.method=supervised,supervised.labels=things", "the same run as train.method=supervised"),
         ("trained", "tcl.tau=0.1", "the same run as default"),  # of a method that is not used
         ("trained", "mgca.tau=0.20", "the same run as mgca.tau=0.2"),
         ("trained", "mgca.tau=0.2,segment.scale=14.3", "the same run as mgca.tau=0.2"),
@@ -217,7 +217,7 @@ def test_values_that_are_not_used_need_not_fit(refused):
     ],
 )
 def test_a_bad_line_is_named(kind, line, message, refused):
-    trained = ["default", "mgca.tau=0.2"]
+    trained = ["default", "mgca.tau=0.2", "train.method=supervised"]
     said = refused({"ablations.trained": trained + [line] * (kind == "trained"), "ablations.inferred": [line] * (kind == "inferred")})
     assert f"ablations.{kind}: {line}: " in said and re.search(message, said)
 
