@@ -45,7 +45,7 @@ class Commands(click.Group):
 NAMES = {"type": lambda text: [name.strip() for name in text.split(",")], "metavar": "NAMES"}  # of --classes and --others
 THRESHOLD = click.option("--threshold", type=click.FloatRange(0, 1), help="Softmax score below which a pixel is background.")
 MODEL = click.option("--model", default="models/default", show_default=True, metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.")
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the decoder; there is one per training.")
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the decoder.")
 DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
 

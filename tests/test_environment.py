@@ -52,17 +52,11 @@ def imported(folder):
     return found - own - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize(
-    "folder, extras",
-    [("ovseg", ["study"]), ("scripts", ["study", "cluster"]), ("tests", ["study", "test", "browser"])],
-)
+@pytest.mark.parametrize("folder, extras", [("ovseg", "study"), ("scripts", "study cluster"), ("tests", "study test browser")])
 def test_what_is_imported_is_asked_for(folder, extras):
-    packages = metadata.packages_distributions()
-    modules = imported(folder)
+    packages, modules, given = metadata.packages_distributions(), imported(folder), asked_for(*extras.split())
     assert "torch" in modules
-    given = asked_for(*extras)
-    missing = {module for module in modules if not given & {canonicalize_name(name) for name in packages.get(module, [module])}}
-    assert not missing
+    assert not {module for module in modules if not given & {canonicalize_name(name) for name in packages.get(module, [module])}}
 
 
 def test_conda_and_make_install_the_same_lock_and_nothing_else():

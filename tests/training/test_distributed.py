@@ -1,4 +1,4 @@
-"""Two gloo processes against one: the same losses, gradients, weights and samples; errors and signals end all of them."""
+"""Two gloo processes against one: the same losses, weights and samples; errors and signals end all of them."""
 
 import os
 import signal
@@ -6,36 +6,17 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from small import BATCH, CPU, WIDTH, P, changed, make_pairs, stream, write_project
+from small import CPU, changed, make_pairs, stream, write_project
 
 from ovseg import methods
-from ovseg.methods import mgca
 from ovseg.training import distributed, loop
-from ovseg.training.decoder import Decoder
 from ovseg.training.distributed import World
-from ovseg.training.objectives import negatives
 
-ALL = changed(method="+".join(name for name in methods.names() if name != "supervised"), epochs=5 / 3, warmup_epochs=0.0, processes=2)
-
-
-def loss_and_gradients():
-    """Of one batch through a decoder, for this process' share: (loss, {parameter: gradient}), summed over processes by DDP."""
-    pairs, world = make_pairs(), distributed.joined()
-    torch.manual_seed(0)
-    decoder = Decoder(WIDTH)
-    for block in decoder.blocks:
-        torch.nn.init.constant_(block.gate, 0.5)  # at 0 the convolutions would get no gradient
-    rows, dense, _ = next(pairs.images.epoch(0, 0, BATCH, 0, CPU))
-    ids = pairs.bank.draw(rows, np.random.default_rng(0), 0.5)
-    forward = torch.nn.parallel.DistributedDataParallel(decoder) if world.size > 1 else decoder
-    pixels = forward(dense).flatten(2).transpose(1, 2)
-    texts, negative = torch.from_numpy(pairs.texts[ids]).float(), negatives(torch.from_numpy(pairs.bank.subjects(ids)), True)
-    loss = sum(mgca.losses(pixels, texts, negative, P.mgca, world).values())
-    (loss * world.size).backward()
-    return loss.detach(), {name: value.grad.clone() for name, value in decoder.named_parameters()}
+METHOD = "+".join(name for name in methods.names() if name != "supervised")
+# with such a decay, which is added to the gradient, the gradient's length counts in Adam
+ALL = changed(method=METHOD, epochs=5 / 3, warmup_epochs=0.0, processes=2, optimizer="adam", weight_decay=1.0)
 
 
 def train(path, device=CPU):
@@ -43,12 +24,11 @@ def train(path, device=CPU):
     return learner.state_dict(), [row["loss"] for row in history]
 
 
-def compute(folder, streams, device):
+def compute(folder, images, device):
     """What one of two processes computes, saved in a file. Then the second process fails, and the first waits for it in vain."""
     world = distributed.joined()
-    results = {"threads": torch.get_num_threads(), "losses": loss_and_gradients()}
     checkpoint = folder / f"of {world.rank}/run.pt"  # only the first process may find it
-    results["weights"] = train(checkpoint, device)
+    results = {"threads": torch.get_num_threads(), "weights": train(checkpoint, device)}
     if world.rank == 0:
         state = torch.load(checkpoint, weights_only=True)
         state["learner"]["decoder.blocks.0.gate"] += 1  # finished, but with another weight
@@ -56,13 +36,11 @@ def compute(folder, streams, device):
     results["resumed"] = train(checkpoint, device)
     os.chdir(folder)
     results["into"] = [loop.train_into("models/default/seeds/0", 0, ALL, None, device) for _ in range(2)]
-    for name, images in streams.items():
-        results[name] = []
-        for epoch in range(2):
-            for rows, dense, _ in images.epoch(0, epoch, 4, 0, device):
-                own = (dense[:, 0, 0, 0] / 10).round().long().tolist()  # the numbers that the images' colours stand for
-                assert own == rows[world.share(4)].tolist()
-                results[name].append((epoch, rows.tolist(), own))
+    results["stream"] = []
+    for rows, dense, _ in images.epoch(0, 1, 4, 0, device):
+        own = (dense[:, 0, 0, 0] / 10).round().long().tolist()  # the numbers that the images' colours stand for
+        assert own == rows[world.share(4)].tolist()
+        results["stream"].append((rows.tolist(), own))
     torch.save(results, f"{folder}/{world.rank}.pt")
     if world.rank == 1:
         raise RuntimeError("this is why")
@@ -72,27 +50,20 @@ def compute(folder, streams, device):
 def test_two_processes_compute_what_one_does_and_fail_together(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     write_project()
-    streams = {f"stream {workers}": stream(tmp_path, (4, 3, 2, 4), workers=workers) for workers in (0, 2)}
     with pytest.raises(Exception, match=r"rank +: 1 (.|\n)*RuntimeError: this is why"):
-        distributed.launch(2, compute, tmp_path, streams, CPU)
+        distributed.launch(2, compute, tmp_path, stream(tmp_path, (4, 3, 2, 4), workers=2), CPU)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    (weights, losses), (expected, of_one) = train(tmp_path / "alone.pt"), loss_and_gradients()
+    weights, losses = train(tmp_path / "alone.pt")
     assert len(losses) == 5
     for results in ranks:
         assert results["threads"] == max(1, os.cpu_count() // 2) and results["into"] == [True, False]
-        loss, gradients = results["losses"]
-        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-        for name in of_one:
-            assert of_one[name].any() and (gradients[name] - of_one[name]).norm() <= 1e-5 * of_one[name].norm(), name
         torch.testing.assert_close(results["weights"][0], weights, rtol=1e-4, atol=1e-5)
         assert results["weights"][1] == pytest.approx(losses, rel=1e-5)
         assert results["resumed"][0]["decoder.blocks.0.gate"] == results["weights"][0]["decoder.blocks.0.gate"] + 1
-    for name in streams:
-        assert [batch[:2] for batch in ranks[0][name]] == [batch[:2] for batch in ranks[1][name]]  # both know whole batches
-        for epoch in range(2):
-            own = [[number for e, _, part in results[name] if e == epoch for number in part] for results in ranks]
-            assert sorted(own[0]) == [0, 1, 2, 3, 7, 8]  # shards 0 and 2
-            assert len(own[1]) == len(set(own[1])) == 6 and set(own[1]) < {4, 5, 6, 9, 10, 11, 12}  # of shards 1 and 3, one is left out
+    assert [rows for rows, _ in ranks[0]["stream"]] == [rows for rows, _ in ranks[1]["stream"]]  # both know whole batches
+    first, second = ([number for _, part in results["stream"] for number in part] for results in ranks)
+    assert sorted(first) == [0, 1, 2, 3, 7, 8]  # shards 0 and 2
+    assert len(second) == len(set(second)) == 6 and set(second) < {4, 5, 6, 9, 10, 11, 12}  # of shards 1 and 3, one is left out
     alone = ALL.model_copy(update={"train": ALL.train.model_copy(update={"processes": 1})})
     assert not loop.train_into("models/default/seeds/0", 0, alone, None, CPU)
 
@@ -131,7 +102,3 @@ def test_batches_that_processes_cannot_share_are_clear_errors(tmp_path, monkeypa
     for p, pairs in ((changed(), make_pairs(images=stream(tmp_path, (6,)))), (changed(batch=3), make_pairs())):
         with pytest.raises(ValueError, match="a multiple of 2, the number of processes, each of which reads its own shards$"):
             loop.train(p, 0, pairs, tmp_path / "run.pt")
-
-
-def test_shares_are_equal_and_in_order():
-    assert [list(range(12))[World(rank, 3).share(12)] for rank in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
