@@ -1,6 +1,7 @@
 """What tests share: the settings of a tiny model, a bank of captions, pictures to segment, interpolation by loops."""
 
 import copy
+import io
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,13 @@ def picture(height, width, seed=0):
     """A smooth random picture, so that resizing it does not leave it grey."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(image, kind="PNG", **options):
+    """The bytes of a file of an image, which is a PIL image or an array."""
+    out = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(out, kind, **options)
+    return out.getvalue()
 
 
 def write_benchmark(folder, maps, classes):

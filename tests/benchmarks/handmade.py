@@ -1,7 +1,5 @@
 """Benchmarks of 8x8 pictures whose scores can be told by hand, and where files of the paper's benchmarks lie."""
 
-import io
-
 import numpy as np
 from PIL import Image
 from tiny import P
@@ -28,12 +26,6 @@ def files(name, keys, split=0):
     _, image, labels = PLACES[name]
     of_split = SPLITS.get(name, ("val", "train"))[split]
     return [(image.format(of_split, key), labels.format(of_split, key)) for key in keys]
-
-
-def png(array):
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, "PNG")
-    return out.getvalue()
 
 
 def save(path, content):

@@ -7,8 +7,8 @@ import pytest
 import torch
 import webdataset as wds
 from click.testing import CliRunner
-from handmade import CLASSES, SETTINGS, columns, png, write
-from tiny import P
+from handmade import CLASSES, SETTINGS, columns, write
+from tiny import P, encoded
 
 from ovseg import params
 from ovseg.benchmarks import calibration, evaluation
@@ -41,7 +41,7 @@ def grey(scale=1.0):
 
 def picture(left, right):
     """An 8x8 picture with these grey values in its left and right half."""
-    return png(np.repeat(np.array([[left] * 4 + [right] * 4] * 8, np.uint8)[..., None], 3, 2))
+    return encoded(np.repeat(np.array([[left] * 4 + [right] * 4] * 8, np.uint8)[..., None], 3, 2))
 
 
 def test_one_pass_is_an_evaluation_at_each_threshold_of_the_first_pictures(tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_folder_is_calibrated_on_another_folder(tmp_path):
 def test_shards_are_calibrated_on_other_shards(tmp_path):
     for number in range(2):
         with wds.TarWriter(str(tmp_path / f"b-{number}.tar"), encoder=False) as tar:
-            tar.write({"__key__": f"p{number}", "png": picture(0, 0), "seg.png": png(ZEROS)})
+            tar.write({"__key__": f"p{number}", "png": picture(0, 0), "seg.png": encoded(ZEROS)})
     (tmp_path / "names.txt").write_text("background\na\n")
     settings = Benchmark(shards=f"{tmp_path}/b-0.tar", label="seg.png", classes=f"{tmp_path}/names.txt", calibration=f"{tmp_path}/b-1.tar")
     evaluated = open_benchmark("mine", settings)

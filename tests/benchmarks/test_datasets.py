@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 import webdataset as wds
-from handmade import png, save
+from handmade import save
+from tiny import encoded
 
 from ovseg.benchmarks.datasets import FolderBenchmark, NotHere, open_benchmark
 from ovseg.schema import Benchmark
@@ -26,7 +27,7 @@ def opened(tmp_path):
     def of(pictures, label="seg.png"):
         save(tmp_path / "classes.txt", "cat\nsofa\n\n tall tree \n")
         for key, contents in pictures.items():
-            image, labels = (content if isinstance(content, bytes) else png(content) for content in contents)
+            image, labels = (content if isinstance(content, bytes) else encoded(content) for content in contents)
             save(tmp_path / f"images/{key}.png", image)
             save(tmp_path / f"labels/{key}.png", labels)
             with wds.TarWriter(str(tmp_path / f"b-{key}.tar"), encoder=False) as tar:

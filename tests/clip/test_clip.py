@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_dense import plain_clip, randomise, siglip_clip
+from test_dense import TEXT, plain_clip, randomise, siglip_clip
 from tiny import P
 
 from ovseg.clip import dense
@@ -18,7 +18,6 @@ from ovseg.clip.frozen import FrozenCLIP
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
 TOKENIZER = open_clip.SimpleTokenizer()
 
 

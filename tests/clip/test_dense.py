@@ -217,8 +217,6 @@ def test_replacing_attention_keeps_the_weights_and_their_names():
 
 
 PLAIN, POOLING = dense.ClassTokenTower, dense.PoolingTower
-
-
 ARCHITECTURES = {
     "ViT-B-16-quickgelu": (PLAIN, 512, 16, 224),
     "ViT-L-14-336-quickgelu": (PLAIN, 768, 14, 336),

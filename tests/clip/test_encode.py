@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-import webdataset as wds
+from small import write_tar
 from tiny import P
 
 from ovseg.clip import encode
@@ -23,9 +23,7 @@ KEYS = [f"s/{n}" for n in range(5)] + [f"t/{n}" for n in range(5, 9)]  # in batc
 @pytest.fixture
 def paths(tmp_path):
     for name, rows in (("s", range(5)), ("t", range(5, 9))):
-        with wds.TarWriter(str(tmp_path / f"{name}.tar")) as tar:
-            for row in rows:
-                tar.write({"__key__": str(row), "png": IMAGES[row], "txt": "a cat"})
+        write_tar(tmp_path / f"{name}.tar", {str(row): {"png": IMAGES[row], "txt": "a cat"} for row in rows})
     return [tmp_path / "s.tar", tmp_path / "t.tar"]
 
 

@@ -8,15 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import encoded
 
 from ovseg.data import images, shards
 from ovseg.data.shards import BadSample, Report, expand
-
-
-def encoded(image, kind, **options):
-    out = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(out, kind, **options)
-    return out.getvalue()
 
 
 def smooth(height=24, width=16):

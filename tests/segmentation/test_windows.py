@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import SETTINGS, bilinear, changed, picture
 
 from ovseg.segmentation.resizing import resized, resized_size
-from ovseg.segmentation.windows import WindowGrid, cut_windows, interpolation, raw_labels, stitch, to_labels, window_grid, window_starts
+from ovseg.segmentation.windows import WindowGrid, cut_windows, raw_labels, stitch, to_labels, window_grid, window_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,15 +82,6 @@ def test_stitch_averages_where_windows_overlap_and_resizes_the_average(height, w
         stitched = stitch(scores, where, 8, size).rows()
         assert stitched.dtype == torch.float32
         np.testing.assert_allclose(stitched, F.interpolate(expected[None], size, mode="bilinear", align_corners=False)[0], atol=1e-5)
-
-
-def test_interpolation_by_hand():
-    # two windows of two pixels on three: the one in the middle is in both
-    assert interpolation(3, (0, 1), 2, 2, 3).tolist() == [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]]
-    # resized to one pixel, whose centre is that of the middle one
-    assert interpolation(3, (0, 1), 2, 2, 1).tolist() == [[0, 0.5, 0.5, 0]]
-    # a window of four pixels out of two, of which the picture has three: the last is three quarters of the second
-    assert interpolation(3, (0,), 4, 2, 3).tolist() == [[1, 0], [0.75, 0.25], [0.25, 0.75]]
 
 
 @pytest.mark.parametrize("entries", [1, 7 * 75 * 3, 1 << 24])  # a row at a time, seven, all

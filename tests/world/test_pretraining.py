@@ -1,7 +1,6 @@
 """The compact CLIP's pretraining, on models of a few thousand parameters."""
 
 import copy
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from small import info_nce_by_loops, same
 from tiny import TINY, P
 
 from ovseg.clip.frozen import FrozenCLIP
@@ -32,20 +32,12 @@ def wrap(model):
     return FrozenCLIP(model, open_clip.SimpleTokenizer(context_length=pretraining.CONTEXT))
 
 
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
-
-
 def test_contrast_is_the_symmetric_loss_of_plain_loops_without_texts_that_fit():
     generator = torch.Generator().manual_seed(0)
     image, text = (torch.randn(4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     fits = torch.rand(4, 4, generator=generator) < 0.4
-    e = [[math.exp(5 * torch.cosine_similarity(i, t, dim=0)) for t in text] for i in image]
-    total = 0.0
-    for n in range(4):
-        total -= math.log(e[n][n] / (e[n][n] + sum(e[n][m] for m in range(4) if m != n and not fits[n, m])))
-        total -= math.log(e[n][n] / (e[n][n] + sum(e[m][n] for m in range(4) if m != n and not fits[m, n])))
-    assert pretraining.contrast(image, text, 5.0, fits).item() == pytest.approx(total / 8, rel=1e-6)
+    logits = 5 * torch.cosine_similarity(image[:, None], text, dim=-1)
+    assert pretraining.contrast(image, text, 5.0, fits).item() == pytest.approx(info_nce_by_loops(logits, ~fits).item(), rel=1e-6)
 
 
 def test_a_text_fits_pictures_whose_captions_name_all_that_it_names():
@@ -120,7 +112,7 @@ def test_a_training_that_was_killed_ends_bit_identically(trained, tmp_path, monk
     monkeypatch.undo()
     torch.manual_seed(5)
     model, history = pretraining.pretrain(SMALL.model_copy(update={"workers": 1}), checkpoint=file)
-    assert history == trained[1] and same(model, trained[0])
+    assert history == trained[1] and same(model.state_dict(), trained[0].state_dict())
     _, history = pretraining.pretrain(SMALL.model_copy(update={"phases": PHASES[:1]}), checkpoint=file)
     assert [row["pairs"] for row in history] == [8, 16]  # other settings: from the start
 
