@@ -49,12 +49,13 @@ def encoded(image, kind="PNG", **options):
     return out.getvalue()
 
 
-def write_benchmark(folder, maps, classes):
-    """A folder benchmark of label maps (H, W), with random pictures of the same sizes."""
+def write_benchmark(folder, maps, classes, image=None):
+    """A folder benchmark of label maps (H, W), with random pictures of the same sizes, or with the bytes `image` as each picture."""
     for index, labels in enumerate(map(np.asarray, maps)):
-        for part, array in {"images": picture(*labels.shape, index), "labels": labels}.items():
+        stored = encoded(labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
+        for part, content in {"images": image or encoded(picture(*labels.shape, index)), "labels": stored}.items():
             (folder / part).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array.astype(np.uint8 if array.max() < 256 else np.uint16)).save(folder / part / f"{index}.png")
+            (folder / part / f"{index}.png").write_bytes(content)
     (folder / "classes.txt").write_text("\n".join(classes))
     return folder
 

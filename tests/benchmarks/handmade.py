@@ -40,12 +40,3 @@ def save(path, content):
 def columns(*labels):
     """An 8x8 label map of those columns."""
     return np.tile(np.array(labels, np.uint8), (8, 1))
-
-
-def write(path, maps, classes=CLASSES, image=None):
-    """A benchmark's folder of 8x8 pictures with those label maps. image: the bytes of each picture. Returns its path."""
-    for index, labels in enumerate(maps):
-        save(path / "images" / f"{index}.png", image or np.full((8, 8, 3), index))
-        save(path / "labels" / f"{index}.png", labels)
-    save(path / "classes.txt", "\n".join(classes) + "\n")
-    return path

@@ -15,8 +15,6 @@ from ovseg.clip.dense import DENSE_MODES
 from ovseg.clip.frozen import FrozenCLIP
 from ovseg.segmentation.windows import cut_windows
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CLASSES, WINDOWS = {"classes.npy", "classes.json"}, {f"{mode}{end}" for mode in DENSE_MODES for end in (".npy", ".json")}
 
 

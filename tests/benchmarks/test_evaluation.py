@@ -15,7 +15,6 @@ from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import cut_windows, raw_labels, to_labels
 from ovseg.training.decoder import Decoder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def several(clip, decoder):

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from handmade import CLASSES, SETTINGS, columns, write
+from handmade import CLASSES, SETTINGS, columns
+from tiny import write_benchmark
 
 from ovseg.benchmarks import evaluation
 from ovseg.benchmarks.datasets import FolderBenchmark
 from ovseg.benchmarks.miou import MeanIoU, mean
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training.decoder import Decoder
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_iou_by_hand_with_ignored_pixels():
@@ -25,7 +24,7 @@ def test_iou_by_hand_with_ignored_pixels():
 
 def test_evaluation_by_hand(tmp_path):
     def evaluate(maps, features, classes=CLASSES, threshold=None):
-        benchmark = FolderBenchmark("mine", write(tmp_path / f"{len(classes)}", maps, classes))
+        benchmark = FolderBenchmark("mine", write_benchmark(tmp_path / f"{len(classes)}", maps, classes))
         data = evaluation.Encoded(benchmark, torch.eye(2), np.array(features, np.float16), threshold)  # texts are (1, 0) and (0, 1)
         return evaluation.evaluate({"one": Segmenter(None, Decoder(2), SETTINGS)}, [data])["mine"]["one"]
 

@@ -15,8 +15,6 @@ from tiny import P
 from ovseg.clip import dense
 from ovseg.clip.frozen import FrozenCLIP
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
 TOKENIZER = open_clip.SimpleTokenizer()
 
@@ -70,9 +68,6 @@ def test_dense_features_are_those_of_the_tower_from_normalised_images(model, cli
         assert own.dense == mode and torch.equal(own.encode_dense(images), alone) and alone.shape == (2, clip.width, 2, 4)
     assert clip.dense == "maskclip" and not any(parameter.requires_grad for parameter in clip.parameters())
     assert (clip.width, clip.patch, clip.image_size) == (clip.encode_text(["a"]).shape[1], 16, 64)
-
-
-def test_a_part_of_a_patch_is_an_error(clip):
     with pytest.raises(ValueError, match="images of 33x32: must be multiples of CLIP's patch, 16"):
         clip.encode_dense(pictures(1, 32, 33))
 
@@ -132,15 +127,12 @@ def test_a_checkpoint_file_opens_as_the_model_it_was_saved_from(tmp_path):
     assert torch.equal(opened.encode_dense(images), FrozenCLIP(model, None, mode="sclip").encode_dense(images))
 
 
-def test_an_unsupported_tower_is_rejected_in_one_line(tmp_path):
+def test_an_unsupported_tower_and_a_tokenizer_that_is_not_installed_are_named_in_one_line(tmp_path, monkeypatch):
     _, given = local_dir(tmp_path, layers=[1, 1, 1, 1], width=16)  # a ResNet
     with pytest.raises(ValueError) as caught:
         FrozenCLIP.open(given)
     supported = "its image tower must be open_clip's plain ViT with a class token, or SigLIP's"
     assert str(caught.value) == f"clip.model = {given.model!r}: {supported}"
-
-
-def test_a_tokenizer_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(open_clip, "get_tokenizer", Mock(side_effect=ModuleNotFoundError("absent", name="transformers")))
     with pytest.raises(ValueError, match=r"clip.model = 'local-dir:.*': its tokenizer needs `pip install transformers`"):
         FrozenCLIP.open(local_dir(tmp_path)[1])

@@ -11,8 +11,6 @@ import torch
 
 from ovseg.clip import dense
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 DENSE_MODES = list(dense.DENSE_MODES)
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 VISION = {"image_size": 64, "layers": 3, "width": 64, "head_width": 16, "patch_size": 16}

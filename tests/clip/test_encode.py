@@ -13,8 +13,6 @@ from tiny import P
 
 from ovseg.clip import encode
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SETTINGS = P.clip.model_copy(update={"image_size": 32, "batch": 2})
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
 KEYS = [f"s/{n}" for n in range(5)] + [f"t/{n}" for n in range(5, 9)]  # in batches of 2, one lies in both shards

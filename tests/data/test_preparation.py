@@ -69,13 +69,10 @@ def test_a_killed_worker_is_an_error():
         list(shards.parallel(killed_at_two, range(4), "work"))
 
 
-def test_too_many_bad_samples_are_an_error_that_counts_them(mixed, in_process):
+def test_too_many_bad_samples_no_pair_and_shards_of_one_name_are_errors(mixed, in_process, tmp_path):
     said = r"50.0% of the samples are unusable \(3 no caption, 3 image too small\): data.max_bad_fraction allows 49.0%"
     with pytest.raises(ValueError, match=said):
         preparation.scan(mixed, 0.49, TEMPLATES)
-
-
-def test_shards_without_any_pair_and_shards_of_one_name_are_errors(tmp_path, in_process):
     for samples in ([("a", SKIPPED["no caption"][0])], []):
         with pytest.raises(ValueError, match="no usable image-text pair in 1 shards"):
             preparation.scan([write_tar(tmp_path / "0.tar", samples)], 1.0, TEMPLATES)

@@ -17,8 +17,6 @@ from ovseg.data.captions import nouns
 from ovseg.schema import Phase
 from ovseg.world import pretraining, scenes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PHASES = [Phase(pictures=8, patches=[16]), Phase(pictures=8, patches=[3, 5])]
 SMALL = TINY.model_copy(update={"phases": PHASES, "batch": 4, "views": 2, "vision_layers": 1, "workers": 0})
 
@@ -26,10 +24,6 @@ SMALL = TINY.model_copy(update={"phases": PHASES, "batch": 4, "views": 2, "visio
 @pytest.fixture(scope="module")
 def trained():
     return pretraining.pretrain(SMALL)
-
-
-def wrap(model):
-    return FrozenCLIP(model, open_clip.SimpleTokenizer(context_length=pretraining.CONTEXT))
 
 
 def test_contrast_is_the_symmetric_loss_of_plain_loops_without_texts_that_fit():
@@ -118,7 +112,7 @@ def test_a_training_that_was_killed_ends_bit_identically(trained, tmp_path, monk
 
 
 def test_folding_removes_the_mean_of_all_patches_and_sets_both_norms(trained):
-    clip = wrap(copy.deepcopy(trained[0]))
+    clip = FrozenCLIP(copy.deepcopy(trained[0]), open_clip.SimpleTokenizer(context_length=pretraining.CONTEXT))
     rendered = [scenes.render(SMALL, scenes.PRETRAIN, index, offset=2) for index in range(64)]
     pictures = np.stack([scene.image for scene in rendered])
     before = clip.encode_dense(pictures)
@@ -134,7 +128,7 @@ def test_saved_folder_opens_with_open_clip_and_holds_float16(trained, tmp_path):
         assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.float16}
     opened = FrozenCLIP.open(P.clip.model_copy(update={"model": f"local-dir:{tmp_path}"}))
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    expected = wrap(trained[0]).encode_dense(pictures)
+    expected = FrozenCLIP(trained[0], None).encode_dense(pictures)
     assert torch.allclose(opened.encode_dense(pictures), expected, atol=0.02 * expected.abs().max().item())
 
 
