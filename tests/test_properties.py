@@ -101,13 +101,13 @@ def test_each_pixel_is_in_one_unit_whose_mean_it_gets(seed, height, width, unit,
 
 
 @drawn
-@given(SEEDS, st.integers(2, 7))
-def test_as_many_meta_points_as_pixels_is_the_pixel_unit(seed, side):
+@given(SEEDS, st.integers(2, 7), st.sampled_from(["meta-point", "group"]), st.integers(0, 30))
+def test_as_many_meta_points_as_pixels_or_as_many_groups_or_more_are_the_pixels(seed, side, unit, more):
     embeddings = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(seed))
-    spread, assignment = units.form(embeddings, "meta-point", side**2)
-    expected, of_pixels = units.form(embeddings, "pixel")
-    assert torch.equal(assignment, of_pixels)
-    torch.testing.assert_close(spread, expected)
+    spread, assignment = units.form(embeddings, unit, side**2, side**2 + more)
+    assert all(len(one.unique()) == side**2 for one in assignment)
+    assert unit == "group" or torch.equal(assignment, units.form(embeddings, "pixel")[1])
+    torch.testing.assert_close(spread, embeddings)
 
 
 SIDES = st.integers(1, 150)

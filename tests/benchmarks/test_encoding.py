@@ -3,9 +3,7 @@
 import copy
 import os
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tiny import SETTINGS, changed, picture
 
@@ -13,7 +11,6 @@ from ovseg.benchmarks.datasets import open_benchmarks
 from ovseg.benchmarks.encoding import encode_benchmarks
 from ovseg.clip.dense import DENSE_MODES
 from ovseg.clip.frozen import FrozenCLIP
-from ovseg.segmentation.windows import cut_windows
 
 CLASSES, WINDOWS = {"classes.npy", "classes.json"}, {f"{mode}{end}" for mode in DENSE_MODES for end in (".npy", ".json")}
 
@@ -55,16 +52,6 @@ def contents(folder):
 
 def names_in(folder):
     return {path.name: names for path in folder.iterdir() if (names := {file.name for file in path.iterdir()})}
-
-
-def test_windows_are_in_the_order_of_pictures_and_classes_without_the_background(clip, mine, tmp_path):
-    encoded(clip, mine, tmp_path / "cache")
-    windows = np.concatenate([cut_windows(image, SETTINGS)[0] for _, image, _ in open_benchmarks(mine)[0]])
-    for mode in DENSE_MODES:
-        expected = torch.cat([clip.encode_dense(windows[row : row + 4], mode) for row in range(0, len(windows), 4)])
-        assert np.array_equal(np.load(tmp_path / f"cache/mine/{mode}.npy"), expected.numpy().astype(np.float16))
-    classes = np.load(tmp_path / "cache/mine/classes.npy")
-    assert np.array_equal(classes, clip.embed_classes(["cat", "sofa"], SETTINGS.templates)) and classes.dtype == np.float32
 
 
 def test_benchmarks_over_the_same_pictures_store_their_windows_once(clip, sharing, tmp_path):

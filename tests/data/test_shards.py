@@ -1,6 +1,7 @@
 """Pairs in shards: which samples are used, repaired or skipped, broken tars, and finding shards."""
 
 import io
+import re
 import tarfile
 import zlib
 from pathlib import Path
@@ -166,15 +167,11 @@ def test_expand_finds_the_shards_in_order(folder):
         assert expand(f"{folder}/{spec}") == [f"{folder}/cc[3]m/part-{number:02d}.tar" for number in numbers]
 
 
-@pytest.mark.parametrize("spec", ["absent.tar", "absent-*.tar", "{5..7}.tar", "", "empty"])
-def test_expand_of_nothing_names_what_was_sought(folder, monkeypatch, spec):
+def test_expand_of_nothing_and_a_brace_range_with_a_shard_missing_are_named(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    with pytest.raises(FileNotFoundError, match="expected webdataset tars") as caught:
-        expand(spec)
-    assert f"no shards at {spec}" in str(caught.value)
-
-
-def test_a_brace_range_with_a_shard_missing_is_an_error(folder):
+    for spec in ("absent.tar", "absent-*.tar", "{5..7}.tar", "", "empty"):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"no shards at {spec}") + ".*: expected webdataset tars"):
+            expand(spec)
     with pytest.raises(shards.Incomplete, match=r"8 of 11 shards of .*part-\{00\.\.10\}\.tar do not exist, the first .*part-00\.tar"):
         (folder / "cc[3]m/part-00.tar").rename(folder / "cc[3]m/part-11.tar")
         expand(f"{folder}/*/part-{{00..10}}.tar")

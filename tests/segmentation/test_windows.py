@@ -97,13 +97,6 @@ def test_labels_by_hand():
     assert to_labels(torch.zeros(2, 1, 1), 20.0, 0.5).tolist() == [[1]]  # a score at the threshold is no background
     shares = torch.tensor([[[0.7, 0.4, 0.1]], [[0.2, 0.5, 0.3]]])  # without a scale, they are compared as they are
     assert to_labels(shares, None, 0.5).tolist() == [[1, 2, 0]] and to_labels(shares, None, 0.3, others=1).tolist() == [[1, 0, 0]]
-    # scores of one class, then of two others, in four pixels
-    scores = torch.tensor([[[2.0, 1.0, 2.0, 0.0]], [[0.0, 2.0, 1.5, 0.0]], [[0.0, 0.0, 1.5, 0.0]]])
-    assert to_labels(scores, others=2).tolist() == [[1, 0, 1, 1]]  # the best; of equals the class that was named
-    # of the class: e^2 / (e^2 + 2) = 0.787; 0.245, less than another's; 1 / (1 + 2 e^-0.5) = 0.452; 1/3
-    for threshold, expected in [(0.0, [1, 0, 1, 1]), (0.4, [1, 0, 1, 0]), (0.5, [1, 0, 0, 0]), (0.8, [0, 0, 0, 0])]:
-        assert to_labels(scores, 1.0, threshold, others=2).tolist() == [expected]
-    assert to_labels(scores, 1.0, 0.0).tolist() == [[1, 2, 1, 1]]  # the same scores, of three classes
 
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
