@@ -36,6 +36,11 @@ def reading(clip, mode):
     return other
 
 
+def contents(folder):
+    """{path: bytes} of all files in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def picture(height, width, seed=0):
     """A smooth random picture, so that resizing it does not leave it grey."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
