@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import webdataset as wds
-from tiny import P, changed, picture, write_benchmark
+from tiny import picture, write_benchmark
 
 from ovseg.benchmarks import datasets, encoding, evaluation
 from ovseg.schema import Benchmark
@@ -32,18 +32,6 @@ def sharing(tmp_path):
         "apart": Benchmark(shards=other, label="things.png", classes=things),
         "all": Benchmark(shards=same, label="all.png", classes=all_),
     }
-
-
-@pytest.fixture
-def study():
-    """Params of some benchmarks for the tiny CLIP: study(benchmarks, mode, thresholds, cached)."""
-
-    def of(benchmarks, mode="maskclip", thresholds=None, cached=True):
-        reads = P.clip.model_copy(update={"dense": mode, "cache_images": cached})
-        thresholds = P.evaluate.model_copy(update={"thresholds": thresholds or {}})
-        return P.model_copy(update={"benchmarks": benchmarks, "clip": reads, "segment": changed(), "evaluate": thresholds})
-
-    return of
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""Benchmarks of 8x8 pictures whose scores can be told by hand, and where files of the paper's benchmarks lie."""
+"""Settings and benchmarks of 8x8 pictures whose scores can be told by hand, and where files of the paper's benchmarks lie."""
 
 import numpy as np
 from PIL import Image
-from tiny import P
+from tiny import P, changed
 
 SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})
 CLASSES = ("background", "a", "b")
@@ -40,3 +40,10 @@ def save(path, content):
 def columns(*labels):
     """An 8x8 label map of those columns."""
     return np.tile(np.array(labels, np.uint8), (8, 1))
+
+
+def study(benchmarks, mode="maskclip", thresholds=None, cached=True):
+    """Params of some benchmarks for the tiny CLIP."""
+    clip = P.clip.model_copy(update={"dense": mode, "cache_images": cached})
+    evaluate = P.evaluate.model_copy(update={"thresholds": thresholds or {}})
+    return P.model_copy(update={"benchmarks": benchmarks, "clip": clip, "segment": changed(), "evaluate": evaluate})

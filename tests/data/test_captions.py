@@ -11,11 +11,7 @@ from ovseg.data.captions import TextBank, nouns
 TEMPLATES = ["a photo of a {}.", "art of the {}.", "many {}."]
 CAPTIONS = ["a dog and a cat on the sofa.", "running quickly", "a cat.", "a dog and a cat on the sofa.", "the boat, the sea and the sky"]
 NOUNS = [("dog", "cat", "sofa"), (), ("cat",), ("dog", "cat", "sofa"), ("boat", "sea", "sky")]  # of CAPTIONS, by hand
-
-
-@pytest.fixture
-def bank():
-    return bank_of(CAPTIONS, TEMPLATES)
+BANK = bank_of(CAPTIONS, TEMPLATES)
 
 
 def test_nouns_are_the_distinct_nouns_in_order():
@@ -25,21 +21,21 @@ def test_nouns_are_the_distinct_nouns_in_order():
     assert {nouns(caption) for caption in ("x", "running quickly", "", "!?! ...")} == {()}
 
 
-def test_texts_are_the_distinct_captions_then_the_prompts_of_each_noun(bank):
+def test_texts_are_the_distinct_captions_then_the_prompts_of_each_noun():
     distinct = list(dict.fromkeys(word for words in NOUNS for word in words))
-    assert bank.texts == [*dict.fromkeys(CAPTIONS), *(template.format(noun) for noun in distinct for template in TEMPLATES)]
-    assert len(bank) == len(CAPTIONS)
+    assert BANK.texts == [*dict.fromkeys(CAPTIONS), *(template.format(noun) for noun in distinct for template in TEMPLATES)]
+    assert len(BANK) == len(CAPTIONS)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
-def test_a_pair_draws_its_caption_or_uniformly_a_prompt_of_its_nouns(bank, probability):
+def test_a_pair_draws_its_caption_or_uniformly_a_prompt_of_its_nouns(probability):
     draws, pairs = 6000, len(CAPTIONS)
-    drawn = bank.draw(np.tile(np.arange(pairs), draws), np.random.default_rng(0), probability)
+    drawn = BANK.draw(np.tile(np.arange(pairs), draws), np.random.default_rng(0), probability)
     assert drawn.shape == (draws * pairs,) and drawn.dtype == np.int64
     for pair, words in enumerate(NOUNS):
         prompts = [template.format(noun) for noun in words for template in TEMPLATES]
         shares = {CAPTIONS[pair]: probability if words else 1} | {prompt: (1 - probability) / len(prompts) for prompt in prompts}
-        counts = Counter(bank.texts[i] for i in drawn[pair::pairs])
+        counts = Counter(BANK.texts[i] for i in drawn[pair::pairs])
         assert counts.keys() <= shares.keys()
         for text, share in shares.items():  # five standard deviations
             assert counts[text] == pytest.approx(draws * share, abs=5 * (draws * share * (1 - share)) ** 0.5)
@@ -63,8 +59,8 @@ def test_a_saved_bank_loads_as_it_was_without_breaks_of_lines(tmp_path):
         assert np.array_equal(getattr(loaded, name), getattr(bank, name)) and getattr(loaded, name).dtype == getattr(bank, name).dtype
 
 
-def test_subjects_are_equal_for_prompts_of_one_noun_and_for_equal_captions(bank):
-    subjects = dict(zip(bank.texts, bank.subjects(np.arange(len(bank.texts))), strict=True))
+def test_subjects_are_equal_for_prompts_of_one_noun_and_for_equal_captions():
+    subjects = dict(zip(BANK.texts, BANK.subjects(np.arange(len(BANK.texts))), strict=True))
     groups = [{caption} for caption in CAPTIONS] + [{t.format(noun) for t in TEMPLATES} for words in NOUNS for noun in words]
     for one in groups:
         for other in groups:
