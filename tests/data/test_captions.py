@@ -18,6 +18,8 @@ def test_nouns_are_the_distinct_nouns_in_order():
     assert nouns("A dog and a cat on the sofa.") == ("dog", "cat", "sofa")
     assert nouns("Two dogs run through the park at night") == ("dogs", "park", "night")
     assert nouns("a dog, a Dog and a DOG") == ("dog",) and nouns("the 3 birds of 2019!") == ("birds",)
+    assert nouns('"quoted" words , and (bracketed) ones ... e.g. U.S. cities') == ("words", "ones", "cities")
+    assert nouns("person 's well-known T-shirt : 50 % off in 2012 :-)") == ("person",) and nouns("A Café – 日本") == ("café", "日本")
     assert {nouns(caption) for caption in ("x", "running quickly", "", "!?! ...")} == {()}
 
 

@@ -13,8 +13,6 @@ from ovseg.data.captions import TextBank, nouns
 TEMPLATES = ["a photo of a {}.", "many {}."]
 CAPTIONS = """a dog and a cat on the sofa
 Two dogs run through the park at night. They don't stop!
-"quoted" words , and (bracketed) ones ... e.g. U.S. cities
-person 's well-known T-shirt : 50 % off in 2012 :-)
 running quickly
 a dog and a cat on the sofa""".split("\n")
 
