@@ -11,7 +11,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the cores are shared: threads o
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """With tensors this small, threads on a busy machine only wait for each other."""
     before = torch.get_num_threads()

@@ -20,8 +20,6 @@ from ovseg.segmentation.segmenter import Segmentation
 from ovseg.study import figures
 from ovseg.world import pretraining
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NAMES = ["cat", "sofa", "tall tree"]
 CLASSES = ["--classes", "cat, sofa,tall tree"]
 

@@ -1,6 +1,7 @@
 """What tests share: the settings of a tiny model, a bank of captions, pictures to segment, interpolation by loops."""
 
 import copy
+import io
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +36,31 @@ def reading(clip, mode):
     return other
 
 
+def contents(folder):
+    """{path: bytes} of all files in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def picture(height, width, seed=0):
     """A smooth random picture, so that resizing it does not leave it grey."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def write_benchmark(folder, maps, classes):
-    """A folder benchmark of label maps (H, W), with random pictures of the same sizes."""
+def encoded(image, kind="PNG", **options):
+    """The bytes of a file of an image, which is a PIL image or an array."""
+    out = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(out, kind, **options)
+    return out.getvalue()
+
+
+def write_benchmark(folder, maps, classes, image=None):
+    """A folder benchmark of label maps (H, W), with random pictures of the same sizes, or with the bytes `image` as each picture."""
     for index, labels in enumerate(map(np.asarray, maps)):
-        for part, array in {"images": picture(*labels.shape, index), "labels": labels}.items():
+        stored = encoded(labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
+        for part, content in {"images": image or encoded(picture(*labels.shape, index)), "labels": stored}.items():
             (folder / part).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array.astype(np.uint8 if array.max() < 256 else np.uint16)).save(folder / part / f"{index}.png")
+            (folder / part / f"{index}.png").write_bytes(content)
     (folder / "classes.txt").write_text("\n".join(classes))
     return folder
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import webdataset as wds
-from handmade import save
-from tiny import P, changed, picture
+from tiny import picture, write_benchmark
 
 from ovseg.benchmarks import datasets, encoding, evaluation
 from ovseg.schema import Benchmark
@@ -13,11 +12,8 @@ from ovseg.schema import Benchmark
 @pytest.fixture
 def mine(tmp_path):
     """A folder benchmark with background, of three pictures of different sizes: 1, 3 and 6 windows or so."""
-    save(tmp_path / "mine/classes.txt", "background\ncat\nsofa\n")
-    for index, size in enumerate([(32, 32), (40, 70), (130, 41)]):
-        save(tmp_path / f"mine/images/{index}.png", picture(*size, index))
-        save(tmp_path / f"mine/labels/{index}.png", np.random.default_rng(index).integers(0, 3, size, dtype=np.uint8))
-    return {"mine": Benchmark(folder=str(tmp_path / "mine"))}
+    maps = [np.random.default_rng(index).integers(0, 3, size) for index, size in enumerate([(32, 32), (40, 70), (130, 41)])]
+    return {"mine": Benchmark(folder=str(write_benchmark(tmp_path / "mine", maps, ["background", "cat", "sofa"])))}
 
 
 @pytest.fixture
@@ -36,18 +32,6 @@ def sharing(tmp_path):
         "apart": Benchmark(shards=other, label="things.png", classes=things),
         "all": Benchmark(shards=same, label="all.png", classes=all_),
     }
-
-
-@pytest.fixture
-def study():
-    """Params of some benchmarks for the tiny CLIP: study(benchmarks, mode, thresholds, cached)."""
-
-    def of(benchmarks, mode="maskclip", thresholds=None, cached=True):
-        reads = P.clip.model_copy(update={"dense": mode, "cache_images": cached})
-        thresholds = P.evaluate.model_copy(update={"thresholds": thresholds or {}})
-        return P.model_copy(update={"benchmarks": benchmarks, "clip": reads, "segment": changed(), "evaluate": thresholds})
-
-    return of
 
 
 @pytest.fixture

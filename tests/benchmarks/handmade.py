@@ -1,10 +1,8 @@
-"""Benchmarks of 8x8 pictures whose scores can be told by hand, and where files of the paper's benchmarks lie."""
-
-import io
+"""Settings and benchmarks of 8x8 pictures whose scores can be told by hand, and where files of the paper's benchmarks lie."""
 
 import numpy as np
 from PIL import Image
-from tiny import P
+from tiny import P, changed
 
 SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})
 CLASSES = ("background", "a", "b")
@@ -30,12 +28,6 @@ def files(name, keys, split=0):
     return [(image.format(of_split, key), labels.format(of_split, key)) for key in keys]
 
 
-def png(array):
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, "PNG")
-    return out.getvalue()
-
-
 def save(path, content):
     """Write bytes, text, or an array as image, to a file in a folder that may not exist yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +42,8 @@ def columns(*labels):
     return np.tile(np.array(labels, np.uint8), (8, 1))
 
 
-def write(path, maps, classes=CLASSES, image=None):
-    """A benchmark's folder of 8x8 pictures with those label maps. image: the bytes of each picture. Returns its path."""
-    for index, labels in enumerate(maps):
-        save(path / "images" / f"{index}.png", image or np.full((8, 8, 3), index))
-        save(path / "labels" / f"{index}.png", labels)
-    save(path / "classes.txt", "\n".join(classes) + "\n")
-    return path
+def study(benchmarks, mode="maskclip", thresholds=None, cached=True):
+    """Params of some benchmarks for the tiny CLIP."""
+    clip = P.clip.model_copy(update={"dense": mode, "cache_images": cached})
+    evaluate = P.evaluate.model_copy(update={"thresholds": thresholds or {}})
+    return P.model_copy(update={"benchmarks": benchmarks, "clip": clip, "segment": changed(), "evaluate": evaluate})

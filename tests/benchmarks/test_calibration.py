@@ -7,8 +7,8 @@ import pytest
 import torch
 import webdataset as wds
 from click.testing import CliRunner
-from handmade import CLASSES, SETTINGS, columns, png, write
-from tiny import P
+from handmade import CLASSES, SETTINGS, columns
+from tiny import P, encoded, write_benchmark
 
 from ovseg import params
 from ovseg.benchmarks import calibration, evaluation
@@ -41,13 +41,13 @@ def grey(scale=1.0):
 
 def picture(left, right):
     """An 8x8 picture with these grey values in its left and right half."""
-    return png(np.repeat(np.array([[left] * 4 + [right] * 4] * 8, np.uint8)[..., None], 3, 2))
+    return encoded(np.repeat(np.array([[left] * 4 + [right] * 4] * 8, np.uint8)[..., None], 3, 2))
 
 
 def test_one_pass_is_an_evaluation_at_each_threshold_of_the_first_pictures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     maps = [rng.choice(np.array([0, 1, 2, 255], np.uint8), (8, 8)) for _ in range(3)]
-    benchmark, one = FolderBenchmark("mine", write(tmp_path, maps)), grey(scale=3.0)
+    benchmark, one = FolderBenchmark("mine", write_benchmark(tmp_path, maps, CLASSES)), grey(scale=3.0)
     for index, file in enumerate(benchmark.files):
         file.write_bytes(picture(60 + 50 * index, 30 * index))
     encoded = [evaluation.encode_classes(one, benchmark, threshold) for threshold in THRESHOLDS]
@@ -62,7 +62,7 @@ def test_one_pass_is_an_evaluation_at_each_threshold_of_the_first_pictures(tmp_p
 
 
 def test_a_folder_is_calibrated_on_another_folder(tmp_path):
-    evaluated, other = write(tmp_path / "evaluated", [ZEROS] * 3), write(tmp_path / "other", [ZEROS])
+    evaluated, other = (write_benchmark(tmp_path / name, [ZEROS] * count, CLASSES) for name, count in (("evaluated", 3), ("other", 1)))
     settings = Benchmark(folder=str(evaluated), calibration=str(other))
     benchmark = open_benchmark("mine", settings)
     assert len(benchmark) == 3 and [path.parts[-3] for path in open_calibration(benchmark, settings).files] == ["other"]
@@ -79,7 +79,7 @@ def test_a_folder_is_calibrated_on_another_folder(tmp_path):
 def test_shards_are_calibrated_on_other_shards(tmp_path):
     for number in range(2):
         with wds.TarWriter(str(tmp_path / f"b-{number}.tar"), encoder=False) as tar:
-            tar.write({"__key__": f"p{number}", "png": picture(0, 0), "seg.png": png(ZEROS)})
+            tar.write({"__key__": f"p{number}", "png": picture(0, 0), "seg.png": encoded(ZEROS)})
     (tmp_path / "names.txt").write_text("background\na\n")
     settings = Benchmark(shards=f"{tmp_path}/b-0.tar", label="seg.png", classes=f"{tmp_path}/names.txt", calibration=f"{tmp_path}/b-1.tar")
     evaluated = open_benchmark("mine", settings)
@@ -95,10 +95,10 @@ def test_the_command_prints_lines_for_params_and_opens_no_evaluated_picture(tmp_
 
     (tmp_path / "params.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    evaluated = write(tmp_path / "evaluated", [ZEROS] * 2, image=b"no picture")
-    other = write(tmp_path / "other", [columns(*[1] * 8)] * 2, image=picture(240, 240))
+    evaluated = write_benchmark(tmp_path / "evaluated", [ZEROS] * 2, CLASSES, b"no picture")
+    other = write_benchmark(tmp_path / "other", [columns(*[1] * 8)] * 2, CLASSES, picture(240, 240))
     mine, yours = Benchmark(folder=str(evaluated), calibration=str(other)), Benchmark(folder=str(evaluated))
-    without = Benchmark(folder=str(write(tmp_path / "without", [ZEROS], CLASSES[1:], b"no picture")))  # needs no threshold
+    without = Benchmark(folder=str(write_benchmark(tmp_path / "without", [ZEROS], CLASSES[1:], b"no picture")))  # needs no threshold
     assert "models/default holds no segmenter.json" in str(run({"mine": mine}).exception)
     assert "no benchmark with a background has calibration pictures" in str(run({"yours": yours}).exception)
     assert "0 is not in the range" in run({"mine": mine}, "--pictures", "0").output

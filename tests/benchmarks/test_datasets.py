@@ -5,18 +5,15 @@ import re
 import numpy as np
 import pytest
 import webdataset as wds
-from handmade import png, save
+from handmade import save
+from tiny import encoded
 
 from ovseg.benchmarks.datasets import FolderBenchmark, NotHere, open_benchmark
 from ovseg.schema import Benchmark
 
-
-@pytest.fixture
-def pictures():
-    """{key: ((H, W, 3) image, (H, W) label map of values 0..2 and 255)} of three pictures of different sizes."""
-    rng, sizes = np.random.default_rng(0), {"p0": (8, 12), "p1": (9, 11), "p2": (10, 10)}
-    values = np.array([0, 1, 2, 255], np.uint8)
-    return {key: (rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.choice(values, size)) for key, size in sizes.items()}
+RNG, SIZES = np.random.default_rng(0), {"p0": (8, 12), "p1": (9, 11), "p2": (10, 10)}
+VALUES = np.array([0, 1, 2, 255], np.uint8)  # of label maps
+PICTURES = {key: (RNG.integers(0, 256, (*size, 3), dtype=np.uint8), RNG.choice(VALUES, size)) for key, size in SIZES.items()}
 
 
 @pytest.fixture
@@ -26,7 +23,7 @@ def opened(tmp_path):
     def of(pictures, label="seg.png"):
         save(tmp_path / "classes.txt", "cat\nsofa\n\n tall tree \n")
         for key, contents in pictures.items():
-            image, labels = (content if isinstance(content, bytes) else png(content) for content in contents)
+            image, labels = (content if isinstance(content, bytes) else encoded(content) for content in contents)
             save(tmp_path / f"images/{key}.png", image)
             save(tmp_path / f"labels/{key}.png", labels)
             with wds.TarWriter(str(tmp_path / f"b-{key}.tar"), encoder=False) as tar:
@@ -37,12 +34,12 @@ def opened(tmp_path):
     return of
 
 
-def test_folders_and_shards_are_read_in_the_order_of_names(opened, pictures, tmp_path):
+def test_folders_and_shards_are_read_in_the_order_of_names(opened, tmp_path):
     save(tmp_path / "images/notes.md", "taken in 2019")  # not an image
-    for benchmark in opened(pictures):
+    for benchmark in opened(PICTURES):
         assert len(benchmark) == 3 and benchmark.classes == benchmark.named == ["cat", "sofa", "tall tree"] and not benchmark.background
         for _ in range(2):  # it can be read again
-            for (key, image, labels), (expected_key, (pixels, truth)) in zip(benchmark, pictures.items(), strict=True):
+            for (key, image, labels), (expected_key, (pixels, truth)) in zip(benchmark, PICTURES.items(), strict=True):
                 assert key == expected_key and image.mode == "RGB"
                 assert np.array_equal(np.asarray(image), pixels) and np.array_equal(labels, truth)
         assert [key for key, _, _ in benchmark.samples(2)] == ["p0", "p2"]
@@ -51,22 +48,22 @@ def test_folders_and_shards_are_read_in_the_order_of_names(opened, pictures, tmp
     assert benchmark.background and benchmark.classes == ["background", "cat", "sofa"] and benchmark.named == ["cat", "sofa"]
 
 
-def test_unreadable_pictures_are_reported_and_others_are_read(opened, pictures, tmp_path):
-    for bad in ((b"no picture", pictures["p0"][1]), (pictures["p0"][0], b"no picture")):
-        for benchmark in opened(pictures | {"p0": bad}):
+def test_unreadable_pictures_are_reported_and_others_are_read(opened, tmp_path):
+    for bad in ((b"no picture", PICTURES["p0"][1]), (PICTURES["p0"][0], b"no picture")):
+        for benchmark in opened(PICTURES | {"p0": bad}):
             failed = []
             assert [key for key, _, _ in benchmark.samples(1, failed.append)] == ["p1", "p2"]
             assert len(failed) == 1 and re.match("benchmark mine: .*p0", str(failed[0])) and isinstance(failed[0], ValueError)
             with pytest.raises(ValueError, match="benchmark mine: .*p0"):
                 list(benchmark)
-    folder, _ = opened(pictures)
+    folder, _ = opened(PICTURES)
     (tmp_path / "labels/p0.png").unlink()  # after the benchmark was opened
     with pytest.raises(ValueError, match="benchmark mine: .*labels/p0.png: .*No such file"):
         list(folder)
 
 
-def test_bad_class_names_are_refused(opened, pictures, tmp_path):
-    opened(pictures)
+def test_bad_class_names_are_refused(opened, tmp_path):
+    opened(PICTURES)
     for content, message in {
         "café\nsofa\n".encode("latin-1"): ".*can't decode byte 0xe9",
         b"Background\ncat\nsofa\n": "'background' must be the first class, in lower case",
@@ -80,18 +77,18 @@ def test_bad_class_names_are_refused(opened, pictures, tmp_path):
             FolderBenchmark("mine", tmp_path)
 
 
-def test_missing_files_and_pictures_of_one_name_are_refused(opened, pictures, tmp_path):
+def test_missing_files_and_pictures_of_one_name_are_refused(opened, tmp_path):
     def refused(kind, message):
         with pytest.raises(kind, match=f"benchmark mine: .*{message}") as error:
             FolderBenchmark("mine", tmp_path)
         assert type(error.value) is kind
 
-    opened(pictures)
+    opened(PICTURES)
     for part, kind in (("images", FileNotFoundError), ("labels", NotHere), ("classes.txt", FileNotFoundError)):
         (tmp_path / part).rename(tmp_path / "away")
         refused(kind, f"{part} does not exist: needed are images/, labels/ and classes.txt")
         (tmp_path / "away").rename(tmp_path / part)
-    save(tmp_path / "images/p1.jpg", pictures["p1"][0])
+    save(tmp_path / "images/p1.jpg", PICTURES["p1"][0])
     refused(ValueError, "images holds several images named p1")
     (tmp_path / "images/p1.jpg").unlink()
     (tmp_path / "labels/p1.png").unlink()
@@ -101,8 +98,8 @@ def test_missing_files_and_pictures_of_one_name_are_refused(opened, pictures, tm
     refused(FileNotFoundError, "images holds no images")
 
 
-def test_a_bad_label_map_is_named(opened, pictures):
-    image, labels = pictures["p0"]
+def test_a_bad_label_map_is_named(opened):
+    image, labels = PICTURES["p0"]
     beyond = labels.copy()
     beyond[0, 0] = 3
     for message, bad in {
@@ -117,15 +114,15 @@ def test_a_bad_label_map_is_named(opened, pictures):
                 list(benchmark)
 
 
-def test_incomplete_shards_are_errors(opened, pictures, tmp_path):
+def test_incomplete_shards_are_errors(opened, tmp_path):
     with pytest.raises(ValueError, match="benchmark mine: .*b-p0.tar: sample p0 has no mask.png"):
-        list(opened(pictures, "mask.png")[1])
+        list(opened(PICTURES, "mask.png")[1])
     missing = Benchmark(shards=str(tmp_path / "no-such-*.tar"), label="seg.png", classes=str(tmp_path / "classes.txt"))
     with pytest.raises(FileNotFoundError, match=f"benchmark mine: no shards at {re.escape(str(tmp_path))}/no-such"):
         open_benchmark("mine", missing)
     whole = (tmp_path / "b-p1.tar").read_bytes()
     for cut in (whole[: len(whole) // 3], whole + whole[: len(whole) // 3]):  # less than the tar, and more after its end
-        shards, failed = opened(pictures)[1], []
+        shards, failed = opened(PICTURES)[1], []
         (tmp_path / "b-p1.tar").write_bytes(cut)
         with pytest.raises(ValueError, match="benchmark mine: .*b-p1.tar: "):
             list(shards)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from handmade import study
 from tiny import SETTINGS, changed, reading
 
 from ovseg.benchmarks import evaluation
@@ -15,7 +16,6 @@ from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import cut_windows, raw_labels, to_labels
 from ovseg.training.decoder import Decoder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def several(clip, decoder):
@@ -35,7 +35,7 @@ def score(suite, segmenters):
 
 
 @pytest.mark.parametrize("mode", ["clip", "maskclip", "naclip"])
-def test_cached_features_score_as_direct_encoding_and_as_segment(clip, decoder, mine, study, suite_of, mode):
+def test_cached_features_score_as_direct_encoding_and_as_segment(clip, decoder, mine, suite_of, mode):
     (cached,) = suite_of(study(mine, mode))
     one = Segmenter(reading(clip, mode), decoder, SETTINGS)  # single pixels: float16 may move one from a meta-point to the next
     pictures = list(zip(score([cached], [one]), score([replace(cached, windows=None)], [one]), cached.benchmark, strict=True))
@@ -63,7 +63,7 @@ def test_a_folder_is_evaluated_with_the_given_threshold_or_the_segmenters_own(cl
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "direct"])
-def test_one_pass_evaluates_each_seed_unit_and_benchmark_exactly_as_alone(several, sharing, study, suite_of, cached):
+def test_one_pass_evaluates_each_seed_unit_and_benchmark_exactly_as_alone(several, sharing, suite_of, cached):
     suite = suite_of(study(sharing, thresholds={"things": 0.6, "apart": 0.55}, cached=cached))
     together = evaluation.evaluate(several, suite)
     assert list(together) == ["things", "apart", "all"] and together["all"]["0"].keys() == {"cat", "sofa", "tall tree", "sky"}
@@ -74,7 +74,7 @@ def test_one_pass_evaluates_each_seed_unit_and_benchmark_exactly_as_alone(severa
         assert benchmark == "all" or all(min(iou.values()) > 0 for iou in ious.values())  # the background's, too
 
 
-def test_clip_and_each_decoder_run_once_a_picture_for_all_segmenters_and_benchmarks(several, sharing, study, suite_of, clip, monkeypatch):
+def test_clip_and_each_decoder_run_once_a_picture_for_all_segmenters_and_benchmarks(several, sharing, suite_of, clip, monkeypatch):
     suite, calls = suite_of(study(sharing, cached=False)), []
     for module, method in [(clip, "encode_dense"), (several["0"].decoder, "forward"), (several["1"].decoder, "forward")]:
         real = getattr(module, method)
@@ -84,7 +84,7 @@ def test_clip_and_each_decoder_run_once_a_picture_for_all_segmenters_and_benchma
     assert [calls.count(module) for module in (clip, several["0"].decoder, several["1"].decoder)] == [windows] * 3
 
 
-def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, study, suite_of):
+def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, suite_of):
     (encoded,), segmenters = suite_of(study(mine, thresholds={"mine": 0.55})), list(several.values())
     rows, pictures = evaluation.examples(segmenters, encoded, [2, 0]), score([encoded], segmenters)
     assert list(rows) == [2, 0]
@@ -101,7 +101,7 @@ def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, study
         assert list(evaluation.examples(segmenters[:1], encoded, wanted)) == shown
 
 
-def test_pictures_at_quantiles_are_those_whose_own_miou_lies_there(several, mine, study, suite_of):
+def test_pictures_at_quantiles_are_those_whose_own_miou_lies_there(several, mine, suite_of):
     (encoded,) = suite_of(study(mine))
     segmenter, by_picture = several["0"], []
     for _, (labels,), ((scores,),) in score([encoded], [segmenter]):
@@ -114,7 +114,7 @@ def test_pictures_at_quantiles_are_those_whose_own_miou_lies_there(several, mine
     assert evaluation.at_quantiles(segmenter, encoded, [1, 0.9]) == [best] and evaluation.at_quantiles(segmenter, encoded, [1], 1) == [0]
 
 
-def test_the_threshold_is_that_of_the_benchmark_else_of_the_segmenter_and_none_without_background(several, sharing, study, suite_of):
+def test_the_threshold_is_that_of_the_benchmark_else_of_the_segmenter_and_none_without_background(several, sharing, suite_of):
     suite, segmenter = suite_of(study(sharing, thresholds={"apart": 0.0})), Segmenter(None, several["0"].decoder, changed(threshold=0.7))
     thresholds = {encoded.benchmark.name: encoded.background_threshold(segmenter) for encoded in suite}
     assert thresholds == {"things": 0.7, "apart": 0.0, "all": None}
@@ -122,7 +122,7 @@ def test_the_threshold_is_that_of_the_benchmark_else_of_the_segmenter_and_none_w
         suite_of(study(sharing, thresholds={"all": 0.3}))
 
 
-def test_features_that_are_missing_or_of_other_pictures_are_an_error(several, mine, sharing, study, suite_of, tmp_path):
+def test_features_that_are_missing_or_of_other_pictures_are_an_error(several, mine, sharing, suite_of, tmp_path):
     (encoded,) = suite_of(study({"later": Benchmark(folder=str(tmp_path / "later"), optional=True), **mine}))
     assert encoded.benchmark.name == "mine" and encoded.windows is not None
     for p in (study(sharing), study(mine, mode="clip")):  # benchmarks that were not encoded; a mode that was not

@@ -11,8 +11,6 @@ import torch
 
 from ovseg.clip import dense
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 DENSE_MODES = list(dense.DENSE_MODES)
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 VISION = {"image_size": 64, "layers": 3, "width": 64, "head_width": 16, "patch_size": 16}
@@ -217,8 +215,6 @@ def test_replacing_attention_keeps_the_weights_and_their_names():
 
 
 PLAIN, POOLING = dense.ClassTokenTower, dense.PoolingTower
-
-
 ARCHITECTURES = {
     "ViT-B-16-quickgelu": (PLAIN, 512, 16, 224),
     "ViT-L-14-336-quickgelu": (PLAIN, 768, 14, 336),

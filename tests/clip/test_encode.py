@@ -1,5 +1,7 @@
 """Arrays of encoded texts and images: their rows, what is kept over runs, and kill -9."""
 
+import copy
+import functools
 import hashlib
 import json
 import os
@@ -8,12 +10,10 @@ import signal
 import numpy as np
 import pytest
 import torch
-import webdataset as wds
-from tiny import P
+from small import write_tar
+from tiny import P, contents
 
 from ovseg.clip import encode
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 SETTINGS = P.clip.model_copy(update={"image_size": 32, "batch": 2})
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
@@ -23,38 +23,24 @@ KEYS = [f"s/{n}" for n in range(5)] + [f"t/{n}" for n in range(5, 9)]  # in batc
 @pytest.fixture
 def paths(tmp_path):
     for name, rows in (("s", range(5)), ("t", range(5, 9))):
-        with wds.TarWriter(str(tmp_path / f"{name}.tar")) as tar:
-            for row in rows:
-                tar.write({"__key__": str(row), "png": IMAGES[row], "txt": "a cat"})
+        write_tar(tmp_path / f"{name}.tar", {str(row): {"png": IMAGES[row], "txt": "a cat"} for row in rows})
     return [tmp_path / "s.tar", tmp_path / "t.tar"]
 
 
-class Counting:
-    """A CLIP that counts its batches, and is killed by SIGKILL before batch `at`."""
-
-    def __init__(self, clip, at=None):
-        self.clip, self.at, self.batches = clip, at, 0
-
-    def __getattr__(self, name):
-        def encode(inputs):
-            if self.batches == self.at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self.batches += 1
-            return getattr(self.clip, name)(inputs)
-
-        return encode if name in ("encode_dense", "encode_text") else getattr(self.clip, name)
-
-
 def encode_all(clip, paths, folder, at=None, settings=SETTINGS, keys=KEYS):
-    """Encode pairs and texts; returns the number of batches."""
-    counting = Counting(clip, at)
+    """Encode pairs and texts, killed by SIGKILL before batch `at`; returns the number of batches."""
+    batches, counting = [], copy.copy(clip)
+
+    def counted(inputs, real):
+        if len(batches) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        batches.append(inputs)
+        return real(inputs)
+
+    counting.encode_dense, counting.encode_text = (functools.partial(counted, real=real) for real in (clip.encode_dense, clip.encode_text))
     encode.encode_pairs(counting, paths, keys, settings, folder)
     encode.encode_texts(counting, ["a cat", "the sea"], folder)
-    return counting.batches
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return len(batches)
 
 
 def test_each_image_and_text_has_its_row(clip, paths, tmp_path):

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import encoded
 
 from ovseg.data import images
 from ovseg.data.images import center_crop, read_image, read_label_map, to_rgb
@@ -17,10 +18,8 @@ UPRIGHT = {  # what each EXIF orientation asks a viewer to do
 }
 
 
-def file_of(array, kind="PNG", **options):
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, kind, **options)
-    return io.BytesIO(out.getvalue())
+def file_of(array, **options):
+    return io.BytesIO(encoded(array, **options))
 
 
 def test_pictures_are_read_upright():
@@ -54,7 +53,7 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.gif"), np.full((4, 4, 3), (255, 0, 0)))
 
 
-PNG, JPEG = (file_of(PIXELS[..., 0], kind).getvalue() for kind in ("PNG", "JPEG"))
+PNG, JPEG = (encoded(PIXELS[..., 0], kind) for kind in ("PNG", "JPEG"))
 
 
 @pytest.mark.parametrize("read", [read_image, read_label_map])

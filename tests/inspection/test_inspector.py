@@ -17,7 +17,6 @@ from ovseg.inspection import inspector
 from ovseg.inspection.inspector import OWN, PAIRS, Inspector, make_controls
 from ovseg.inspection.view import benchmark_picture, training_pair
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PANELS = ("picture", "truth", "similarity", "object", "positive", "region", "units", "cosines", "labels", "error")
 
 

@@ -11,7 +11,6 @@ from ovseg.inspection.view import NOT_JUDGED, RIGHT, WRONG, Picture, Texts, View
 from ovseg.methods import groupvit
 from ovseg.segmentation import units
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("cat", "sofa", "tall tree")
 WIDE = Picture(Image.fromarray(picture(32, 48)), "", np.zeros((32, 48), int))  # two windows of 32 pixels, 16 apart
 

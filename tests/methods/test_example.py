@@ -3,14 +3,12 @@
 import re
 from pathlib import Path
 
-import pytest
 import torch
 from small import batch_of, changed, cosine, info_nce_by_loops, make_pairs
 
 from ovseg import methods
 from ovseg.training import loop, objectives
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PAGE = Path(__file__).parents[2] / "docs/methods.md"
 
 

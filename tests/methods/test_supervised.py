@@ -13,8 +13,6 @@ from ovseg.methods.supervised import IGNORED, Labels
 from ovseg.training import loop
 from ovseg.training.decoder import Decoder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_loss_is_cross_entropy_over_labelled_pixels_then_images():
     batch, stages, decoder = batch_of(images=3, side=1)  # 3, 6, 2, 2

@@ -18,8 +18,6 @@ from ovseg.segmentation import hub
 from ovseg.training.decoder import Decoder
 from ovseg.world import pretraining
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PARAMETERS = {"clip.model": "local-dir:models/clip", "clip.pretrained": None, "mgca.k": 0.06, "tcl.tau": 0.07, "train.method": "mgca"}
 RESULT = {
     "miou": {"things": {"pixel": 20.0}, "scenes": {"pixel": 41.5}},

@@ -29,14 +29,6 @@ def test_each_pixel_joins_the_most_similar_meta_point(affinity):
         assert torch.equal(similar.argmax(1), unit.flatten())
 
 
-def test_as_many_groups_as_pixels_or_more_are_the_pixels():
-    windows = embeddings(2, 6, 4, 4)
-    for groups in (16, 40):
-        spread, assignment = units.form(windows, "group", groups=groups)
-        assert all(len(one.unique()) == 16 for one in assignment)
-        torch.testing.assert_close(spread, windows, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("unit", ["meta-point", "group"])
 def test_a_window_does_not_depend_on_other_windows_nor_on_lengths_nor_on_the_random_state(unit):
     windows, sizes = embeddings(2, 4, 6, 6), {"meta_point_count": 9, "groups": 5}

@@ -10,8 +10,6 @@ from ovseg.clip.frozen import FrozenCLIP
 from ovseg.training import loop
 from ovseg.training.batches import CachedImages, StreamedImages, open_pairs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def epoch_of(images, seed=0, epoch=0, batch=6, skip=0):
     """[(rows, features)] of an epoch."""

@@ -19,8 +19,6 @@ from ovseg.training.batches import CachedImages
 from ovseg.training.decoder import Decoder
 from ovseg.training.loop import fingerprint, learning_rate
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 STEPS = 9
 DATA = make_pairs()
 BANK, TEXTS = DATA.bank, DATA.texts

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from tiny import P
+from tiny import P, contents
 
 from ovseg.data import shards
 from ovseg.data.captions import nouns
@@ -35,13 +35,6 @@ def test_the_same_numbers_give_the_same_scene_and_others_another():
     assert len({render(changed(seed=seed), *numbers).image.tobytes() for seed, *numbers in others}) == len(others)
 
 
-def test_image_and_labels_have_the_given_size():
-    for shape in (None, (32, 45), (61, 33)):
-        scene = render(SETTINGS, TRAIN, 0, shape)
-        assert scene.image.shape == (*scene.labels.shape, 3) == (*(shape or (32, 32)), 3) and scene.image.std() > 1
-        assert scene.image.dtype == scene.labels.dtype == np.uint8 and scene.labels.max() < len(CLASSES)
-
-
 def test_scenes_hold_stuff_and_up_to_the_given_number_of_things_and_all_classes_occur():
     counts, seen = set(), set()
     for index in range(250):
@@ -62,7 +55,6 @@ def test_captions_name_what_is_present_but_for_the_given_noise():
         assert sorted(named(things.caption)) == sorted(set(quiet.present) & set(THINGS)) or not set(quiet.present) & set(THINGS)
         assert len(named(one.caption)) == 1 and set(named(one.caption)) <= set(quiet.present)
         assert len(set(named(more.caption)) - set(quiet.present)) == 1 and len(named(more.caption)) == len(quiet.present) + 1
-        assert nouns(more.caption) == tuple(named(more.caption))
         assert np.array_equal(more.image, quiet.image) and np.array_equal(more.labels, quiet.labels)  # noise changes no pixel
 
 
@@ -85,19 +77,15 @@ def written(tmp_path_factory):
     return folder
 
 
-def samples(folder, name):
-    return [sample for path in sorted(folder.glob(f"{name}-*.tar")) for sample in shards.read_samples(path)]
-
-
 def test_the_same_settings_write_the_same_bytes_over_other_shards(written, tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "PER_SHARD", 2)
     monkeypatch.setattr(scenes, "parallel", lambda function, items, label: map(function, items))
     for name in ("train-00000.tar", "train-00009.tar", "benchmark-00001.tar.part"):  # of an earlier run
         (tmp_path / name).write_bytes(b"other")
     scenes.render_shards(SETTINGS, tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {path.name: path.read_bytes() for path in written.iterdir()}
+    assert contents(tmp_path) == contents(written)
     names = [f"{split}-0000{number}.tar" for split in ("benchmark", "calibration", "train") for number in (0, 1)]
-    assert sorted(path.name for path in written.iterdir()) == [*names[:4], "scenes.txt", "things.txt", *names[4:]]
+    assert sorted(contents(written)) == [*names[:4], "scenes.txt", "things.txt", *names[4:]]
     scenes.render_shards(SETTINGS.model_copy(update={"pairs": 0}), tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.tar")) == names[:4]
 
@@ -105,8 +93,9 @@ def test_the_same_settings_write_the_same_bytes_over_other_shards(written, tmp_p
 def test_shards_hold_what_is_rendered(written):
     seen = []
     for split, name in ((TRAIN, "train"), (BENCHMARK, "benchmark"), (CALIBRATION, "calibration")):
-        assert [sample["__key__"] for sample in samples(written, name)] == ["00000000", "00000001", "00000002"]
-        for index, sample in enumerate(samples(written, name)):
+        samples = [sample for path in sorted(written.glob(f"{name}-*.tar")) for sample in shards.read_samples(path)]
+        assert [sample["__key__"] for sample in samples] == ["00000000", "00000001", "00000002"]
+        for index, sample in enumerate(samples):
             image, caption = shards.decode(sample)
             assert image.size == ((32, 32) if split == TRAIN else ((40, 32), (32, 40))[index % 2])
             scene = render(SETTINGS, split, index, (image.height, image.width))
