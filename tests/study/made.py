@@ -1,14 +1,16 @@
-"""Results made by hand: the rows of Results without any file."""
+"""The study's runs, and results made by hand: the rows of Results without any file."""
 
 import pandas as pd
+from tiny import ROOT
 
+from ovseg import params
 from ovseg.study.results import DEFAULT, GROUPS, Results
+from ovseg.study.runs import parameters
 
+RUNS = params.load_runs(ROOT / "params.yaml")
 WITH, WITHOUT = GROUPS
 ALL = "object+region+pixel"
-PARAMETERS = {"clip.dense": "maskclip", "mgca.granularity": ALL, "mgca.alpha": 0.4, "mgca.beta": 0.05, "mgca.k": 0.06, "mgca.tau": 0.07}
-PARAMETERS |= {"train.mask_equal_texts": True, "train.method": "mgca", "train.lr": 0.008}
-PARAMETERS |= {"segment.unit": "meta-point", "segment.meta_points": 36}
+PARAMETERS = dict(map(tuple, parameters(RUNS[DEFAULT].params)))
 
 
 def run(changes, meta_point=None, pixel=None, group=WITH, kind="trained"):

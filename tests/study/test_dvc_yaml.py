@@ -4,71 +4,49 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made import RUNS
+from tiny import ROOT
 
 from ovseg import params
 
-ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-RUNS = params.load_runs(ROOT / "params.yaml")
 
 
-def stages_of_file(path):
-    """Stages with this file, or a folder above it, among their dependencies."""
-    return {name for name, stage in STAGES.items() if any(path == dep or path.startswith(f"{dep}/") for dep in stage.get("deps", []))}
+FILES = {  # stages: the files that rerun them
+    "sources": "notebooks/run.ipynb params.yaml",
+    "prepare": "ovseg/world/scenes.py",
+    "prepare encode run": "ovseg/data/captions.py",
+    "encode": "models/clip/open_clip_model.safetensors",
+    "encode run": "ovseg/clip/dense.py data/prepared/pairs.npz",
+    "encode run inferred untrained figures": "ovseg/benchmarks/miou.py",
+    "run": "ovseg/methods/tcl.py ovseg/training/loop.py data/features/train/pairs.npy",
+    "run inferred untrained": "runs/sources/run.ipynb",
+    "run inferred untrained figures": "ovseg/segmentation/units.py data/features/benchmarks/things/clip.npy",
+    "inferred figures": "models/default/seeds/0/decoder.safetensors",
+    "figures": "runs/sources/figures.ipynb ovseg/study/report.py results/runs/default.json",
+    "": "ovseg/world/pretraining.py ovseg/inspection/view.py ovseg/cli.py",  # only its parameters rerun `pretrain`
+}
+KEYS = {  # stages: the parameters that rerun them; of `run`, see below
+    "prepare": "scenes.pairs data.max_bad_fraction",
+    "encode": "benchmarks clip.dense segment.stride",
+    "pretrain": "pretrain.lr",
+    "figures": "figures.quantiles ablations.trained",
+    "": "segment.meta_points mgca.k",
+}
 
 
-def stages_of_key(key):
-    """Stages that name this parameter, or its section; `sources`, which reads all of params.yaml, aside."""
-    return {name for name, stage in STAGES.items() if {key, key.split(".")[0]} & set(stage.get("params", []))}
+def test_a_file_reruns_what_reads_it_or_a_folder_above_it():
+    for stages, paths in FILES.items():
+        for path in paths.split():
+            above = {path, *map(str, Path(path).parents)}
+            assert {name for name in STAGES if above & set(STAGES[name].get("deps", []))} == set(stages.split()), path
 
 
-@pytest.mark.parametrize(
-    "path, stages",
-    [
-        ("notebooks/run.ipynb", {"sources"}),
-        ("params.yaml", {"sources"}),
-        ("runs/sources/run.ipynb", {"run", "inferred", "untrained"}),
-        ("runs/sources/figures.ipynb", {"figures"}),
-        ("ovseg/methods/tcl.py", {"run"}),
-        ("ovseg/training/loop.py", {"run"}),
-        ("ovseg/segmentation/units.py", {"run", "inferred", "untrained", "figures"}),
-        ("ovseg/benchmarks/miou.py", {"encode", "run", "inferred", "untrained", "figures"}),
-        ("ovseg/clip/dense.py", {"encode", "run"}),
-        ("ovseg/data/captions.py", {"prepare", "encode", "run"}),
-        ("ovseg/world/scenes.py", {"prepare"}),
-        ("ovseg/world/pretraining.py", set()),  # only its parameters rerun `pretrain`
-        ("ovseg/study/report.py", {"figures"}),
-        ("ovseg/inspection/view.py", set()),
-        ("ovseg/cli.py", set()),
-        ("data/prepared/pairs.npz", {"encode", "run"}),
-        ("data/features/train/pairs.npy", {"run"}),
-        ("data/features/benchmarks/things/clip.npy", {"run", "inferred", "untrained", "figures"}),
-        ("models/clip/open_clip_model.safetensors", {"encode"}),
-        ("models/default/seeds/0/decoder.safetensors", {"inferred", "figures"}),
-        ("results/runs/default.json", {"figures"}),
-    ],
-)
-def test_a_file_reruns_what_reads_it(path, stages):
-    assert stages_of_file(path) == stages
-
-
-@pytest.mark.parametrize(
-    "key, stages",
-    [
-        ("scenes.pairs", {"prepare"}),
-        ("data.max_bad_fraction", {"prepare"}),
-        ("benchmarks", {"encode"}),
-        ("clip.dense", {"encode"}),
-        ("segment.stride", {"encode"}),
-        ("segment.meta_points", set()),
-        ("pretrain.lr", {"pretrain"}),
-        ("figures.quantiles", {"figures"}),
-        ("ablations.trained", {"figures"}),
-        ("mgca.k", set()),
-    ],
-)
-def test_a_parameter_reruns_what_names_it(key, stages):
-    assert stages_of_key(key) == stages
+def test_a_parameter_reruns_what_names_it_or_its_section():
+    for stages, keys in KEYS.items():
+        for key in keys.split():
+            names = {key, key.split(".")[0]}
+            assert {name for name in STAGES if names & set(STAGES[name].get("params", []))} == set(stages.split()), key
 
 
 @pytest.mark.parametrize(
@@ -92,7 +70,7 @@ def test_a_parameter_reruns_the_runs_that_use_it(key, value, names, tmp_path):
     assert {name for name in RUNS if RUNS[name].depends() != others[name].depends()} == {run.name for run in RUNS.values() if names(run)}
 
 
-def test_every_run_stage_depends_on_its_own_parameters_and_writes_its_own_files():
+def test_every_run_depends_on_its_own_parameters_only_and_writes_its_own_files():
     for name in ("run", "inferred", "untrained"):
         assert "runs/sources/runs/${item.line}.json" in STAGES[name]["deps"]
         outs = [out if isinstance(out, str) else next(iter(out)) for out in STAGES[name]["outs"]]
@@ -100,7 +78,4 @@ def test_every_run_stage_depends_on_its_own_parameters_and_writes_its_own_files(
         assert all("${item.line}" in out for out in outs)
     lists = [STAGES[name]["matrix"]["line"] for name in ("run", "inferred", "untrained")]
     assert lists == ["${ablations.trained}", "${ablations.inferred}", "${ablations.untrained}"]
-
-
-def test_no_trained_run_depends_on_another():
-    assert not any(dep.startswith(("models", "results")) for dep in STAGES["run"]["deps"])
+    assert not any(dep.startswith(("models", "results")) for dep in STAGES["run"]["deps"])  # no trained run depends on another

@@ -5,47 +5,41 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from made import ALL, PARAMETERS, WITH, WITHOUT, baseline, inferred, results, run
+from made import ALL, RUNS, WITH, WITHOUT, baseline, inferred, results, run
 
 from ovseg.study import charts, report
 from ovseg.study.findings import judge
 from ovseg.study.results import load_results
+from ovseg.study.runs import make_result
 from ovseg.world import scenes
 
 
-def write(folder, name, kind, changes, seeds):
-    """A result file. seeds: {seed: {benchmark: {unit: {class: IoU}}}}."""
-    lists = []
-    for seed, iou in seeds.items():
-        miou = {b: {u: sum(classes.values()) / len(classes) for u, classes in by_unit.items()} for b, by_unit in iou.items()}
-        lists.append({"seed": seed, "miou": miou, "iou": iou})
-    result = {"run": name, "kind": kind, "changes": list(changes.items()), "miou": lists[0]["miou"], "seeds": lists, "weights": 7}
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(result | {"seconds": {"train": 30.0}, "parameters": list((PARAMETERS | changes).items())}))
+def write(folder, run, iou):
+    """A result file of a run of params.yaml. iou: as in make_result."""
+    path = folder / f"{run}.json"
+    path.write_text(json.dumps(make_result(RUNS[run], iou, {"train": 30.0}, 7)))
     return path
 
 
-def test_a_row_for_each_seed_benchmark_and_unit_of_files_on_the_same_benchmarks(tmp_path):
+def test_a_row_for_each_seed_benchmark_and_unit_of_files_on_the_same_benchmarks(tmp_path, monkeypatch):
     world = dict.fromkeys(scenes.THINGS, 30.0) | dict.fromkeys(scenes.STUFF, 60.0)
     street = {"background": 10.0, "cat": 20.0}
-    seeds = {seed: {"street": {"pixel": street, "meta-point": street}, "world": {"pixel": world}} for seed in (0, 1)}
-    default = write(tmp_path, "default", "trained", {}, seeds)
-    study = load_results([default, write(tmp_path, "mgca.k=0", "trained", {"mgca.k": 0, "train.seeds": 1}, {0: seeds[0]})])
-    assert len(study.rows) == 9 and study.parameters == PARAMETERS
+    monkeypatch.setitem(RUNS["mgca.k=0"].changes, "train.seeds", 1)  # runs are not told apart by their number of seeds
+    units = {(seed, unit): street for seed in (0, 1) for unit in ("meta-point", "pixel")}
+    default = write(tmp_path, "default", {"street": units, "world": dict.fromkeys(units, world)})
+    study = load_results([default, write(tmp_path, "mgca.k=0", {"street": {(0, "pixel"): street}, "world": {(0, "pixel"): world}})])
+    assert len(study.rows) == 10 and study.parameters["mgca.k"] == 0.06
     assert study.costs == {"default": (7, 15.0), "mgca.k=0": (7, 30.0)}
-    assert study.changes == {"default": {}, "mgca.k=0": {"mgca.k": 0}}  # runs are not told apart by their number of seeds
+    assert study.changes == {"default": {}, "mgca.k=0": {"mgca.k": 0}}
     row = study.rows[(study.rows["benchmark"] == "street") & (study.rows["unit"] == "pixel")].iloc[0]
     assert (row["miou"], row["group"], row["own"], row["seed"]) == (15.0, WITH, False, 0) and pd.isna(row["things"])
     row = study.rows[study.rows["benchmark"] == "world"].iloc[0]
     assert (row["group"], row["things"], row["stuff"]) == (WITHOUT, 30, 60)
     assert set(study.rows.loc[study.rows["own"], "unit"]) == {"meta-point"}
-    other = write(tmp_path, "clip", "untrained", {"clip.dense": "clip"}, {None: {"road": {"pixel": street}}})
-    for path, error, message in (
-        (tmp_path / "absent.json", FileNotFoundError, "absent.json does not exist"),
-        (other, ValueError, "clip.json is on road, other results on street, world"),
-    ):
-        with pytest.raises(error, match=message):
-            load_results([default, path])
+    with pytest.raises(FileNotFoundError, match="absent.json does not exist"):
+        load_results([default, tmp_path / "absent.json"])
+    with pytest.raises(ValueError, match="clip.json is on road, other results on street, world"):
+        load_results([default, write(tmp_path, "clip", {"road": {(None, "pixel"): street}})])
 
 
 STUDY = results(

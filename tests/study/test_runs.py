@@ -2,20 +2,13 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
+from made import RUNS
 
-from ovseg import params
 from ovseg.study import runs
 
-RUNS = params.load_runs(Path(__file__).parents[2] / "params.yaml")
 DEFAULT, K, POINTS = RUNS["default"], RUNS["mgca.k=0"], RUNS["segment.meta_points=9"]
-
-
-def with_thresholds(run, thresholds):
-    evaluate = run.params.evaluate.model_copy(update={"thresholds": thresholds})
-    return params.Run(run.name, run.kind, run.changes, run.params.model_copy(update={"evaluate": evaluate}))
 
 
 def test_inferred_runs_are_evaluated_with_their_own_unit_only():
@@ -36,10 +29,10 @@ def test_a_result_averages_over_seeds_and_keeps_each():
     assert runs.by_class(result)["street", "pixel"].to_dict() == {"cat": 15, "sea": 40}
 
 
-def test_a_result_names_the_threshold_of_each_benchmark_with_background():
+def test_a_result_names_the_threshold_of_each_benchmark_with_background(monkeypatch):
+    monkeypatch.setitem(DEFAULT.params.evaluate.thresholds, "street", 0.4)
     iou = {name: {(0, "pixel"): {"background": 1.0, "cat": 2.0}} for name in ("street", "park")} | {"plain": {(0, "pixel"): {"cat": 1.0}}}
-    result = runs.make_result(with_thresholds(DEFAULT, {"street": 0.4}), iou, {})
-    assert result["thresholds"] == {"street": 0.4, "park": DEFAULT.params.segment.threshold}
+    assert runs.make_result(DEFAULT, iou, {})["thresholds"] == {"street": 0.4, "park": DEFAULT.params.segment.threshold}
 
 
 def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkeypatch):
