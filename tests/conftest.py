@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the cores are shared: threads o
     threads = max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
+os.environ["MPLBACKEND"] = "agg"  # no windows
 
 
 @pytest.fixture(scope="module")

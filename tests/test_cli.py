@@ -5,14 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from tiny import TINY, P, changed, picture, write_benchmark
+from tiny import ROOT, TINY, P, changed, picture, write_benchmark
 
 from ovseg import Segmenter, cli
 from ovseg.segmentation import hub
@@ -26,22 +25,13 @@ NAMES = ["cat", "sofa", "tall tree"]
 CLASSES = ["--classes", "cat, sofa,tall tree"]
 
 
-@pytest.fixture(scope="module")
-def model(clip, decoder, tmp_path_factory):
-    """A trained model's folder, models/default, with its CLIP in models/clip."""
-    folder = tmp_path_factory.mktemp("project") / "models"
-    pretraining.save_clip(clip.clip, TINY, folder / "clip")
-    settings = P.clip.model_copy(update={"model": f"local-dir:{folder / 'clip'}"})
-    Segmenter(clip, decoder, changed()).save_settings(folder / "default", settings)
-    decoder.save(folder / "default/seeds/0")
-    return folder / "default"
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch, model):
-    """An empty working directory, in which the model is the default one."""
+def here(clip, decoder, tmp_path, monkeypatch):
+    """A working directory with a trained model, models/default, and its CLIP, models/clip."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "models").symlink_to(model.parent)
+    pretraining.save_clip(clip.clip, TINY, "models/clip")
+    Segmenter(clip, decoder, changed()).save_settings("models/default", P.clip.model_copy(update={"model": "local-dir:models/clip"}))
+    decoder.save("models/default/seeds/0")
     return tmp_path
 
 
@@ -64,14 +54,15 @@ def refused(*arguments):
     return line.removeprefix("Error: ")
 
 
-def test_each_picture_gets_an_overlay_a_label_map_and_areas(here, model):
+def test_each_picture_gets_an_overlay_a_label_map_and_areas(here):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     save(here / "a.png"), save(here / "photos/b.JPG", 4000, 600, seed=1, exif=exif), save(here / "photos/.hidden.png")
     assert run(0, "segment", "a.png", "photos", "*.png", *CLASSES).stderr == "2 of 2 segmented, in out\n"
     assert sorted(os.listdir("out")) == [f"{stem}.{ending}" for stem in "ab" for ending in ("json", "labels.png", "overlay.png")]
     for stem, path, width, height in (("a", "a.png", 40, 33), ("b", "photos/b.JPG", 4000, 600)):
-        segmentation, labels = Segmenter.load(model, "cpu").segment(Image.open(path), NAMES), Image.open(f"out/{stem}.labels.png")
+        segmentation = Segmenter.load("models/default", "cpu").segment(Image.open(path), NAMES)
+        labels = Image.open(f"out/{stem}.labels.png")
         assert labels.mode == "P" and np.array_equal(np.asarray(labels), segmentation.labels)
         assert np.array_equal(np.reshape(labels.getpalette()[:9], (3, 3)), figures.palette(NAMES))
         assert max(Image.open(f"out/{stem}.overlay.png").size) < 2000
@@ -82,10 +73,10 @@ def test_each_picture_gets_an_overlay_a_label_map_and_areas(here, model):
         assert about == expected | {"width": width, "height": height}
 
 
-def test_background_threshold_and_others(here, model):
+def test_background_threshold_and_others(here):
     save(here / "a.png")
     run(0, "segment", "a.png", "--classes", "cat", "--background", "--threshold", "0.04", "--others", "sofa, tall tree")
-    segmentation = Segmenter.load(model, "cpu").segment(Image.open("a.png"), ["cat"], True, 0.04, ["sofa", "tall tree"])
+    segmentation = Segmenter.load("models/default", "cpu").segment(Image.open("a.png"), ["cat"], True, 0.04, ["sofa", "tall tree"])
     about = json.loads((here / "out/a.json").read_text())
     assert np.array_equal(np.asarray(Image.open("out/a.labels.png")), segmentation.labels)
     assert (list(about["percent"]), about["others"], about["threshold"]) == (["background", "cat"], ["sofa", "tall tree"], 0.04)
@@ -130,9 +121,9 @@ def benchmark(folder, names):
 
 
 @pytest.mark.parametrize("names, threshold", [(["background", "cat", "sofa"], 0.55), (["cat", "sofa", "tall tree", "sky"], None)])
-def test_iou_is_that_of_all_pixels(here, model, names, threshold):
+def test_iou_is_that_of_all_pixels(here, names, threshold):
     benchmark(here / "mine", names)
-    segmenter, background = Segmenter.load(model, "cpu"), names[0] == "background"
+    segmenter, background = Segmenter.load("models/default", "cpu"), names[0] == "background"
     options = ["--threshold", threshold] if background else []
     head, *lines = run(0, "evaluate", "mine", "--json", "results/mine.json", *options).stdout.splitlines()
     matrix = np.zeros((len(names), len(names)))  # pixels by true and by predicted class
@@ -159,7 +150,7 @@ WRONG = {  # a command: what its error says
     f"segment a.png --classes {','.join(map(str, range(256)))}": "256 names; a label map of one byte per pixel holds 255",
     "segment a.png --classes a,b --model absent": "absent cannot be loaded: absent holds no segmenter.json",
     "segment a.png --classes a,b --seed 7": "models/default cannot be loaded: ",
-    "segment a.png --classes a,b --model broken/default": "broken/default cannot be loaded: ",
+    "segment a.png --classes a,b --seed 1": "models/default cannot be loaded: ",
     "evaluate mine --threshold 0.5": "the first class 'background'; it is 'cat'",
     "evaluate mine --json a.png": "a.png exists already; --force replaces it",
     "evaluate mine --json mine --force": "'mine' is a directory",
@@ -172,8 +163,8 @@ WRONG = {  # a command: what its error says
 
 @pytest.mark.parametrize("command", WRONG)
 def test_wrong_usage_is_refused_before_work_in_one_line(here, command):
-    save(here / "a.png"), benchmark(here / "mine", ["cat", "sofa", "sky"]), shutil.copytree("models", "broken")
-    (here / "broken/default/seeds/0/decoder.safetensors").write_bytes(b"no weights")
+    save(here / "a.png"), benchmark(here / "mine", ["cat", "sofa", "sky"]), (here / "models/default/seeds/1").mkdir()
+    (here / "models/default/seeds/1/decoder.safetensors").write_bytes(b"no weights")
     assert WRONG[command] in refused(*command.split()) and not (here / "out").exists()
 
 
@@ -182,7 +173,7 @@ def test_invalid_labels_have_exit_code_1_and_check_data_reads_params(here):
     assert "benchmark other: 2 of 2 pictures, 3 classes" in run(0, "check-data", "other").stdout
     assert "warning: ids without a class: 2" in run(1, "check-data", "other", "mine").stdout
     assert "label map 0 holds 2" in run(1, "evaluate", "mine").stderr.splitlines()[-1]
-    values = yaml.safe_load((Path(__file__).parent.parent / "params.yaml").read_text())
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["benchmarks"] = {"lost": {"folder": "lost", "calibration": "other"}, "voc": {"layout": "voc", "folder": "voc", "optional": True}}
     values["evaluate"]["thresholds"], values["supervised"]["labels"], values["ablations"]["trained"] = {}, None, []
     (here / "params.yaml").write_text(yaml.safe_dump(values))

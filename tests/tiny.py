@@ -9,7 +9,7 @@ from PIL import Image
 from ovseg import params
 from ovseg.data.captions import TextBank, nouns
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 P = params.load(path=ROOT / "params.yaml")
 TINY = P.pretrain.model_copy(
     update={"size": 32, "patch": 8, "embed_dim": 16, "vision_width": 64, "vision_layers": 2, "text_width": 64, "text_layers": 1}

@@ -8,23 +8,35 @@ from datetime import datetime
 import numpy as np
 import pytest
 from PIL import Image
-from small_project import CLASSES, TRUTH, write
-from tiny import changed, picture
+from small import write_tar
+from tiny import P, changed, picture, write_benchmark
 
 from ovseg import Segmenter
 from ovseg.benchmarks.datasets import open_benchmark
 from ovseg.inspection import inspector
 from ovseg.inspection.inspector import OWN, PAIRS, Inspector, make_controls
 from ovseg.inspection.view import benchmark_picture, training_pair
+from ovseg.schema import Benchmark
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+CLASSES = ["background", "cat", "sofa"]
+TRUTH = np.repeat(np.array([0, 1, 2, 1], np.uint8), 12)[None].repeat(32, 0)  # (32, 48)
 PANELS = ("picture", "truth", "similarity", "object", "positive", "region", "units", "cosines", "labels", "error")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
+    """A project of three benchmark pictures and three training pairs: its Params and folder."""
     folder = tmp_path_factory.mktemp("project")
-    return write(folder), folder
+    street = write_benchmark(folder / "street", [np.roll(TRUTH, i, 1) for i in range(3)], CLASSES)
+    images = [Image.fromarray(picture(32, 48, seed=5 + i)) for i in range(3)]
+    samples = {f"k{i}": {"png": images[i], "txt": b"caption %d" % i, "seg.png": Image.fromarray(TRUTH)} for i in range(3)}
+    pairs = write_tar(folder / "pairs.tar", samples)
+    (folder / "shards.txt").write_text(f"{pairs}\n")
+    (folder / "pairs.txt").write_text("pairs/k0\npairs/k1\npairs/k2\n")
+    shards = Benchmark(shards=pairs, label="seg.png", classes=str(street / "classes.txt"))
+    changes = {"clip": P.clip.model_copy(update={"image_size": 32}), "segment": changed(unit="meta-point")}
+    return P.model_copy(update=changes | {"benchmarks": {"shards": shards, "street": Benchmark(folder=str(street))}}), folder
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import json
 import re
 import runpy
-from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
 import pytest
+from tiny import ROOT
 
-main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/report.py"))["main"]
+main = runpy.run_path(str(ROOT / "scripts/report.py"))["main"]
 
 
 def write(path, text):
