@@ -12,7 +12,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the cores are shared: threads o
 os.environ["MPLBACKEND"] = "agg"  # no windows
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """With tensors this small, threads on a busy machine only wait for each other."""
     before = torch.get_num_threads()

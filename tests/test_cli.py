@@ -15,11 +15,8 @@ from tiny import ROOT, TINY, P, changed, picture, write_benchmark
 
 from ovseg import Segmenter, cli
 from ovseg.segmentation import hub
-from ovseg.segmentation.segmenter import Segmentation
 from ovseg.study import figures
 from ovseg.world import pretraining
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ["cat", "sofa", "tall tree"]
 CLASSES = ["--classes", "cat, sofa,tall tree"]
@@ -91,15 +88,6 @@ def test_a_failed_picture_is_one_line_and_the_others_go_on(here):
     lines = run(1, "segment", "*.*", *CLASSES).stderr.splitlines()
     assert [line.split(": ")[0] for line in lines] == ["broken.jpg", "text.jpg", "2 of 4 segmented, in out"]
     assert {name.split(".")[0] for name in os.listdir("out")} == {"a", "zz"}
-
-
-def test_the_overlay_names_regions_and_has_a_legend_with_areas():
-    labels = np.zeros((60, 60), np.int64)
-    labels[:, 40:], labels[0, 0] = 1, 2
-    figure = figures.draw_overlay(Image.fromarray(picture(60, 60)), Segmentation(labels, ("cat", "a $5 note", "sofa $"), None))
-    assert {text.get_text() for text in figure.axes[0].texts} == {"cat", r"a \$5 note"}
-    assert [text.get_text() for text in figure.legends[0].texts] == ["cat 66.6%", r"a \$5 note 33.3%", r"sofa \$ 0.0%"]
-    figure.canvas.draw()
 
 
 def test_files_are_replaced_only_with_force_and_never_a_picture(here):

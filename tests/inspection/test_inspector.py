@@ -18,7 +18,6 @@ from ovseg.inspection.inspector import OWN, PAIRS, Inspector, make_controls
 from ovseg.inspection.view import benchmark_picture, training_pair
 from ovseg.schema import Benchmark
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ["background", "cat", "sofa"]
 TRUTH = np.repeat(np.array([0, 1, 2, 1], np.uint8), 12)[None].repeat(32, 0)  # (32, 48)
 PANELS = ("picture", "truth", "similarity", "object", "positive", "region", "units", "cosines", "labels", "error")

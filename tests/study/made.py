@@ -13,10 +13,10 @@ ALL = "object+region+pixel"
 PARAMETERS = dict(map(tuple, parameters(RUNS[DEFAULT].params)))
 
 
-def run(changes, meta_point=None, pixel=None, group=WITH, kind="trained"):
+def run(changes, meta_point=None, pixel=None, group=WITH):
     """A run's rows: (changes, rows). changes: {} for the default run. meta_point, pixel: mIoU at seeds 0, 1, ..."""
-    line = ",".join(f"{key}={value}" for key, value in changes.items())
-    name = changes["clip.dense"] if kind == "untrained" else line or DEFAULT
+    kind = "untrained" if "clip.dense" in changes else "trained"
+    name = changes.get("clip.dense") or ",".join(f"{key}={value}" for key, value in changes.items()) or DEFAULT
     rows = []
     for unit, values in {"meta-point": meta_point, "pixel": pixel}.items():
         for seed, miou in enumerate(values or ()):
@@ -26,11 +26,7 @@ def run(changes, meta_point=None, pixel=None, group=WITH, kind="trained"):
 
 
 def baseline(miou, group=WITH):
-    return run({"clip.dense": "maskclip"}, pixel=[miou], group=group, kind="untrained")
-
-
-def inferred(points, values, group=WITH):
-    return run({"segment.meta_points": points}, values, group=group, kind="inferred")
+    return run({"clip.dense": "maskclip"}, pixel=[miou], group=group)
 
 
 def results(*runs):

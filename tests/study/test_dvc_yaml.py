@@ -10,8 +10,6 @@ from tiny import ROOT
 from ovseg import params
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-
-
 FILES = {  # stages: the files that rerun them
     "sources": "notebooks/run.ipynb params.yaml",
     "prepare": "ovseg/world/scenes.py",
@@ -35,39 +33,30 @@ KEYS = {  # stages: the parameters that rerun them; of `run`, see below
 }
 
 
-def test_a_file_reruns_what_reads_it_or_a_folder_above_it():
-    for stages, paths in FILES.items():
-        for path in paths.split():
-            above = {path, *map(str, Path(path).parents)}
-            assert {name for name in STAGES if above & set(STAGES[name].get("deps", []))} == set(stages.split()), path
+def test_a_stage_reruns_by_its_files_and_parameters_and_what_they_are_in():
+    for kind, table in (("deps", FILES), ("params", KEYS)):
+        for stages, names in table.items():
+            for name in names.split():
+                above = {name, name.split(".")[0], *map(str, Path(name).parents)}
+                assert {stage for stage in STAGES if above & set(STAGES[stage].get(kind, []))} == set(stages.split()), name
 
 
-def test_a_parameter_reruns_what_names_it_or_its_section():
-    for stages, keys in KEYS.items():
-        for key in keys.split():
-            names = {key, key.split(".")[0]}
-            assert {name for name in STAGES if names & set(STAGES[name].get("params", []))} == set(stages.split()), key
-
-
-@pytest.mark.parametrize(
-    "key, value, names",
-    [
-        ("mgca.tau", 0.1, lambda run: run.kind == "trained" and "mgca" in run.params.sections),
-        ("tcl.area", 0.3, lambda run: run.name == "train.method=tcl"),
-        ("train.lr", 0.001, lambda run: run.kind == "trained" and "train.lr" not in run.changes),
-        ("train.workers", 1, lambda run: False),
-        ("segment.meta_points", 49, lambda run: "segment.meta_points" not in run.changes),
-        ("evaluate.thresholds", {"things": 0.5}, lambda run: True),
-        ("train.seeds", 2, lambda run: run.kind != "untrained"),
-    ],
-)
-def test_a_parameter_reruns_the_runs_that_use_it(key, value, names, tmp_path):
+@pytest.mark.parametrize("key, value, uses", [
+    ("mgca.tau", 0.1, lambda run: run.kind == "trained" and "mgca" in run.params.sections),
+    ("tcl.area", 0.3, lambda run: run.name == "train.method=tcl"),
+    ("train.lr", 0.001, lambda run: run.kind == "trained" and "train.lr" not in run.changes),
+    ("train.workers", 1, lambda run: False),
+    ("segment.meta_points", 49, lambda run: "segment.meta_points" not in run.changes),
+    ("evaluate.thresholds", {"things": 0.5}, lambda run: True),
+    ("train.seeds", 2, lambda run: run.kind != "untrained"),
+])  # fmt: skip
+def test_a_parameter_reruns_the_runs_that_use_it(key, value, uses, tmp_path):
     section, name = key.split(".")
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values[section][name] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     others = params.load_runs(tmp_path / "params.yaml")
-    assert {name for name in RUNS if RUNS[name].depends() != others[name].depends()} == {run.name for run in RUNS.values() if names(run)}
+    assert {name for name in RUNS if RUNS[name].depends() != others[name].depends()} == {run.name for run in RUNS.values() if uses(run)}
 
 
 def test_every_run_depends_on_its_own_parameters_only_and_writes_its_own_files():

@@ -4,7 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
+from ovseg.segmentation.segmenter import Segmentation
 from ovseg.study import figures
 from ovseg.world import scenes
 
@@ -63,11 +65,16 @@ def test_label_maps_carry_names_a_legend_and_their_miou():
     truth = np.zeros((20, 20), int)
     truth[5:7, 5:7], truth[:, 15:] = 1, 2
     half = np.where(truth == 1, 1, 0)  # sky 300 - 4 of 400 - 4 pixels, car right, tree wrong; 3 classes
-    figure = figures.segmentations({7: (np.zeros((20, 20, 3)), truth, half)}, ["picture", "truth", "map"], ["sky", "car", "tree", "sea"])
-    assert [text.get_text() for text in figure.axes[1].texts] == ["sky", "tree"]
+    picture, columns, names = np.zeros((20, 20, 3), np.uint8), ["picture", "truth", "map"], ("sky", "car", "$5 tree", "sea")
+    figure = figures.segmentations({7: (picture, truth, half)}, columns, names)
     assert figure.axes[1].texts[1].get_ha() == "right"  # away from the edge
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["car"]
     assert [axis.get_xlabel() for axis in figure.axes] == ["picture 7", "", f"mIoU {100 * (296 / 396 + 1) / 3:.1f}%"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["car"]  # those that no picture names
+    overlay = figures.draw_overlay(Image.fromarray(picture), Segmentation(truth, names, None))
+    assert [text.get_text() for text in overlay.legends[0].texts] == ["sky 74.0%", r"\$5 tree 25.0%", "car 1.0%"]
+    for axis, tree in ((figure.axes[1], "$5 tree"), (overlay.axes[0], r"\$5 tree")):
+        assert [text.get_text() for text in axis.texts] == ["sky", tree]
+    overlay.canvas.draw()
     assert figures.miou(truth, np.full((20, 20), 255), ["sky", "car", "tree"]) == ""
 
 

@@ -5,7 +5,7 @@ import statistics
 
 import pandas as pd
 import pytest
-from made import ALL, WITH, WITHOUT, baseline, inferred, results, run
+from made import ALL, WITH, WITHOUT, baseline, results, run
 
 from ovseg.study.findings import HOLDS, NOT, UNDECIDED, Finding, compare, greater, judge
 
@@ -83,11 +83,12 @@ def test_f1_f2_and_f3_hold_in_the_papers_order_only():
 
 
 def test_f4_holds_with_a_best_count_in_the_middle_only():
-    f4 = judge(results(run({}, (40, 41, 42), (38, 39.5, 40)), inferred(64, (39, 40, 41)), inferred(9, (30, 31, 32.5))))[3]
-    assert f4.verdict == HOLDS
-    assert [(row["first"], row["second"]) for row in f4.comparisons] == [("36 meta-points", "pixels"), ("36 meta-points", "9 meta-points")]
-    for fewest, pixels in (((50, 51, 52.5), (38, 39, 40)), ((30, 31, 32), (45, 46, 47.5))):
-        assert judge(results(run({}, (40, 41, 42), pixels), inferred(64, (39, 40, 41)), inferred(9, fewest)))[3].verdict == NOT
+    many = run({"segment.meta_points": 64}, (39, 40, 41))
+    cases = ((30, 31, 32.5), (38, 39.5, 40), HOLDS), ((50, 51, 52.5), (38, 39, 40), NOT), ((30, 31, 32), (45, 46, 47.5), NOT)
+    for fewest, pixels, verdict in cases:
+        f4 = judge(results(run({}, (40, 41, 42), pixels), many, run({"segment.meta_points": 9}, fewest)))[3]
+        pairs = [(row["first"], row["second"]) for row in f4.comparisons]
+        assert f4.verdict == verdict and pairs == [("36 meta-points", "pixels"), ("36 meta-points", "9 meta-points")]
 
 
 def test_f5_compares_the_default_with_both_ends_and_f6_holds_when_no_beta_is_further_than_a_point_away():
@@ -102,7 +103,7 @@ def test_f5_compares_the_default_with_both_ends_and_f6_holds_when_no_beta_is_fur
 
 
 def test_the_default_run_alone_decides_nothing_and_every_finding_says_why():
-    findings = judge(results(run({}, (40, 41, 42), (38, 39, 40)), baseline(20), inferred(9, (30, 31, 32))))
+    findings = judge(results(run({}, (40, 41, 42), (38, 39, 40)), baseline(20), run({"segment.meta_points": 9}, (30, 31, 32))))
     assert [f.code for f in findings] == ["F1", "F2", "F3", "F4", "F5", "F6"]
     assert {f.verdict for f in findings} == {UNDECIDED} and all(f.missing for f in findings)
     assert "three numbers" in findings[3].missing[0] and not findings[3].comparisons

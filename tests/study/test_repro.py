@@ -1,6 +1,6 @@
 """scripts/repro.py with a stand-in for dvc, and scripts/notebook.sh with one for srun."""
 
-import importlib.util
+import importlib
 import os
 import subprocess
 from pathlib import Path
@@ -12,13 +12,11 @@ from tiny import ROOT
 @pytest.fixture
 def repro(tmp_path, monkeypatch):
     """scripts/repro.py as a module, in an empty folder."""
-    spec = importlib.util.spec_from_file_location("repro", ROOT / "scripts/repro.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.chdir(tmp_path)
-    module.LOGS.mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return module
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    Path("runs/logs").mkdir(parents=True)
+    return importlib.import_module("repro")
 
 
 def stand_in(name, script):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from made import ALL, RUNS, WITH, WITHOUT, baseline, inferred, results, run
+from made import ALL, RUNS, WITH, WITHOUT, baseline, results, run
 
 from ovseg.study import charts, report
 from ovseg.study.findings import judge
@@ -46,7 +46,7 @@ STUDY = results(
     run({}, (40, 42), (38, 40)), run({"mgca.k": 0}, (45, 47), (44, 45)), run({"mgca.k": 0.4}, (30,), (29,)),
     run({"mgca.tau": 0.1}, (41, 41.5), (40, 40)), run({"train.mask_equal_texts": False}, (39, 39)),
     run({"mgca.granularity": "object+region"}, (35, 36)), run({"mgca.beta": 0.2}, (33, 34)),
-    run({"mgca.beta": 0.2, "mgca.granularity": "object+region"}, (31, 32)), inferred(9, (20, 21)), baseline(10),
+    run({"mgca.beta": 0.2, "mgca.granularity": "object+region"}, (31, 32)), run({"segment.meta_points": 9}, (20, 21)), baseline(10),
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
         run({}, (40, 42)), run({"train.method": "supervised", "train.lr": 0.004}, (98, 98)), run({"mgca.k": 0}, (25,)),
         run({"train.method": "tcl", "mgca.k": 0}, (99,)), run({"train.method": "mgca+mixreorg"}, (50, 50)),
         run({"train.method": "supervised"}, (70, 50)),
-        run({"train.method": "tcl", "train.lr": 0.004}, (30, 34), (20, 22)), run({"clip.dense": "maskclip"}, [10], [10], kind="untrained"),
+        run({"train.method": "tcl", "train.lr": 0.004}, (30, 34), (20, 22)), run({"clip.dense": "maskclip"}, [10], [10]),
     )  # fmt: skip
     assert list(study.methods.values()) == ["mgca", "mgca+mixreorg", "tcl", "supervised"]
     paper = {WITH: {"rows": [{"method": "TCL", "average": 35.1}, {"method": "TCL", "average": 35.3}]}, WITHOUT: {"rows": []}}
