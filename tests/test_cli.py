@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from tiny import ROOT, TINY, P, changed, picture, write_benchmark
+from tiny import ROOT, TINY, P, changed, picture, save, write_benchmark
 
 from ovseg import Segmenter, cli
 from ovseg.segmentation import hub
@@ -32,7 +32,7 @@ def here(clip, decoder, tmp_path, monkeypatch):
     return tmp_path
 
 
-def save(path, height=33, width=40, seed=0, **options):
+def photo(path, height=33, width=40, seed=0, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture(height, width, seed)).save(path, **options)
     return path
@@ -54,7 +54,7 @@ def refused(*arguments):
 def test_each_picture_gets_an_overlay_a_label_map_and_areas(here):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    save(here / "a.png"), save(here / "photos/b.JPG", 4000, 600, seed=1, exif=exif), save(here / "photos/.hidden.png")
+    photo(here / "a.png"), photo(here / "photos/b.JPG", 4000, 600, seed=1, exif=exif), photo(here / "photos/.hidden.png")
     assert run(0, "segment", "a.png", "photos", "*.png", *CLASSES).stderr == "2 of 2 segmented, in out\n"
     assert sorted(os.listdir("out")) == [f"{stem}.{ending}" for stem in "ab" for ending in ("json", "labels.png", "overlay.png")]
     for stem, path, width, height in (("a", "a.png", 40, 33), ("b", "photos/b.JPG", 4000, 600)):
@@ -71,7 +71,7 @@ def test_each_picture_gets_an_overlay_a_label_map_and_areas(here):
 
 
 def test_background_threshold_and_others(here):
-    save(here / "a.png")
+    photo(here / "a.png")
     run(0, "segment", "a.png", "--classes", "cat", "--background", "--threshold", "0.04", "--others", "sofa, tall tree")
     segmentation = Segmenter.load("models/default", "cpu").segment(Image.open("a.png"), ["cat"], True, 0.04, ["sofa", "tall tree"])
     about = json.loads((here / "out/a.json").read_text())
@@ -82,18 +82,17 @@ def test_background_threshold_and_others(here):
 
 
 def test_a_failed_picture_is_one_line_and_the_others_go_on(here):
-    (here / "broken.jpg").write_bytes(save(here / "a.jpg").read_bytes()[:-100])
+    (here / "broken.jpg").write_bytes(photo(here / "a.jpg").read_bytes()[:-100])
     (here / "text.jpg").write_text("no picture")
-    save(here / "zz.png")
+    photo(here / "zz.png")
     lines = run(1, "segment", "*.*", *CLASSES).stderr.splitlines()
     assert [line.split(": ")[0] for line in lines] == ["broken.jpg", "text.jpg", "2 of 4 segmented, in out"]
     assert {name.split(".")[0] for name in os.listdir("out")} == {"a", "zz"}
 
 
 def test_files_are_replaced_only_with_force_and_never_a_picture(here):
-    save(here / "a.png"), save(here / "other/a.jpg"), save(here / "pair/b.png"), save(here / "pair/b.overlay.png")
-    (here / "out").mkdir()
-    (here / "out/a.json").write_text("mine")
+    photo(here / "a.png"), photo(here / "other/a.jpg"), photo(here / "pair/b.png"), photo(here / "pair/b.overlay.png")
+    save(here / "out/a.json", "mine")
     assert refused("segment", "a.png", *CLASSES) == "out/a.json exists already; --force replaces it"
     assert "a.png and other/a.jpg would overwrite each other" in refused("segment", "a.png", "other", *CLASSES, "--force")
     assert "pair/b.overlay.png is one of the pictures" in refused("segment", "pair", *CLASSES, "-o", "pair", "--force")
@@ -151,8 +150,8 @@ WRONG = {  # a command: what its error says
 
 @pytest.mark.parametrize("command", WRONG)
 def test_wrong_usage_is_refused_before_work_in_one_line(here, command):
-    save(here / "a.png"), benchmark(here / "mine", ["cat", "sofa", "sky"]), (here / "models/default/seeds/1").mkdir()
-    (here / "models/default/seeds/1/decoder.safetensors").write_bytes(b"no weights")
+    photo(here / "a.png"), benchmark(here / "mine", ["cat", "sofa", "sky"])
+    save(here / "models/default/seeds/1/decoder.safetensors", b"no weights")
     assert WRONG[command] in refused(*command.split()) and not (here / "out").exists()
 
 
@@ -187,7 +186,7 @@ def test_publish_exports_once_and_uploads_on_request(here, monkeypatch):
     monkeypatch.setattr(hub, "write_model", lambda *arguments: written.append(arguments))
     monkeypatch.setattr(hub, "push", lambda *arguments: pushed.append(arguments) or "URL")
     assert run(0, "publish", "models/default", "out").stdout == "out\n" and not pushed
-    (here / "out").mkdir(), (here / "out/README.md").touch()
+    save(here / "out/README.md", "")
     assert run(0, "publish", "models/default", "out", "--push", "me/model", "--private").stdout == "out\nURL\n"
     assert written == [("models/default", "out", None)] and pushed == [("out", "me/model", True)]
     monkeypatch.setattr(hub, "push", lambda *_: 1 / 0)  # any error of the network

@@ -42,13 +42,21 @@ def picture(height, width, seed=0):
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def save(path, content):
+    """Write bytes, text, or an array as image, to a file in a folder that may not exist yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str | bytes):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        Image.fromarray(np.array(content, np.uint8 if np.max(content) < 256 else np.uint16)).save(path)
+
+
 def write_benchmark(folder, maps, classes):
     """A folder benchmark of label maps (H, W), with random pictures of the same sizes."""
-    for index, labels in enumerate(map(np.asarray, maps)):
-        for part, array in {"images": picture(*labels.shape, index), "labels": labels}.items():
-            (folder / part).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array.astype(np.uint8 if array.max() < 256 else np.uint16)).save(folder / part / f"{index}.png")
-    (folder / "classes.txt").write_text("\n".join(classes))
+    for index, labels in enumerate(maps):
+        save(folder / f"images/{index}.png", picture(*np.shape(labels), index))
+        save(folder / f"labels/{index}.png", labels)
+    save(folder / "classes.txt", "\n".join(classes))
     return folder
 
 

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from PIL import Image
-from tiny import P
+from tiny import P, save
 
 SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})
 CLASSES = ("background", "a", "b")
@@ -34,15 +34,6 @@ def png(array):
     out = io.BytesIO()
     Image.fromarray(array).save(out, "PNG")
     return out.getvalue()
-
-
-def save(path, content):
-    """Write bytes, text, or an array as image, to a file in a folder that may not exist yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, str | bytes):
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    else:
-        Image.fromarray(np.array(content, np.uint8)).save(path)
 
 
 def columns(*labels):

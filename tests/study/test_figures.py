@@ -10,7 +10,6 @@ from ovseg.segmentation.segmenter import Segmentation
 from ovseg.study import figures
 from ovseg.world import scenes
 
-PICTURE = np.full((12, 16, 3), 200, np.uint8)
 # Viénot, Brettel and Mollon 1999, on linear RGB: another model of colour blindness than that with which the colours were chosen.
 DEUTERANOPE = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
 PROTANOPE = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
@@ -51,13 +50,13 @@ def test_a_class_has_one_colour_in_all_lists():
 
 
 def test_long_texts_keep_to_their_width():
-    long = "a very long caption of a picture that does not fit into one line of it"
-    figure = figures.grid([[PICTURE] * 3], ["one", "two", "three"], 2, [[long, long, ""]], title="run section.key=value, " * 8)
+    picture, long = np.full((12, 16, 3), 200, np.uint8), "a very long caption of a picture that does not fit into one line of it"
+    figure = figures.grid([[picture] * 3], ["one", "two", "three"], 2, [[long, long, ""]], title="run section.key=value, " * 8)
     assert {"one", "two", "three"} <= set(texts(figure))
     left, right = (axis.xaxis.label.get_window_extent() for axis in figure.axes[:2])
     title = figure._suptitle.get_window_extent()
     assert left.x1 <= right.x0 and title.x0 >= 0 and title.x1 <= figure.bbox.x1
-    figure = figures.picture_grid([PICTURE] * 5, list("abcde"), 3)  # the last row is shorter
+    figure = figures.picture_grid([picture] * 5, list("abcde"), 3)  # the last row is shorter
     assert [axis.get_visible() for axis in figure.axes] == [True] * 5 + [False] and set("abcde") <= set(texts(figure))
 
 

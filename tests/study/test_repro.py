@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tiny import ROOT
+from tiny import ROOT, save
 
 
 @pytest.fixture
@@ -22,8 +22,7 @@ def repro(tmp_path, monkeypatch):
 def stand_in(name, script):
     """Put a shell script on the PATH of the fixture's folder."""
     path = Path("bin", name)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    save(path, f"#!/usr/bin/env bash\n{script}\n")
     path.chmod(0o755)
 
 
@@ -55,10 +54,9 @@ def test_changed_stages_are_those_of_the_kinds_and_a_held_lock_ends_the_wait(rep
     assert Path("tries").read_text().count("try") == 3
 
 
-def test_a_notebooks_command_is_launched_by_the_prefix(repro):
+def test_a_notebooks_command_is_launched_by_the_prefix(repro, monkeypatch):
     stand_in("srun", 'echo "$@" > words; touch out.ipynb')
-    environment = os.environ | {"OVSEG_LAUNCH": "srun --gres=gpu:1 --cpus-per-task=8"}
-    command = ["bash", ROOT / "scripts/notebook.sh", "a.ipynb", "out.ipynb", "-r", "name", "mgca.k=0"]
-    subprocess.run(command, env=environment, check=True)
+    monkeypatch.setenv("OVSEG_LAUNCH", "srun --gres=gpu:1 --cpus-per-task=8")
+    subprocess.run(["bash", ROOT / "scripts/notebook.sh", "a.ipynb", "out.ipynb", "-r", "name", "mgca.k=0"], check=True)
     words = "--gres=gpu:1 --cpus-per-task=8 python scripts/execute.py a.ipynb out.ipynb -r name mgca.k=0\n"
     assert Path("words").read_text() == words

@@ -16,23 +16,20 @@ def test_inferred_runs_are_evaluated_with_their_own_unit_only():
     assert runs.units_of(K) == ["meta-point", "pixel"] and runs.units_of(POINTS) == ["meta-point"]
 
 
-def test_a_result_averages_over_seeds_and_keeps_each():
+def test_a_result_averages_over_seeds_and_keeps_each_and_names_thresholds_of_benchmarks_with_background(monkeypatch):
+    monkeypatch.setitem(K.params.evaluate.thresholds, "things", 0.4)
     iou = {"street": {(0, "pixel"): {"cat": 10.0, "sea": None}, (1, "pixel"): {"cat": 20.0, "sea": 40.0}}}
+    iou |= {name: dict.fromkeys(iou["street"], {"background": 1.0}) for name in ("things", "park")}
     result = runs.make_result(K, iou, {"train": 3.0, "evaluate": 1.0}, 7)
-    assert result["miou"] == {"street": {"pixel": 20.0}}  # of 10 and (20 + 40) / 2
+    assert result["miou"]["street"] == {"pixel": 20.0}  # of 10 and (20 + 40) / 2
     assert [seed["miou"]["street"]["pixel"] for seed in result["seeds"]] == [10, 30]
     assert result["seeds"][1]["iou"]["street"]["pixel"] == {"cat": 20.0, "sea": 40.0}
-    assert (result["run"], result["kind"], result["weights"], result["thresholds"]) == ("mgca.k=0", "trained", 7, {})
-    assert result["classes"] == [["street", "a420285883291977360ae3a0ca0100524031d2e46f8ce2ce38c2f29bce3af252"]]  # cat, sea
+    assert (result["run"], result["kind"], result["weights"]) == ("mgca.k=0", "trained", 7)
+    assert result["thresholds"] == {"things": 0.4, "park": K.params.segment.threshold}
+    assert result["classes"][:1] == [["street", "a420285883291977360ae3a0ca0100524031d2e46f8ce2ce38c2f29bce3af252"]]  # cat, sea
     assert result["versions"][0] == ["python", sys.version.split()[0]] and dict(result["versions"])["numpy"] == np.__version__
     assert result["changes"] == [("mgca.k", 0)] and dict(result["parameters"])["mgca.k"] == 0
-    assert runs.by_class(result)["street", "pixel"].to_dict() == {"cat": 15, "sea": 40}
-
-
-def test_a_result_names_the_threshold_of_each_benchmark_with_background(monkeypatch):
-    monkeypatch.setitem(DEFAULT.params.evaluate.thresholds, "street", 0.4)
-    iou = {name: {(0, "pixel"): {"background": 1.0, "cat": 2.0}} for name in ("street", "park")} | {"plain": {(0, "pixel"): {"cat": 1.0}}}
-    assert runs.make_result(DEFAULT, iou, {})["thresholds"] == {"street": 0.4, "park": DEFAULT.params.segment.threshold}
+    assert runs.by_class(result)["street", "pixel"].dropna().to_dict() == {"cat": 15, "sea": 40}
 
 
 def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkeypatch):
