@@ -11,18 +11,14 @@ from ovseg.benchmarks.layouts import LAYOUTS
 from ovseg.data_check import check_benchmark, check_pairs
 
 
-def folder(path, maps, classes):
-    return FolderBenchmark("street", write_benchmark(path, maps, classes))
-
-
 def findings(report):
     """The warnings and notes of a report."""
     return [line for line in report if line.startswith(("warning: ", "note: "))]
 
 
 def test_pixels_and_pictures_are_counted_by_stored_id(tmp_path):
-    benchmark = folder(tmp_path, [[[0, 0, 1], [3, 3, 255]], [[1, 1], [1, 3]], [[0], [1]]], ["road", "car", "sky", "tree"])
-    report = check_benchmark(benchmark)
+    maps = [[[0, 0, 1], [3, 3, 255]], [[1, 1], [1, 3]], [[0], [1]]]
+    report = check_benchmark(FolderBenchmark("street", write_benchmark(tmp_path, maps, ["road", "car", "sky", "tree"])))
     assert report[:2] == ["benchmark street: 3 of 3 pictures, 4 classes", "sizes: 1x2 to 3x2, median 2x2"]
     table = [" ".join(line.split()) for line in report[4:]]
     assert table == ["0 road 25.00 2", "1 car 41.67 3", "3 tree 25.00 2", "255 (ignored) 8.33 1", "in no picture: sky"]
@@ -38,11 +34,12 @@ def test_ids_without_a_class_are_warned_of_and_suspicious_ids_noted(tmp_path):
     )):  # fmt: skip
         expected = {f"warning: ids without a class: {unknown}"} if unknown else set()
         expected |= {f"note: {note}"} if note else set()
-        assert set(findings(check_benchmark(folder(tmp_path / str(number), maps, "abc")))) == expected
+        benchmark = FolderBenchmark("street", write_benchmark(tmp_path / str(number), maps, "abc"))
+        assert set(findings(check_benchmark(benchmark))) == expected
 
 
 def test_unreadable_files_and_wrong_sizes_are_warned_of_and_the_others_counted(tmp_path):
-    benchmark = folder(tmp_path, [[[0, 1]], [[1, 1]], [[0, 0], [1, 0]]], "ab")
+    benchmark = FolderBenchmark("street", write_benchmark(tmp_path, [[[0, 1]], [[1, 1]], [[0, 0], [1, 0]]], "ab"))
     (tmp_path / "images/0.png").write_bytes(b"no picture")
     save(tmp_path / "images/1.png", picture(3, 4))
     report = check_benchmark(benchmark)

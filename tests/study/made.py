@@ -10,7 +10,6 @@ from ovseg.study.runs import parameters
 RUNS = params.load_runs(ROOT / "params.yaml")
 WITH, WITHOUT = GROUPS
 ALL = "object+region+pixel"
-PARAMETERS = dict(map(tuple, parameters(RUNS[DEFAULT].params)))
 
 
 def run(changes, meta_point=None, pixel=None, group=WITH):
@@ -32,4 +31,4 @@ def baseline(miou, group=WITH):
 def results(*runs):
     frame = pd.DataFrame([row for _, _, rows in runs for row in rows])
     frame = frame.astype({name: float for name in ("seed", "miou", "things", "stuff")})
-    return Results(frame, {name: changes for name, changes, _ in runs}, PARAMETERS)
+    return Results(frame, {name: changes for name, changes, _ in runs}, dict(map(tuple, parameters(RUNS[DEFAULT].params))))
