@@ -140,7 +140,6 @@ WRONG = {  # a command: what its error says
     "segment a.png --classes a,b --seed 1": "models/default cannot be loaded: ",
     "evaluate mine --threshold 0.5": "the first class 'background'; it is 'cat'",
     "evaluate mine --json a.png": "a.png exists already; --force replaces it",
-    "evaluate mine --json mine --force": "'mine' is a directory",
     "check-data": "no params.yaml",
     "check-data mine absent": "absent does not exist",
     "models --folder absent": "absent: no trained models here",

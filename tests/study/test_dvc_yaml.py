@@ -60,11 +60,10 @@ def test_a_parameter_reruns_the_runs_that_use_it(key, value, uses, tmp_path):
 
 
 def test_every_run_depends_on_its_own_parameters_only_and_writes_its_own_files():
-    for name in ("run", "inferred", "untrained"):
+    for name, lines in {"run": "trained", "inferred": "inferred", "untrained": "untrained"}.items():
+        assert STAGES[name]["matrix"]["line"] == f"${{ablations.{lines}}}"
         assert "runs/sources/runs/${item.line}.json" in STAGES[name]["deps"]
         outs = [out if isinstance(out, str) else next(iter(out)) for out in STAGES[name]["outs"]]
         assert {"runs/${item.line}.ipynb", "results/runs/${item.line}.json"} <= set(outs)
         assert all("${item.line}" in out for out in outs)
-    lists = [STAGES[name]["matrix"]["line"] for name in ("run", "inferred", "untrained")]
-    assert lists == ["${ablations.trained}", "${ablations.inferred}", "${ablations.untrained}"]
     assert not any(dep.startswith(("models", "results")) for dep in STAGES["run"]["deps"])  # no trained run depends on another

@@ -11,11 +11,6 @@ from ovseg.study import runs
 DEFAULT, K, POINTS = RUNS["default"], RUNS["mgca.k=0"], RUNS["segment.meta_points=9"]
 
 
-def test_inferred_runs_are_evaluated_with_their_own_unit_only():
-    assert runs.units_of(DEFAULT) == runs.units_of(RUNS["clip"]) == ["meta-point", "pixel", "group"]
-    assert runs.units_of(K) == ["meta-point", "pixel"] and runs.units_of(POINTS) == ["meta-point"]
-
-
 def test_a_result_averages_over_seeds_and_keeps_each_and_names_thresholds_of_benchmarks_with_background(monkeypatch):
     monkeypatch.setitem(K.params.evaluate.thresholds, "things", 0.4)
     iou = {"street": {(0, "pixel"): {"cat": 10.0, "sea": None}, (1, "pixel"): {"cat": 20.0, "sea": 40.0}}}
@@ -46,8 +41,9 @@ def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkey
     assert runs.beside(ours, others).loc["street", "pixel"]["default run"] == "–"
 
 
-def test_the_heading_says_what_a_run_changes():
-    assert runs.heading(DEFAULT, DEFAULT).startswith("**Run `default`**: `params.yaml` as it is; seeds 0 to 2.")
-    assert "changes `mgca.k` from 0.06 to 0; seeds" in runs.heading(K, DEFAULT)
-    assert "changes `segment.meta_points` from 36 to 9; the default run's decoders" in runs.heading(POINTS, DEFAULT)
-    assert "as SCLIP reads them, without training" in runs.heading(RUNS["sclip"], DEFAULT)
+def test_the_heading_says_what_a_run_changes_and_its_units():
+    default, trained, inferred, untrained = (runs.heading(run, DEFAULT) for run in (DEFAULT, K, POINTS, RUNS["sclip"]))
+    assert default.startswith("**Run `default`**: `params.yaml` as it is; seeds 0 to 2. Units: meta-point, pixel, group (the first")
+    assert "changes `mgca.k` from 0.06 to 0; seeds 0 to 2. Units: meta-point, pixel (" in trained
+    assert "changes `segment.meta_points` from 36 to 9; the default run's decoders. Units: meta-point (" in inferred
+    assert "as SCLIP reads them, without training. Units: meta-point, pixel, group (" in untrained
