@@ -1,14 +1,13 @@
-"""Fixtures that tests of several packages share, and how many threads they get."""
+"""Fixtures that tests of several packages share, and how many threads tests get."""
 
 import os
 
 import pytest
 import torch
 
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the cores are shared: threads of one file would wait for those of others
-    threads = max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # processes that tests start share the cores
+    os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+os.environ["MPLBACKEND"] = "agg"  # no windows
 
 
 @pytest.fixture(scope="module", autouse=True)

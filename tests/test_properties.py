@@ -1,6 +1,5 @@
 """What holds for any input of units and windows. Inputs are drawn by hypothesis, in each run the same."""
 
-import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -8,8 +7,6 @@ from tiny import changed
 
 from ovseg.segmentation import units
 from ovseg.segmentation.windows import interpolation, stitch, window_grid
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 drawn = settings(derandomize=True, database=None, deadline=None, max_examples=20)
 SEEDS = st.integers(0, 1000)

@@ -10,7 +10,8 @@ from PIL import Image
 from ovseg import params
 from ovseg.data.captions import TextBank, nouns
 
-P = params.load(path=Path(__file__).parent.parent / "params.yaml")
+ROOT = Path(__file__).resolve().parents[1]
+P = params.load(path=ROOT / "params.yaml")
 TINY = P.pretrain.model_copy(
     update={"size": 32, "patch": 8, "embed_dim": 16, "vision_width": 64, "vision_layers": 2, "text_width": 64, "text_layers": 1}
 )
@@ -54,14 +55,21 @@ def encoded(image, kind="PNG", **options):
     return out.getvalue()
 
 
+def save(path, content):
+    """Write bytes, text, or an array as image, to a file in a folder that may not exist yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str | bytes):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        Image.fromarray(np.array(content, np.uint8 if np.max(content) < 256 else np.uint16)).save(path)
+
+
 def write_benchmark(folder, maps, classes, image=None):
     """A folder benchmark of label maps (H, W), with random pictures of the same sizes, or with the bytes `image` as each picture."""
-    for index, labels in enumerate(map(np.asarray, maps)):
-        stored = encoded(labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
-        for part, content in {"images": image or encoded(picture(*labels.shape, index)), "labels": stored}.items():
-            (folder / part).mkdir(parents=True, exist_ok=True)
-            (folder / part / f"{index}.png").write_bytes(content)
-    (folder / "classes.txt").write_text("\n".join(classes))
+    for index, labels in enumerate(maps):
+        save(folder / f"images/{index}.png", image or picture(*np.shape(labels), index))
+        save(folder / f"labels/{index}.png", labels)
+    save(folder / "classes.txt", "\n".join(classes))
     return folder
 
 

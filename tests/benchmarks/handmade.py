@@ -1,7 +1,6 @@
 """Settings and benchmarks of 8x8 pictures whose scores can be told by hand, and where files of the paper's benchmarks lie."""
 
 import numpy as np
-from PIL import Image
 from tiny import P, changed
 
 SETTINGS = P.segment.model_copy(update={"unit": "pixel", "short_side": 8, "window": 8, "stride": 8, "scale": 1.0, "precision": "float32"})
@@ -28,13 +27,6 @@ def files(name, keys, split=0):
     return [(image.format(of_split, key), labels.format(of_split, key)) for key in keys]
 
 
-def save(path, content):
-    """Write bytes, text, or an array as image, to a file in a folder that may not exist yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, str | bytes):
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    else:
-        Image.fromarray(np.array(content, np.uint8)).save(path)
 
 
 def columns(*labels):

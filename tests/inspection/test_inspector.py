@@ -8,22 +8,34 @@ from datetime import datetime
 import numpy as np
 import pytest
 from PIL import Image
-from small_project import CLASSES, TRUTH, write
-from tiny import changed, picture
+from small import write_tar
+from tiny import P, changed, picture, save, write_benchmark
 
 from ovseg import Segmenter
 from ovseg.benchmarks.datasets import open_benchmark
 from ovseg.inspection import inspector
 from ovseg.inspection.inspector import OWN, PAIRS, Inspector, make_controls
 from ovseg.inspection.view import benchmark_picture, training_pair
+from ovseg.schema import Benchmark
 
+CLASSES = ["background", "cat", "sofa"]
+TRUTH = np.repeat(np.array([0, 1, 2, 1], np.uint8), 12)[None].repeat(32, 0)  # (32, 48)
 PANELS = ("picture", "truth", "similarity", "object", "positive", "region", "units", "cosines", "labels", "error")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
+    """A project of three benchmark pictures and three training pairs: its Params and folder."""
     folder = tmp_path_factory.mktemp("project")
-    return write(folder), folder
+    street = write_benchmark(folder / "street", [np.roll(TRUTH, i, 1) for i in range(3)], CLASSES)
+    images = [Image.fromarray(picture(32, 48, seed=5 + i)) for i in range(3)]
+    samples = {f"k{i}": {"png": images[i], "txt": b"caption %d" % i, "seg.png": Image.fromarray(TRUTH)} for i in range(3)}
+    pairs = write_tar(folder / "pairs.tar", samples)
+    (folder / "shards.txt").write_text(f"{pairs}\n")
+    (folder / "pairs.txt").write_text("pairs/k0\npairs/k1\npairs/k2\n")
+    shards = Benchmark(shards=pairs, label="seg.png", classes=str(street / "classes.txt"))
+    changes = {"clip": P.clip.model_copy(update={"image_size": 32}), "segment": changed(unit="meta-point")}
+    return P.model_copy(update=changes | {"benchmarks": {"shards": shards, "street": Benchmark(folder=str(street))}}), folder
 
 
 @pytest.fixture
@@ -45,7 +57,9 @@ def redrawn(page, control, value):
     return {name for name, image in shown(page, 0).items() if image != before[name]}
 
 
-def test_each_control_redraws_what_depends_on_it(page):
+def test_each_control_redraws_what_depends_on_it_and_texts_fit_the_picture(page):
+    c = page.controls
+    assert (c.classes.value, c.background.value, c.text.value, c.other.value) == ("cat, sofa", True, "cat", "sofa")
     for control, value, possible in (
         *(("alpha", 0.7, {"object"}), ("beta", 0.3, {"region"}), ("k", 0.5, {"positive"}), ("meta_points", 1, set(PANELS[6:]))),
         *(("background", False, {"labels", "error"}), ("text", "tree", {"similarity", "object", "positive", "cosines"})),
@@ -53,8 +67,9 @@ def test_each_control_redraws_what_depends_on_it(page):
         changes = redrawn(page, control, value)
         assert changes and changes <= possible and not page.status.value, control
     assert redrawn(page, "number", 1) == set(PANELS)
-    page.controls.alpha.value = 0.03
-    assert page.controls.k.value == 0.03  # the positive pixel stays within the object
+    c.alpha.value = 0.03
+    assert c.k.value == 0.03  # the positive pixel stays within the object
+    assert redrawn(page, "source", PAIRS) == set(PANELS) and (c.text.value, c.other.value) == ("caption 1", "cat")
 
 
 def test_a_click_moves_the_ring_and_explains_the_pixel_below_it(page):
@@ -96,13 +111,6 @@ def test_an_uploaded_picture_has_no_truth_and_a_broken_one_is_refused(page):
     assert "mine.png" in shown(page, 1)["picture"] and "0 of 0 judged" in shown(page, 1)["error"]
 
 
-def test_texts_and_classes_fit_the_picture(page):
-    c = page.controls
-    assert (c.classes.value, c.background.value, c.text.value, c.other.value) == ("cat, sofa", True, "cat", "sofa")
-    c.source.value = PAIRS
-    assert (c.text.value, c.other.value) == ("caption 0", "cat")
-
-
 def test_pictures_come_with_their_truth_and_training_pairs_are_cropped(project):
     for name, index in itertools.product(("street", "shards"), range(3)):
         drawn = benchmark_picture(open_benchmark(name, project[0].benchmarks[name]), index)
@@ -115,6 +123,5 @@ def test_pictures_come_with_their_truth_and_training_pairs_are_cropped(project):
 
 def test_runs_are_trained_models_and_untrained_modes(tmp_path, project):
     for file in ("default/segmenter.json", "mgca.k=0/segmenter.json", "clip/open_clip_config.json"):
-        (tmp_path / file).parent.mkdir()
-        (tmp_path / file).touch()
+        save(tmp_path / file, "")
     assert list(make_controls(project[0], tmp_path).run1.options) == ["default", "mgca.k=0", *project[0].ablations.untrained]

@@ -1,20 +1,21 @@
-"""Results made by hand: the rows of Results without any file."""
+"""The study's runs, and results made by hand: the rows of Results without any file."""
 
 import pandas as pd
+from tiny import ROOT
 
+from ovseg import params
 from ovseg.study.results import DEFAULT, GROUPS, Results
+from ovseg.study.runs import parameters
 
+RUNS = params.load_runs(ROOT / "params.yaml")
 WITH, WITHOUT = GROUPS
 ALL = "object+region+pixel"
-PARAMETERS = {"clip.dense": "maskclip", "mgca.granularity": ALL, "mgca.alpha": 0.4, "mgca.beta": 0.05, "mgca.k": 0.06, "mgca.tau": 0.07}
-PARAMETERS |= {"train.mask_equal_texts": True, "train.method": "mgca", "train.lr": 0.008}
-PARAMETERS |= {"segment.unit": "meta-point", "segment.meta_points": 36}
 
 
-def run(changes, meta_point=None, pixel=None, group=WITH, kind="trained"):
+def run(changes, meta_point=None, pixel=None, group=WITH):
     """A run's rows: (changes, rows). changes: {} for the default run. meta_point, pixel: mIoU at seeds 0, 1, ..."""
-    line = ",".join(f"{key}={value}" for key, value in changes.items())
-    name = changes["clip.dense"] if kind == "untrained" else line or DEFAULT
+    kind = "untrained" if "clip.dense" in changes else "trained"
+    name = changes.get("clip.dense") or ",".join(f"{key}={value}" for key, value in changes.items()) or DEFAULT
     rows = []
     for unit, values in {"meta-point": meta_point, "pixel": pixel}.items():
         for seed, miou in enumerate(values or ()):
@@ -24,14 +25,10 @@ def run(changes, meta_point=None, pixel=None, group=WITH, kind="trained"):
 
 
 def baseline(miou, group=WITH):
-    return run({"clip.dense": "maskclip"}, pixel=[miou], group=group, kind="untrained")
-
-
-def inferred(points, values, group=WITH):
-    return run({"segment.meta_points": points}, values, group=group, kind="inferred")
+    return run({"clip.dense": "maskclip"}, pixel=[miou], group=group)
 
 
 def results(*runs):
     frame = pd.DataFrame([row for _, _, rows in runs for row in rows])
     frame = frame.astype({name: float for name in ("seed", "miou", "things", "stuff")})
-    return Results(frame, {name: changes for name, changes, _ in runs}, PARAMETERS)
+    return Results(frame, {name: changes for name, changes, _ in runs}, dict(map(tuple, parameters(RUNS[DEFAULT].params))))

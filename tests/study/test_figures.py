@@ -1,18 +1,15 @@
 """Figures: what they show and say, and colours that are apart by measures that the code does not use."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
+from ovseg.segmentation.segmenter import Segmentation
 from ovseg.study import figures
 from ovseg.world import scenes
 
-PICTURE = np.full((12, 16, 3), 200, np.uint8)
 # Viénot, Brettel and Mollon 1999, on linear RGB: another model of colour blindness than that with which the colours were chosen.
 DEUTERANOPE = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
 PROTANOPE = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
@@ -45,22 +42,21 @@ def test_colours_are_apart(vision, least):
 
 def test_a_class_has_one_colour_in_all_lists():
     every = dict(zip(scenes.CLASSES, figures.palette(scenes.CLASSES).tolist(), strict=True))
-    background, sky, dog, car, snow = figures.palette(["background", "sky", "dog", "car", "snow"]).tolist()
-    assert background == [0, 0, 0] and [sky, car, snow] == [every[name] for name in ("sky", "car", "snow")]
-    assert dog not in (sky, car, snow)
+    background, dog, *known = figures.palette(["background", "dog", "sky", "car", "snow"]).tolist()
+    assert background == [0, 0, 0] and known == [every[name] for name in ("sky", "car", "snow")] and dog not in known
     names = [f"class {number}" for number in range(171)]
     assert np.array_equal(figures.palette(["background", *names])[1:], figures.palette(names))
     assert len(np.unique(figures.palette(names), axis=0)) == 171 and figures.palette([]).shape == (0, 3)
 
 
 def test_long_texts_keep_to_their_width():
-    long = "a very long caption of a picture that does not fit into one line of it"
-    figure = figures.grid([[PICTURE] * 3], ["one", "two", "three"], 2, [[long, long, ""]], title="run section.key=value, " * 8)
+    picture, long = np.full((12, 16, 3), 200, np.uint8), "a very long caption of a picture that does not fit into one line of it"
+    figure = figures.grid([[picture] * 3], ["one", "two", "three"], 2, [[long, long, ""]], title="run section.key=value, " * 8)
     assert {"one", "two", "three"} <= set(texts(figure))
     left, right = (axis.xaxis.label.get_window_extent() for axis in figure.axes[:2])
     title = figure._suptitle.get_window_extent()
     assert left.x1 <= right.x0 and title.x0 >= 0 and title.x1 <= figure.bbox.x1
-    figure = figures.picture_grid([PICTURE] * 5, list("abcde"), 3)  # the last row is shorter
+    figure = figures.picture_grid([picture] * 5, list("abcde"), 3)  # the last row is shorter
     assert [axis.get_visible() for axis in figure.axes] == [True] * 5 + [False] and set("abcde") <= set(texts(figure))
 
 
@@ -68,11 +64,16 @@ def test_label_maps_carry_names_a_legend_and_their_miou():
     truth = np.zeros((20, 20), int)
     truth[5:7, 5:7], truth[:, 15:] = 1, 2
     half = np.where(truth == 1, 1, 0)  # sky 300 - 4 of 400 - 4 pixels, car right, tree wrong; 3 classes
-    figure = figures.segmentations({7: (np.zeros((20, 20, 3)), truth, half)}, ["picture", "truth", "map"], ["sky", "car", "tree", "sea"])
-    assert [text.get_text() for text in figure.axes[1].texts] == ["sky", "tree"]
+    picture, columns, names = np.zeros((20, 20, 3), np.uint8), ["picture", "truth", "map"], ("sky", "car", "$5 tree", "sea")
+    figure = figures.segmentations({7: (picture, truth, half)}, columns, names)
     assert figure.axes[1].texts[1].get_ha() == "right"  # away from the edge
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["car"]
     assert [axis.get_xlabel() for axis in figure.axes] == ["picture 7", "", f"mIoU {100 * (296 / 396 + 1) / 3:.1f}%"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["car"]  # those that no picture names
+    overlay = figures.draw_overlay(Image.fromarray(picture), Segmentation(truth, names, None))
+    assert [text.get_text() for text in overlay.legends[0].texts] == ["sky 74.0%", r"\$5 tree 25.0%", "car 1.0%"]
+    for axis, tree in ((figure.axes[1], "$5 tree"), (overlay.axes[0], r"\$5 tree")):
+        assert [text.get_text() for text in axis.texts] == ["sky", tree]
+    overlay.canvas.draw()
     assert figures.miou(truth, np.full((20, 20), 255), ["sky", "car", "tree"]) == ""
 
 

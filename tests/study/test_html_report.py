@@ -3,31 +3,26 @@
 import json
 import re
 import runpy
-from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
 import pytest
+from tiny import ROOT, save
 
-main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/report.py"))["main"]
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+main = runpy.run_path(str(ROOT / "scripts/report.py"))["main"]
 
 
 def test_pages_link_to_each_other_and_load_nothing(tmp_path):
     with pytest.raises(SystemExit, match="dvc repro"):
         main(tmp_path / "runs", tmp_path / "results", tmp_path / "report")
-    write(tmp_path / "results/figures/a.png", "a picture")
-    write(tmp_path / "results/REPORT.md", "# Findings\n\n| a | b |\n|:--|:--|\n| **holds** | 1 |\n\n![a](figures/a.png)\n")
+    save(tmp_path / "results/figures/a.png", "a picture")
+    save(tmp_path / "results/REPORT.md", "# Findings\n\n| a | b |\n|:--|:--|\n| **holds** | 1 |\n\n![a](figures/a.png)\n")
     for name, miou in {"mgca.k=0.2": 70, "default": 60}.items():
         result = {"run": name, "parameters": [["segment.unit", "pixel"]], "miou": {"street": {"pixel": miou, "group": 99}}}
-        write(tmp_path / f"results/runs/{name}.json", json.dumps(result))
+        save(tmp_path / f"results/runs/{name}.json", json.dumps(result))
     cells = [nbformat.v4.new_markdown_cell("# A run with $x^2$"), nbformat.v4.new_code_cell("secret = 1", execution_count=1)]
     for name in ("mgca.k=0.2", "default", "prepare", "sources/run"):
-        write(tmp_path / f"runs/{name}.ipynb", nbformat.writes(nbformat.v4.new_notebook(cells=cells)))
+        save(tmp_path / f"runs/{name}.ipynb", nbformat.writes(nbformat.v4.new_notebook(cells=cells)))
     out = tmp_path / "report"
     main(tmp_path / "runs", tmp_path / "results", out)
     pages = {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*.html")}

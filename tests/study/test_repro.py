@@ -1,32 +1,28 @@
 """scripts/repro.py with a stand-in for dvc, and scripts/notebook.sh with one for srun."""
 
-import importlib.util
+import importlib
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from tiny import ROOT, save
 
 
 @pytest.fixture
 def repro(tmp_path, monkeypatch):
     """scripts/repro.py as a module, in an empty folder."""
-    spec = importlib.util.spec_from_file_location("repro", ROOT / "scripts/repro.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.chdir(tmp_path)
-    module.LOGS.mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return module
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    Path("runs/logs").mkdir(parents=True)
+    return importlib.import_module("repro")
 
 
 def stand_in(name, script):
     """Put a shell script on the PATH of the fixture's folder."""
     path = Path("bin", name)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    save(path, f"#!/usr/bin/env bash\n{script}\n")
     path.chmod(0o755)
 
 
@@ -58,10 +54,9 @@ def test_changed_stages_are_those_of_the_kinds_and_a_held_lock_ends_the_wait(rep
     assert Path("tries").read_text().count("try") == 3
 
 
-def test_a_notebooks_command_is_launched_by_the_prefix(repro):
+def test_a_notebooks_command_is_launched_by_the_prefix(repro, monkeypatch):
     stand_in("srun", 'echo "$@" > words; touch out.ipynb')
-    environment = os.environ | {"OVSEG_LAUNCH": "srun --gres=gpu:1 --cpus-per-task=8"}
-    command = ["bash", ROOT / "scripts/notebook.sh", "a.ipynb", "out.ipynb", "-r", "name", "mgca.k=0"]
-    subprocess.run(command, env=environment, check=True)
+    monkeypatch.setenv("OVSEG_LAUNCH", "srun --gres=gpu:1 --cpus-per-task=8")
+    subprocess.run(["bash", ROOT / "scripts/notebook.sh", "a.ipynb", "out.ipynb", "-r", "name", "mgca.k=0"], check=True)
     words = "--gres=gpu:1 --cpus-per-task=8 python scripts/execute.py a.ipynb out.ipynb -r name mgca.k=0\n"
     assert Path("words").read_text() == words

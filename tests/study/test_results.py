@@ -4,54 +4,48 @@ import json
 
 import pandas as pd
 import pytest
-from made import ALL, PARAMETERS, WITH, WITHOUT, baseline, inferred, results, run
+from made import ALL, RUNS, WITH, WITHOUT, baseline, results, run
 
 from ovseg.study import report
 from ovseg.study.findings import judge
 from ovseg.study.results import load_results
+from ovseg.study.runs import make_result
 from ovseg.world import scenes
 
 
-def write(folder, name, kind, changes, seeds):
-    """A result file. seeds: {seed: {benchmark: {unit: {class: IoU}}}}."""
-    lists = []
-    for seed, iou in seeds.items():
-        miou = {b: {u: sum(classes.values()) / len(classes) for u, classes in by_unit.items()} for b, by_unit in iou.items()}
-        lists.append({"seed": seed, "miou": miou, "iou": iou})
-    result = {"run": name, "kind": kind, "changes": list(changes.items()), "miou": lists[0]["miou"], "seeds": lists, "weights": 7}
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(result | {"seconds": {"train": 30.0}, "parameters": list((PARAMETERS | changes).items())}))
+def write(folder, run, iou):
+    """A result file of a run of params.yaml. iou: as in make_result."""
+    path = folder / f"{run}.json"
+    path.write_text(json.dumps(make_result(RUNS[run], iou, {"train": 30.0}, 7)))
     return path
 
 
-def test_a_row_for_each_seed_benchmark_and_unit_of_files_on_the_same_benchmarks(tmp_path):
+def test_a_row_for_each_seed_benchmark_and_unit_of_files_on_the_same_benchmarks(tmp_path, monkeypatch):
     world = dict.fromkeys(scenes.THINGS, 30.0) | dict.fromkeys(scenes.STUFF, 60.0)
     street = {"background": 10.0, "cat": 20.0}
-    seeds = {seed: {"street": {"pixel": street, "meta-point": street}, "world": {"pixel": world}} for seed in (0, 1)}
-    default = write(tmp_path, "default", "trained", {}, seeds)
-    study = load_results([default, write(tmp_path, "mgca.k=0", "trained", {"mgca.k": 0, "train.seeds": 1}, {0: seeds[0]})])
-    assert len(study.rows) == 9 and study.parameters == PARAMETERS
+    monkeypatch.setitem(RUNS["mgca.k=0"].changes, "train.seeds", 1)  # runs are not told apart by their number of seeds
+    units = {(seed, unit): street for seed in (0, 1) for unit in ("meta-point", "pixel")}
+    default = write(tmp_path, "default", {"street": units, "world": dict.fromkeys(units, world)})
+    study = load_results([default, write(tmp_path, "mgca.k=0", {"street": {(0, "pixel"): street}, "world": {(0, "pixel"): world}})])
+    assert len(study.rows) == 10 and study.parameters["mgca.k"] == 0.06
     assert study.costs == {"default": (7, 15.0), "mgca.k=0": (7, 30.0)}
-    assert study.changes == {"default": {}, "mgca.k=0": {"mgca.k": 0}}  # runs are not told apart by their number of seeds
+    assert study.changes == {"default": {}, "mgca.k=0": {"mgca.k": 0}}
     row = study.rows[(study.rows["benchmark"] == "street") & (study.rows["unit"] == "pixel")].iloc[0]
     assert (row["miou"], row["group"], row["own"], row["seed"]) == (15.0, WITH, False, 0) and pd.isna(row["things"])
     row = study.rows[study.rows["benchmark"] == "world"].iloc[0]
     assert (row["group"], row["things"], row["stuff"]) == (WITHOUT, 30, 60)
     assert set(study.rows.loc[study.rows["own"], "unit"]) == {"meta-point"}
-    other = write(tmp_path, "clip", "untrained", {"clip.dense": "clip"}, {None: {"road": {"pixel": street}}})
-    for path, error, message in (
-        (tmp_path / "absent.json", FileNotFoundError, "absent.json does not exist"),
-        (other, ValueError, "clip.json is on road, other results on street, world"),
-    ):
-        with pytest.raises(error, match=message):
-            load_results([default, path])
+    with pytest.raises(FileNotFoundError, match="absent.json does not exist"):
+        load_results([default, tmp_path / "absent.json"])
+    with pytest.raises(ValueError, match="clip.json is on road, other results on street, world"):
+        load_results([default, write(tmp_path, "clip", {"road": {(None, "pixel"): street}})])
 
 
 STUDY = results(
     run({}, (40, 42), (38, 40)), run({"mgca.k": 0}, (45, 47), (44, 45)), run({"mgca.k": 0.4}, (30,), (29,)),
     run({"mgca.tau": 0.1}, (41, 41.5), (40, 40)), run({"train.mask_equal_texts": False}, (39, 39)),
     run({"mgca.granularity": "object+region"}, (35, 36)), run({"mgca.beta": 0.2}, (33, 34)),
-    run({"mgca.beta": 0.2, "mgca.granularity": "object+region"}, (31, 32)), inferred(9, (20, 21)), baseline(10),
+    run({"mgca.beta": 0.2, "mgca.granularity": "object+region"}, (31, 32)), run({"segment.meta_points": 9}, (20, 21)), baseline(10),
 )  # fmt: skip
 
 
@@ -80,21 +74,12 @@ def test_an_ablation_has_each_value_with_its_seeds_and_a_second_curve_where_runs
     assert values == {"default": ["object+region", ALL], "beta = 0.2": ["object+region", ALL]}
 
 
-def test_each_run_is_a_row_of_the_report():
-    table = report.runs_table(STUDY).set_index("run")
-    assert table.loc["default"].tolist() == ["41.0 ± 1.4 (2)", "39.0 ± 1.4 (2)"] and list(table) == [WITH, f"{WITH}, by pixels"]
-    assert table.loc["mgca.tau = 0.1", WITH] == "41.2 ± 0.4 (2)" and table.loc["mgca.k = 0.4", WITH] == "30.0"
-    assert table.loc["MaskCLIP, untrained"].tolist() == ["", "10.0"]
-    assert "mgca.beta = 0.2, mgca.granularity = object+region" in table.index and len(table) == len(STUDY.changes) + 1
-    assert STUDY.supervised is None and table.loc["train.method = supervised", WITH] == "not run"
-
-
 def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choose():
     study = results(
         run({}, (40, 42)), run({"train.method": "supervised", "train.lr": 0.004}, (98, 98)), run({"mgca.k": 0}, (25,)),
         run({"train.method": "tcl", "mgca.k": 0}, (99,)), run({"train.method": "mgca+mixreorg"}, (50, 50)),
         run({"train.method": "supervised"}, (70, 50)),
-        run({"train.method": "tcl", "train.lr": 0.004}, (30, 34), (20, 22)), run({"clip.dense": "maskclip"}, [10], [10], kind="untrained"),
+        run({"train.method": "tcl", "train.lr": 0.004}, (30, 34), (20, 22)), run({"clip.dense": "maskclip"}, [10], [10]),
     )  # fmt: skip
     assert list(study.methods.values()) == ["mgca", "mgca+mixreorg", "tcl", "supervised"]
     paper = {WITH: {"rows": [{"method": "TCL", "average": 35.1}, {"method": "TCL", "average": 35.3}]}, WITHOUT: {"rows": []}}
@@ -112,10 +97,9 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
     assert table.loc["MGCA", f"{WITH}, gap closed"] == "65.0 ± 21.2 (2)"
 
 
-TCL = {"method": "TCL", "data": "CC3M", "miou": [51.4, None], "average": 60.0}
 PAPER = {
     WITH: {"benchmarks": ["voc"], "rows": []},
-    WITHOUT: {"benchmarks": [f"b-{WITHOUT}", "city"], "rows": [TCL]},
+    WITHOUT: {"benchmarks": [f"b-{WITHOUT}", "city"], "rows": [{"method": "TCL", "data": "CC3M", "miou": [51.4, None], "average": 60.0}]},
     "granularity": [{"granularity": "none", WITH: 21.0, WITHOUT: 18.8}, {"granularity": ALL, WITH: 37.1, WITHOUT: 33.7}],
     "meta_points": [{"points": 3136, WITH: 30.0, WITHOUT: 31.0}, {"points": 36, WITH: 37.5, WITHOUT: 34.0}],
 }
@@ -146,7 +130,13 @@ def test_ours_stand_beside_the_papers_numbers():
     ]
 
 
-def test_the_report_is_complete_without_any_ablation():
+def test_each_run_is_a_row_of_the_report_which_is_complete_without_any_ablation():
+    table = report.runs_table(STUDY).set_index("run")
+    assert table.loc["default"].tolist() == ["41.0 ± 1.4 (2)", "39.0 ± 1.4 (2)"] and list(table) == [WITH, f"{WITH}, by pixels"]
+    assert table.loc["mgca.tau = 0.1", WITH] == "41.2 ± 0.4 (2)" and table.loc["mgca.k = 0.4", WITH] == "30.0"
+    assert table.loc["MaskCLIP, untrained"].tolist() == ["", "10.0"]
+    assert "mgca.beta = 0.2, mgca.granularity = object+region" in table.index and len(table) == len(STUDY.changes) + 1
+    assert STUDY.supervised is None and table.loc["train.method = supervised", WITH] == "not run"
     text = report_of(results(run({}, (40, 42), (38, 40)), baseline(10)))[1]
     assert text.startswith("# Do the paper's findings hold here?\n") and "| **undecided** |" in text and "| default" in text
     assert "was not run.\n" in text and text.endswith("## A chart\n\n![](a.png)\n")

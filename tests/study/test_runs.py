@@ -2,44 +2,29 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
+from made import RUNS
 
-from ovseg import params
 from ovseg.study import runs
 
-RUNS = params.load_runs(Path(__file__).parents[2] / "params.yaml")
 DEFAULT, K, POINTS = RUNS["default"], RUNS["mgca.k=0"], RUNS["segment.meta_points=9"]
 
 
-def with_thresholds(run, thresholds):
-    evaluate = run.params.evaluate.model_copy(update={"thresholds": thresholds})
-    return params.Run(run.name, run.kind, run.changes, run.params.model_copy(update={"evaluate": evaluate}))
-
-
-def test_inferred_runs_are_evaluated_with_their_own_unit_only():
-    assert runs.units_of(DEFAULT) == runs.units_of(RUNS["clip"]) == ["meta-point", "pixel", "group"]
-    assert runs.units_of(K) == ["meta-point", "pixel"] and runs.units_of(POINTS) == ["meta-point"]
-
-
-def test_a_result_averages_over_seeds_and_keeps_each():
+def test_a_result_averages_over_seeds_and_keeps_each_and_names_thresholds_of_benchmarks_with_background(monkeypatch):
+    monkeypatch.setitem(K.params.evaluate.thresholds, "things", 0.4)
     iou = {"street": {(0, "pixel"): {"cat": 10.0, "sea": None}, (1, "pixel"): {"cat": 20.0, "sea": 40.0}}}
+    iou |= {name: dict.fromkeys(iou["street"], {"background": 1.0}) for name in ("things", "park")}
     result = runs.make_result(K, iou, {"train": 3.0, "evaluate": 1.0}, 7)
-    assert result["miou"] == {"street": {"pixel": 20.0}}  # of 10 and (20 + 40) / 2
+    assert result["miou"]["street"] == {"pixel": 20.0}  # of 10 and (20 + 40) / 2
     assert [seed["miou"]["street"]["pixel"] for seed in result["seeds"]] == [10, 30]
     assert result["seeds"][1]["iou"]["street"]["pixel"] == {"cat": 20.0, "sea": 40.0}
-    assert (result["run"], result["kind"], result["weights"], result["thresholds"]) == ("mgca.k=0", "trained", 7, {})
-    assert result["classes"] == [["street", "a420285883291977360ae3a0ca0100524031d2e46f8ce2ce38c2f29bce3af252"]]  # cat, sea
+    assert (result["run"], result["kind"], result["weights"]) == ("mgca.k=0", "trained", 7)
+    assert result["thresholds"] == {"things": 0.4, "park": K.params.segment.threshold}
+    assert result["classes"][:1] == [["street", "a420285883291977360ae3a0ca0100524031d2e46f8ce2ce38c2f29bce3af252"]]  # cat, sea
     assert result["versions"][0] == ["python", sys.version.split()[0]] and dict(result["versions"])["numpy"] == np.__version__
     assert result["changes"] == [("mgca.k", 0)] and dict(result["parameters"])["mgca.k"] == 0
-    assert runs.by_class(result)["street", "pixel"].to_dict() == {"cat": 15, "sea": 40}
-
-
-def test_a_result_names_the_threshold_of_each_benchmark_with_background():
-    iou = {name: {(0, "pixel"): {"background": 1.0, "cat": 2.0}} for name in ("street", "park")} | {"plain": {(0, "pixel"): {"cat": 1.0}}}
-    result = runs.make_result(with_thresholds(DEFAULT, {"street": 0.4}), iou, {})
-    assert result["thresholds"] == {"street": 0.4, "park": DEFAULT.params.segment.threshold}
+    assert runs.by_class(result)["street", "pixel"].dropna().to_dict() == {"cat": 15, "sea": 40}
 
 
 def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkeypatch):
@@ -56,8 +41,9 @@ def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkey
     assert runs.beside(ours, others).loc["street", "pixel"]["default run"] == "–"
 
 
-def test_the_heading_says_what_a_run_changes():
-    assert runs.heading(DEFAULT, DEFAULT).startswith("**Run `default`**: `params.yaml` as it is; seeds 0 to 2.")
-    assert "changes `mgca.k` from 0.06 to 0; seeds" in runs.heading(K, DEFAULT)
-    assert "changes `segment.meta_points` from 36 to 9; the default run's decoders" in runs.heading(POINTS, DEFAULT)
-    assert "as SCLIP reads them, without training" in runs.heading(RUNS["sclip"], DEFAULT)
+def test_the_heading_says_what_a_run_changes_and_its_units():
+    default, trained, inferred, untrained = (runs.heading(run, DEFAULT) for run in (DEFAULT, K, POINTS, RUNS["sclip"]))
+    assert default.startswith("**Run `default`**: `params.yaml` as it is; seeds 0 to 2. Units: meta-point, pixel, group (the first")
+    assert "changes `mgca.k` from 0.06 to 0; seeds 0 to 2. Units: meta-point, pixel (" in trained
+    assert "changes `segment.meta_points` from 36 to 9; the default run's decoders. Units: meta-point (" in inferred
+    assert "as SCLIP reads them, without training. Units: meta-point, pixel, group (" in untrained
