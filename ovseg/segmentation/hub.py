@@ -1,7 +1,5 @@
-"""Published models: a folder with all seeds, the CLIP and a model card (card.md), or a repository of such files on the Hugging Face Hub.
-
-Only safetensors, JSON and text files are written and downloaded: nothing is unpickled, and no code that comes with a model is run.
-"""
+"""Published models: a folder, or a repository on the Hugging Face Hub, with all seeds, the CLIP and a model card (card.md). They consist of
+safetensors, JSON and text files: nothing is unpickled, and no code that comes with a model is run."""
 
 import importlib
 import json
@@ -58,10 +56,8 @@ def push(out, repository, private=False):
 
 
 def fetch(name, **options):
-    """The folder of a published model, checked. name: a folder, or "owner/name" on the Hugging Face Hub, which is downloaded if needed.
-
-    options: of snapshot_download, e.g. revision, token. Raises FileNotFoundError if there is no such model, and the errors of check_clip.
-    """
+    """The folder of a published model, checked. name: a folder, or "owner/name" on the Hugging Face Hub, which is downloaded. options: of
+    snapshot_download, e.g. revision, token. Raises FileNotFoundError if there is no such model, and the errors of check_clip."""
     folder = Path(name)
     if not folder.is_dir():
         try:
