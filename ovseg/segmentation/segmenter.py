@@ -1,7 +1,4 @@
-"""From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2).
-
-segmentation = ovseg.Segmenter.load("models/default").segment(image, ["cat", "sofa"])
-"""
+"""From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2)."""
 
 import functools
 import json
@@ -48,7 +45,7 @@ class Segmentation:
 
 
 class Segmenter(ModelHubMixin):
-    """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the steps from embeddings to labels.
+    """An open-vocabulary segmenter: ovseg.Segmenter.load("models/default").segment(image, ["cat", "sofa"]).
 
     clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's dense features on as
     they are, which makes this MaskCLIP, SCLIP, ... settings: schema.Segment. grouping: the trained groupvit.Objective that the unit

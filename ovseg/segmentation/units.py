@@ -49,8 +49,8 @@ def spread_out(pixels, count):
 
 
 def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine", grouping=None):
-    """Form units of embeddings (n, d, h, w) of n windows, each by itself. Returns (the embedding that classifies each pixel (n, d, h, w),
-    the index of its unit (n, h, w)). grouping: a trained groupvit.Objective, required by the unit "learned-group"."""
+    """Form units of embeddings (n, d, h, w) of n windows, each by itself. Returns (the embedding that classifies each pixel
+    (n, d, h, w), the index of its unit (n, h, w)). grouping: a trained groupvit.Objective, required by "learned-group"."""
     n, _, height, width = embeddings.shape
     if unit == "pixel":
         return embeddings, torch.arange(height * width, device=embeddings.device).view(1, height, width).expand(n, -1, -1)
