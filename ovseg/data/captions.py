@@ -49,8 +49,8 @@ class TextBank:
         return [*self.captions, *(template.format(noun) for noun in self.nouns for template in self.templates)]
 
     def draw(self, rows, rng, caption_probability):
-        """Draw a text for each pair in rows (B,): with caption_probability, or if the caption has no noun, the caption; otherwise any
-        prompt of any of its nouns. Returns text ids, (B,) int64. rng: numpy Generator."""
+        """Draw a text for each pair in rows (B,): with caption_probability, or if the caption has no noun, the
+        caption; otherwise any prompt of any of its nouns. Returns text ids, (B,) int64. rng: numpy Generator."""
         choice = rng.random((3, len(rows)))
         first, count = self.offset[rows], self.offset[rows + 1] - self.offset[rows]
         # a pair without nouns has no entry at `first`, which may be past the end: read index 0 and discard it below
