@@ -46,8 +46,8 @@ class Scene:
 
 
 def render(settings, split, index, shape=None, offset=0):
-    """Render one scene. settings: schema.Rendered. shape: (height, width) in pixels; None: a square of settings.size. settings.seed +
-    offset, split and index determine every byte; splits never share a picture."""
+    """Render one scene. settings: schema.Rendered. shape: (height, width) in pixels; None: a square of settings.size.
+    settings.seed + offset, split and index determine every byte; splits never share a picture."""
     height, width = shape or (settings.size, settings.size)
     rng = np.random.default_rng([settings.seed + offset, split, index])
     image, labels = _background(rng, height, width)
