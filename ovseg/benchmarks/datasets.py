@@ -22,12 +22,10 @@ def _stop(error):
 
 class BenchmarkBase:
     """Iterating yields (key, PIL RGB image, label map (H, W) of class indices and 255); len() is the number of images.
-
-    classes: names in the order of label values. background: whether the first is "background", pixels of no other class. named: all classes
-    but the background. source: equal if images and their order are. files: paths of images or shards. keys, label_files: of each image;
-    empty for shards. Opening raises NotHere, FileNotFoundError if only a part is missing, or ValueError on bad names. Iterating raises
-    ValueError on an unreadable file or a wrong label map.
-    """
+    classes: names in the order of label values. background: whether the first is "background", pixels of no other
+    class. named: all classes but the background. source: equal if images and their order are. files: paths of images or
+    shards. keys, label_files: of each image; empty for shards. Opening raises NotHere, FileNotFoundError if only a part
+    is missing, or ValueError on bad names. Iterating raises ValueError on an unreadable file or a wrong label map."""
 
     keys = label_files = ()
 

@@ -14,11 +14,9 @@ from . import datasets
 
 
 def encode_benchmarks(clip, benchmarks, segment, folder, modes):
-    """Encode the class names of each benchmark into NAME/classes.npy, and its windows in each mode into NAME/MODE.npy.
-
-    segment: schema.Segment. modes: of dense.DENSE_MODES; none if windows are not cached. Windows of benchmarks with the same pictures
-    (things and scenes; VOC 21 and VOC20) are stored once, in the folder of the first of them. Other files in the folder are deleted.
-    """
+    """Encode the class names of each benchmark into NAME/classes.npy, and its windows in each mode into NAME/MODE.npy. segment:
+    schema.Segment. modes: of dense.DENSE_MODES; none if windows are not cached. Windows of benchmarks with the same pictures (things
+    and scenes; VOC 21 and VOC20) are stored once, in the folder of the first of them. Other files in the folder are deleted."""
     folder, places = Path(folder), {}  # places: {source: folder of its windows}
     for benchmark in benchmarks:
         place = folder / benchmark.name

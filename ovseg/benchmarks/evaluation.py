@@ -40,10 +40,8 @@ class Encoded:
 
 
 def open_suite(p, folder="data/features/benchmarks"):
-    """Open the benchmarks of params.yaml with their cached features: a list of Encoded. p: Params.
-
-    Raises FileNotFoundError if features are missing, and the errors of datasets.open_benchmarks and Encoded.
-    """
+    """Open the benchmarks of params.yaml with their cached features: a list of Encoded. p: Params. Raises
+    FileNotFoundError if features are missing, and the errors of datasets.open_benchmarks and Encoded."""
     first, suite = {}, []
     for benchmark in datasets.open_benchmarks(p.benchmarks):
         pictures = first.setdefault(benchmark.source, benchmark.name)  # whose folder holds the windows of all with the same pictures
@@ -64,11 +62,9 @@ def open_clip(settings, device):
 
 
 def score_pictures(suite, segmenters, wanted=None):
-    """Yields (PIL image, [label map per benchmark], [[Scores per benchmark] per segmenter]) for each picture.
-
-    suite: list of Encoded over the same pictures. segmenters: share CLIP and windows; embeddings of a shared decoder are computed once.
-    wanted: indices of the pictures to score; None: all. Raises ValueError if the cached windows are not those of the pictures.
-    """
+    """Yields (PIL image, [label map per benchmark], [[Scores per benchmark] per segmenter]) for each picture. suite: list of
+    Encoded over the same pictures. segmenters: share CLIP and windows; embeddings of a shared decoder are computed once. wanted:
+    indices of the pictures to score; None: all. Raises ValueError if the cached windows are not those of the pictures."""
     first, windows, row = segmenters[0], suite[0].windows, 0
     device = next(first.decoder.parameters()).device
     classes = [encoded.classes.to(device) for encoded in suite]

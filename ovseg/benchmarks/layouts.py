@@ -1,7 +1,5 @@
 """The paper's eight benchmarks in MMSegmentation's layout: where files lie below a root folder, and what labels mean.
-
-classes/NAME.txt holds MMSegmentation's class names in its order (GroupViT's for COCO-Object), one per line.
-"""
+classes/NAME.txt holds MMSegmentation's class names in its order (GroupViT's for COCO-Object), one per line."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +14,9 @@ THINGS, THINGS_AND_STUFF = 80, 171  # number of COCO-Stuff's classes; things com
 @dataclass(frozen=True)
 class Layout:
     """One benchmark's files. Paths are relative to the root; {split} is a part of the dataset, {key} an image of it.
-
-    images, labels: of an image and its label map. listing: the file with a split's keys; None: all images of the split's folder. evaluated,
-    calibration: the split for mIoU, and for choosing a threshold. zero_ignored: 0 is ignored and 1 is the first class (reduce_zero_label).
-    things_only: COCO-Stuff's things count from 1; everything else is background, 0.
-    """
+    images, labels: of an image and its label map. listing: the file with a split's keys; None: all images of the split's
+    folder. evaluated, calibration: the split for mIoU, and for choosing a threshold. zero_ignored: 0 is ignored and 1 is
+    the first class (reduce_zero_label). things_only: COCO-Stuff's things count from 1; everything else is background, 0."""
 
     images: str
     labels: str

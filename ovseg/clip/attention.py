@@ -13,10 +13,8 @@ KEYS = 0.08  # weight of key similarity in PEARL's attention: the default of its
 
 
 def naclip(q, k, v, grid):
-    """Key-key attention with a Gaussian of the distance between patches (Hajimiri et al. 2025; public code: sinahmr/NACLIP).
-
-    The Gaussian, 1 at distance 0, is added to k k^T / sqrt(head width) before the softmax; entries of the class token get 0.
-    """
+    """Key-key attention (Hajimiri et al. 2025; public code: sinahmr/NACLIP). A Gaussian of the distance between patches,
+    1 at distance 0, is added to k k^T / sqrt(head width) before the softmax; entries of the class token get 0."""
     sides = [torch.arange(side, device=k.device) for side in grid]
     vertical, horizontal = (torch.exp(-((side[:, None] - side) ** 2) / (2 * GAUSSIAN**2)) for side in sides)
     classes = k.shape[2] - grid[0] * grid[1]
@@ -24,11 +22,9 @@ def naclip(q, k, v, grid):
 
 
 def pearl(q, k, v, grid):
-    """Attention to keys rotated onto the queries, plus key similarity (Procrustes step of Pei et al. 2026; public code: PGSmall/PEARL).
-
-    The rotation is computed in float32 per image and head from centred tokens. Means are weighted by the norm of the query and exclude the
-    class token. PEARL's second step, which smooths scores along image edges, does not concern dense features.
-    """
+    """Attention to keys rotated onto the queries, plus key similarity (Procrustes step of Pei et al. 2026; public code:
+    PGSmall/PEARL). The rotation is computed in float32 per image and head from centred tokens. Means are weighted by the norm of the
+    query and exclude the class token. PEARL's second step, which smooths scores along image edges, does not concern dense features."""
     classes, width = q.shape[2] - grid[0] * grid[1], q.shape[3]
     with torch.autocast(q.device.type, enabled=False):
         q, k, values = q.float(), k.float(), F.pad(v.float(), (0, width))
@@ -43,9 +39,7 @@ def pearl(q, k, v, grid):
 
 def polar(m, steps=5, small=1e-6):
     """m (..., d, d) times the inverse square root of m.T m, by Newton-Schulz: nearly the rotation of m's polar decomposition.
-
-    With five steps, as in PEARL's public code, directions in which m is small remain shorter than in a rotation.
-    """
+    With five steps, as in PEARL's public code, directions in which m is small remain shorter than in a rotation."""
     identity = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
     square = m.mT @ m
     norm = torch.linalg.matrix_norm(square, keepdim=True).clamp_min(small)

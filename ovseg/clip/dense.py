@@ -1,7 +1,5 @@
-"""Dense features: one feature per patch from an image tower that was trained to embed whole images.
-
-The modes (DENSE_MODES) differ only in the last block. The final norm and projection into the joint space are then applied to each patch.
-"""
+"""Dense features: one feature per patch from an image tower that was trained to embed whole images. Modes (DENSE_MODES)
+differ only in the last block. The final norm and projection into the joint space are then applied to each patch."""
 
 import re
 from types import SimpleNamespace
@@ -22,11 +20,8 @@ POOLING = {  # names of the weights of SigLIP's image tower, without the numbers
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with the parameter names of nn.MultiheadAttention and a selectable mode for the last block.
-
-    PyTorch's version passes a transposed tensor to `linear`, which takes 15 times as long on a CPU in bfloat16. weight (3 * width,
-    width) and bias (3 * width) stack queries, keys and values.
-    """
+    """Self-attention with the parameter names of nn.MultiheadAttention and a selectable mode for the last block. PyTorch's version
+    takes 15 times as long on a CPU in bfloat16. weight (3 * width, width) and bias (3 * width) stack queries, keys and values."""
 
     def __init__(self, heads, weight, bias, out_proj):
         super().__init__()
@@ -61,11 +56,9 @@ def last_block(block, x, mode, grid):
 
 
 def resized(positions, before, grid, how="size"):
-    """Bicubic interpolation of positional embeddings (h*w, width) from the grid `before` to `grid`.
-
-    how: "size" aligns patch centres with their positions in the image. "scale-factor" follows DINO's code, as do SCLIP and ClearCLIP:
-    its factor is of a grid 0.1 patches longer, which shifts positions slightly to the left and top.
-    """
+    """Bicubic interpolation of positional embeddings (h*w, width) from the grid `before` to `grid`. how: "size"
+    aligns patch centres with their positions in the image. "scale-factor" follows DINO's code, as do SCLIP and
+    ClearCLIP: its factor is of a grid 0.1 patches longer, which shifts positions slightly to the left and top."""
     if tuple(grid) == tuple(before):
         return positions
     factors = tuple((after + 0.1) / side for after, side in zip(grid, before, strict=True))
@@ -102,10 +95,8 @@ class ClassTokenTower:
 
 
 class PoolingTower:
-    """SigLIP's ViT: no class token; an attention pool over all patches maps into the joint space.
-
-    The joint embedding of a patch is the pool's output for it alone: attention over one token is the identity on its value.
-    """
+    """SigLIP's ViT: no class token; an attention pool over all patches maps into the joint space. The joint embedding
+    of a patch is the pool's output for it alone: attention over one token is the identity on its value."""
 
     def __init__(self, visual, positions="size"):
         self.trunk, self.positions, trunk = visual.trunk, positions, visual.trunk
@@ -150,11 +141,9 @@ def mix_patches(x, source):
 
 
 def dense_features(tower, x, modes, mixing=None):
-    """Dense features in several modes; the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch) float32}.
-
-    x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source) mixes patches by `mix_patches` before block
-    number `block`, counted from 0. Raises ValueError if the tower has no such block.
-    """
+    """Dense features in several modes; the blocks they share run once. Returns {mode: (n, d, H/patch, W/patch)
+    float32}. x (n, 3, H, W): normalised images, H and W multiples of tower.patch. mixing: (block, source) mixes patches
+    by `mix_patches` before block number `block`, counted from 0. Raises ValueError if the tower has no such block."""
     grid = x.shape[2] // tower.patch, x.shape[3] // tower.patch
     at, source = mixing or (None, None)
     if at is not None and at > len(tower.blocks):

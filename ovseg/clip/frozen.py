@@ -15,16 +15,12 @@ from . import attention, dense
 
 
 class FrozenCLIP(nn.Module):
-    """A CLIP that is never trained.
-
-    Attributes: width (d, of the joint space), patch (pixels), image_size (side of the square pretraining images in pixels), dense (default
-    mode, one of dense.DENSE_MODES), positions (`how` of dense.resized).
-    """
+    """A CLIP that is never trained. Attributes: width (d, of the joint space), patch (pixels), image_size (side of the square
+    pretraining images in pixels), dense (default mode, one of dense.DENSE_MODES), positions (`how` of dense.resized)."""
 
     def __init__(self, clip, tokenizer, precision="float32", mode="maskclip", positions="size"):
-        """clip: an open_clip model with loaded weights, changed in place: its attention is replaced by a faster one, and its weights are
-        cast to precision, float32 or bfloat16. mode: the attribute `dense`. Raises ValueError if dense.py does not support its image tower.
-        """
+        """clip: an open_clip model with loaded weights, changed in place: faster attention, weights in `precision`, float32
+        or bfloat16. mode: the attribute `dense`. Raises ValueError if dense.py does not support its image tower."""
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
         self.tower = dense.tower(clip.visual, positions)
@@ -43,12 +39,9 @@ class FrozenCLIP(nn.Module):
 
     @classmethod
     def open(cls, settings, device="cpu"):
-        """Open the CLIP given by settings (schema.Clip).
-
-        settings.model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER" with open_clip_config.json and weights.
-        settings.pretrained: open_clip's tag ("openai"), the path of a checkpoint, or None with local-dir. Raises ValueError when its image
-        tower is not supported or its tokenizer is not installed.
-        """
+        """Open a CLIP. settings: schema.Clip, with model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER"
+        with open_clip_config.json and weights; and pretrained: open_clip's tag ("openai"), the path of a checkpoint, or None with
+        local-dir. Raises ValueError if its image tower is not supported or its tokenizer is not installed."""
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
         try:
             return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision, settings.dense, settings.positions)
@@ -78,10 +71,8 @@ class FrozenCLIP(nn.Module):
         return (x - mean) / std
 
     def encode_dense(self, images, mode=None, mixing=None):
-        """Dense features in the joint space, not normalised: (n, H, W, 3) uint8 -> (n, d, H/patch, W/patch) float32.
-
-        H and W must be multiples of the patch size. mode: one of dense.DENSE_MODES; None: self.dense. mixing: see dense.dense_features.
-        """
+        """Dense features in the joint space, not normalised: (n, H, W, 3) uint8 -> (n, d, H/patch, W/patch) float32. H, W:
+        multiples of the patch size. mode: one of dense.DENSE_MODES; None: self.dense. mixing: see dense.dense_features."""
         return self.encode_modes(images, [mode or self.dense], mixing)[mode or self.dense]
 
     @torch.no_grad()

@@ -1,7 +1,4 @@
-"""Texts: an image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1).
-
-The bank stores each distinct text once, so that the frozen text encoder encodes it only once, however often training draws it.
-"""
+"""Texts: an image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1)."""
 
 import functools
 import json
@@ -23,7 +20,7 @@ def nouns(caption):
 
 @dataclass
 class TextBank:
-    """Distinct captions and noun prompts, with their assignment to N image-text pairs."""
+    """Distinct captions and noun prompts, each to be encoded once, with their assignment to N image-text pairs."""
 
     captions: list[str]  # distinct, one line each
     nouns: list[str]  # distinct
@@ -52,10 +49,8 @@ class TextBank:
         return [*self.captions, *(template.format(noun) for noun in self.nouns for template in self.templates)]
 
     def draw(self, rows, rng, caption_probability):
-        """Draw one text for each pair in rows (B,). Returns text ids, (B,) int64. rng: numpy Generator.
-
-        With probability caption_probability, or if the caption has no noun, it is the caption; otherwise any prompt of any of its nouns.
-        """
+        """Draw a text for each pair in rows (B,): with caption_probability, or if the caption has no noun, the
+        caption; otherwise any prompt of any of its nouns. Returns text ids, (B,) int64. rng: numpy Generator."""
         choice = rng.random((3, len(rows)))
         first, count = self.offset[rows], self.offset[rows + 1] - self.offset[rows]
         # a pair without nouns has no entry at `first`, which may be past the end: read index 0 and discard it below

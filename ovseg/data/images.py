@@ -13,10 +13,8 @@ class TooLarge(ValueError):
 
 
 def read_image(file):
-    """Read a picture, or an animation's first frame, as an upright PIL RGB image. file: a path or a binary file object.
-
-    Raises ValueError (one line) if it is not a readable picture, TooLarge if it has too many pixels, and OSError if there is no such file.
-    """
+    """Read a picture, or an animation's first frame, as an upright PIL RGB image. file: a path or a binary file object. Raises
+    ValueError (one line) if it is not a readable picture, TooLarge if it has too many pixels, and OSError if there is no such file."""
     return decoded(file, to_rgb)
 
 
@@ -45,11 +43,9 @@ def decoded(file, convert):
 
 
 def to_rgb(image):
-    """Convert any PIL image to RGB, rotated upright according to EXIF. Raises ValueError for grey values outside 0..65535.
-
-    Grey images of more than 8 bits, which PIL would clip to white, are scaled to 8 bits from 8, 12 or 16 bits, the fewest that hold
-    the largest value. Floating-point images with values up to 1 are scaled to 0..255; others are treated as integers.
-    """
+    """Convert any PIL image to RGB, rotated upright according to EXIF. Grey images of more than 8 bits, which PIL would clip
+    to white, are scaled to 8 bits from 8, 12 or 16 bits, the fewest that hold the largest value; floating-point images with
+    values up to 1 are scaled to 0..255, others are treated as integers. Raises ValueError for grey values outside 0..65535."""
     upright = ImageOps.exif_transpose(image)
     if not upright.mode.startswith(("I", "F")):
         return upright.convert("RGB")

@@ -7,10 +7,8 @@ from . import captions, shards
 
 
 def scan(paths, max_bad_fraction, templates):
-    """Read every sample of every shard in parallel: about 1,100 images/s per core. Returns (keys of N pairs in order, TextBank, Report).
-
-    Raises ValueError if two shards have the same name, if more than max_bad_fraction of the samples are unusable, or if no pair is left.
-    """
+    """Read every sample of every shard in parallel: (keys of N pairs in order, TextBank, Report). Raises ValueError if
+    two shards have the same name, if more than max_bad_fraction of the samples are unusable, or if no pair is left."""
     name, count = Counter(Path(path).stem for path in paths).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{count} shards are named {name}: names are part of the samples' keys and must be distinct")

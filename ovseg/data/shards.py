@@ -1,8 +1,5 @@
-"""Image-text pairs in webdataset shards, as img2dataset writes them.
-
-A sample has an image (jpg, jpeg, png or webp), a caption (txt, else caption or text, else "caption" in its json) and optional other
-files (label maps). Unusable samples are skipped and counted by kind; repairable ones are repaired and counted.
-"""
+"""Image-text pairs in webdataset shards, as img2dataset writes them. A sample has an image (jpg, jpeg, png or webp), a caption (txt, else
+caption or text, else "caption" in its json) and optional other files (label maps). Unusable and repaired samples are counted by kind."""
 
 import glob
 import io
@@ -47,10 +44,8 @@ class Report:
 
 
 def expand(spec):
-    """Sorted shard paths from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder of tars.
-
-    Raises FileNotFoundError if nothing matches, Incomplete if only some parts of a brace range do.
-    """
+    """Sorted shard paths from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder of
+    tars. Raises FileNotFoundError if nothing matches, Incomplete if only some parts of a brace range do."""
     if spec and Path(spec).is_dir():
         spec = f"{glob.escape(str(spec))}/*.tar"
     parts = [str(spec)] if Path(spec).is_file() else wds.shardlists.expand_urls(str(spec))
@@ -64,10 +59,8 @@ def expand(spec):
 
 
 def read_samples(path, report=None):
-    """Yield the raw samples of one shard, {"__key__": str, "__url__": path, extension: bytes}.
-
-    A truncated or broken tar ends early. If files or samples share a name, the first one is used. A report counts all three cases.
-    """
+    """Yield the raw samples of one shard, {"__key__": str, "__url__": path, extension: bytes}. A truncated or broken
+    tar ends early. If files or samples share a name, the first one is used. A report counts all three cases."""
     report, repeated, seen = report or Report(), set(), set()
 
     def skip_repeated(error):  # the only error of grouping: a second file of one name

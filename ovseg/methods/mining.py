@@ -20,14 +20,11 @@ EPSILON = 1e-12  # lower bound of norms, for zero vectors
 
 
 def mine(pixels, texts, own, object_top, rank, region_top):
-    """Mine a batch. Returns, once differentiable with respect to pixels and with ties broken as by `topk`,
-
-    objects (B, d), o_i, pooled over the top pixels for an image's own text; positive (B,), the similarity of the pixel of a rank among
-    them; peak (B, T), max_p S[i, j, p]; region (B, T), cos(r_ij, t_j).
-
-    pixels (B, L, d), texts (T, d): not normalised. own (B,): index of each image's own text. object_top: pixels per object. rank: of the
-    positive pixel, 1 (the most similar) to object_top. region_top: pixels per region; at 0, peak and region are zeros.
-    """
+    """Mine a batch. Returns, once differentiable with respect to pixels and with ties broken as by `topk`:
+    objects (B, d), o_i, pooled over the top pixels for an image's own text; positive (B,), the similarity of the pixel of a
+    rank among them; peak (B, T), max_p S[i, j, p]; region (B, T), cos(r_ij, t_j). pixels (B, L, d), texts (T, d): not
+    normalised. own (B,): index of each image's own text. object_top: pixels per object. rank: of the positive pixel,
+    1 (the most similar) to object_top. region_top: pixels per region; at 0, peak and region are zeros."""
     with torch.autocast(pixels.device.type, enabled=False):  # autocast would lower the precision of the selection
         return _Mine.apply(pixels, texts, own, object_top, rank, region_top)
 

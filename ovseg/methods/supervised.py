@@ -1,8 +1,6 @@
-"""The supervised reference: the same decoder, trained on label maps of the training pairs. No other method reads these.
-
-It measures what these features and a decoder of this size can achieve. supervised.labels names a benchmark in shards, whose file
-extension and classes the label maps have.
-"""
+"""The supervised reference: the same decoder, trained on label maps of the training pairs, which no other method
+reads. It measures what these features and a decoder of this size can achieve. supervised.labels: a benchmark in
+shards, whose file extension and classes they have."""
 
 import io
 from pathlib import Path
@@ -35,11 +33,9 @@ class Labels(NamedTuple):
 
 
 def read_labels(extension, background, class_file, paths, keys, size):
-    """Read the Labels of pairs, cropped like their images but not rotated by EXIF, at the centre of each embedding's cell.
-
-    extension: of label maps in the shards. background: whether label 0 is the background. class_file: embeddings of the classes (C, d),
-    unit length. paths: of shards. keys: of pairs. size: embeddings per side. Raises ValueError if a map, class or sample is missing.
-    """
+    """Read the Labels of pairs, cropped like their images but not rotated by EXIF, at the centre of each embedding's cell. extension:
+    of label maps in the shards. background: whether label 0 is the background. class_file: embeddings of the classes (C, d), unit
+    length. paths: of shards. keys: of pairs. size: embeddings per side. Raises ValueError if a map, class or sample is missing."""
     classes = torch.from_numpy(np.load(class_file))
     rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
     for sample in (sample for path in paths for sample in shards.read_samples(path)):

@@ -1,7 +1,5 @@
-"""Published models: a folder with all seeds, the CLIP and a model card (card.md), or a repository of such files on the Hugging Face Hub.
-
-Only safetensors, JSON and text files are written and downloaded: nothing is unpickled, and no code that comes with a model is run.
-"""
+"""Published models: a folder, or a repository on the Hugging Face Hub, with all seeds, the CLIP and a model card (card.md).
+They consist of safetensors, JSON and text files: nothing is unpickled, and no code that comes with a model is run."""
 
 import importlib
 import json
@@ -23,11 +21,9 @@ PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 def write_model(model, out, where=None):
-    """Write a trained model's folder, e.g. "models/default", to `out`, new or empty, for Segmenter.from_pretrained.
-
-    where: what the card gives to from_pretrained; None: `out`. Before it writes, raises FileNotFoundError if the model, its result or its
-    CLIP is missing, FileExistsError if `out` holds files, and ValueError if result.json is incomplete or for check_clip's reasons.
-    """
+    """Write a trained model's folder, e.g. "models/default", to `out`, new or empty, for Segmenter.from_pretrained. where: what
+    the card gives to from_pretrained; None: `out`. Before it writes, raises FileNotFoundError if the model, its result or its CLIP
+    is missing, FileExistsError if `out` holds files, and ValueError if result.json is incomplete or for check_clip's reasons."""
     model, out = Path(model), Path(out)
     config, result = read_json(model, "segmenter.json"), read_json(model, "result.json")
     try:
@@ -58,10 +54,8 @@ def push(out, repository, private=False):
 
 
 def fetch(name, **options):
-    """The folder of a published model, checked. name: a folder, or "owner/name" on the Hugging Face Hub, which is downloaded if needed.
-
-    options: of snapshot_download, e.g. revision, token. Raises FileNotFoundError if there is no such model, and the errors of check_clip.
-    """
+    """The folder of a published model, checked. name: a folder, or "owner/name" on the Hugging Face Hub, which is downloaded. options:
+    of snapshot_download, e.g. revision, token. Raises FileNotFoundError if there is no such model, and the errors of check_clip."""
     folder = Path(name)
     if not folder.is_dir():
         try:

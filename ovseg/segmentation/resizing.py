@@ -18,8 +18,6 @@ def resized_size(height, width, settings):
 
 def resized(image, height, width, how):
     """Resize a PIL RGB image: (height, width, 3) uint8. how: a value of segment.resize."""
-    if image.size == (width, height):
-        return np.asarray(image)
     if how == "bicubic":
         return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     import cv2  # only this option needs it

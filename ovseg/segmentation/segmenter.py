@@ -1,7 +1,4 @@
-"""From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2).
-
-segmentation = ovseg.Segmenter.load("models/default").segment(image, ["cat", "sofa"])
-"""
+"""From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2)."""
 
 import functools
 import json
@@ -48,7 +45,7 @@ class Segmentation:
 
 
 class Segmenter(ModelHubMixin):
-    """An open-vocabulary segmenter: a frozen CLIP, a decoder, and the steps from embeddings to labels.
+    """An open-vocabulary segmenter: ovseg.Segmenter.load("models/default").segment(image, ["cat", "sofa"]).
 
     clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's dense features on as
     they are, which makes this MaskCLIP, SCLIP, ... settings: schema.Segment. grouping: the trained groupvit.Objective that the unit
@@ -105,7 +102,6 @@ class Segmenter(ModelHubMixin):
         if clip["model"].startswith(LOCAL):  # relative to the folder, so that it loads from any working directory
             clip["model"] = LOCAL + os.path.relpath(clip["model"].removeprefix(LOCAL), folder)
         config = {"clip": clip, "segment": self.settings.model_dump()}
-        Path(folder).mkdir(parents=True, exist_ok=True)
         write_whole(Path(folder) / "segmenter.json", lambda part: part.write_text(json.dumps(config, indent=2) + "\n"))
 
     def segment(self, image, names, background=False, threshold=None, others=None):
@@ -114,8 +110,7 @@ class Segmenter(ModelHubMixin):
         image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: one or more distinct class names. background:
         whether pixels may belong to no class; they get label 0, and the labels of names start at 1. threshold: 0..1, the softmax score
         below which a pixel is background; None: from settings. others: additional names (see check_names); pixels most similar to one of
-        them are background, too, and the softmax is over names and others. Raises ValueError for an empty image, bad names or a bad
-        threshold, and TypeError for another type of image.
+        them are background, too, and the softmax is over all. Raises ValueError (empty image, bad names, bad threshold) and TypeError.
         """
         names, others = check_names(names, background, others)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):

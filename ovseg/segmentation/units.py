@@ -4,7 +4,6 @@
     meta-point     each pixel joins the most similar of a grid of sampled pixels; a unit is the mean of its pixels
     group          k-means clusters with distant initial centres: fewer, global units
     learned-group  groups to which the trained GroupViT objective assigns pixels
-Every unit type returns, for each pixel, the embedding used to classify it. Windows are processed independently.
 """
 
 import torch
@@ -50,8 +49,8 @@ def spread_out(pixels, count):
 
 
 def form(embeddings, unit, meta_point_count=36, groups=8, affinity="cosine", grouping=None):
-    """Form units of embeddings (n, d, h, w) of n windows. Returns (the embedding used to classify each pixel (n, d, h, w), the index of its
-    unit (n, h, w)). grouping: a trained groupvit.Objective, required by the unit "learned-group"."""
+    """Form units of embeddings (n, d, h, w) of n windows, each by itself. Returns (the embedding that classifies each pixel
+    (n, d, h, w), the index of its unit (n, h, w)). grouping: a trained groupvit.Objective, required by "learned-group"."""
     n, _, height, width = embeddings.shape
     if unit == "pixel":
         return embeddings, torch.arange(height * width, device=embeddings.device).view(1, height, width).expand(n, -1, -1)

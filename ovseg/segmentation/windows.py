@@ -30,9 +30,7 @@ class WindowGrid:
 
 def window_starts(length, window, stride):
     """Start positions of windows along a side: every `stride`, the last one shifted inside. One window if it covers the side."""
-    if length <= window:
-        return (0,)
-    return (*range(0, length - window, stride), length - window)
+    return (*range(0, length - window, stride), max(0, length - window))
 
 
 def window_grid(height, width, settings):

@@ -1,7 +1,5 @@
-"""The decoder, the only thing trained: upsampling and two gated convolutions (MGCA §4.1, after TCL).
-
-At d = 512 it has the paper's 4.72M parameters. Gates start at 0: untrained, it only upsamples CLIP's dense features by a factor of 2.
-"""
+"""The decoder, the only thing trained: upsampling and two gated convolutions (MGCA §4.1, after TCL). At d = 512 it has
+the paper's 4.72M parameters. Gates start at 0: untrained, it only upsamples CLIP's dense features by a factor of 2."""
 
 import functools
 from pathlib import Path

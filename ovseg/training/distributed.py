@@ -62,10 +62,8 @@ def in_group(function, *arguments):
 
 
 def launch(processes, function, *arguments):
-    """Run `in_group` in `processes` new processes on this machine. Returns the result of the first one.
-
-    If one fails, the others are terminated and ChildFailedError gives its rank and error. SIGTERM ends all, and exits with 143.
-    """
+    """Run `in_group` in `processes` new processes on this machine. Returns the result of the first one. If one fails,
+    the others are terminated and ChildFailedError gives its rank and error. SIGTERM ends all, and exits with 143."""
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}  # at a free port
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(1, 1, processes, DefaultLogsSpecs(logs), run_id="ovseg", max_restarts=0, **place)

@@ -1,8 +1,5 @@
-"""Training the decoder: the learning rate schedule, the loop with its checkpoints, and training into a folder.
-
-Every random choice is seeded by (seed, epoch) or (seed, step), so that a resumed run ends with the weights of an uninterrupted one. All
-processes draw the same numbers: each knows the whole batch.
-"""
+"""Training the decoder. Every random choice is seeded by (seed, epoch) or (seed, step), so that a resumed run ends
+with the weights of an uninterrupted one. All processes draw the same numbers: each knows the whole batch."""
 
 import ast
 import hashlib
@@ -34,12 +31,10 @@ def learning_rate(step, steps, warmup, peak):
 
 
 def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
-    """Train a decoder. Returns (Learner on the CPU, history: a dict per step, seconds: including those of killed runs).
-
-    p: Params. labels: supervised.Labels, used instead of texts. checkpoint: path; written every train.checkpoint_steps steps, and resumed
-    from if its fingerprint matches. Every process of a group calls this function. Raises ValueError at a batch that does not suit pairs
-    or processes, a damaged checkpoint, or vanished images; FloatingPointError if a loss or a gradient is not finite.
-    """
+    """Train a decoder. Returns (Learner on the CPU, history: a dict per step, seconds: including those of killed runs). p: Params.
+    labels: supervised.Labels, used instead of texts. checkpoint: path; written every train.checkpoint_steps steps, and resumed
+    from if its fingerprint matches. Every process of a group calls this function. Raises ValueError at a batch that does not suit
+    pairs or processes, a damaged checkpoint, or vanished images; FloatingPointError if a loss or a gradient is not finite."""
     world, settings = distributed.joined(), p.train
     per_epoch = 0 if settings.batch % world.size else pairs.images.batches(settings.batch)
     if per_epoch == 0:
@@ -148,11 +143,10 @@ def syntax(file):
 
 
 def train_into(folder, seed, p, labels_of, device):
-    """Train a decoder into a folder, unless it is there with the current fingerprint. Returns whether anything was trained.
-
-    Writes decoder.safetensors, objective.safetensors if the method has parameters, history.csv and, last, training.json. labels_of:
-    function of (shard paths, keys, size) that reads supervised.Labels, or None. Uses p.train.processes processes: those of the current
-    process group, all of which call this function, or else new ones."""
+    """Train a decoder into a folder, unless it is there with the current fingerprint. Returns whether anything was
+    trained. Writes decoder.safetensors, objective.safetensors if the method has parameters, history.csv and, last,
+    training.json. labels_of: function of (shard paths, keys, size) that reads supervised.Labels, or None. Uses
+    p.train.processes processes: those of the current process group, all of which call this function, or else new ones."""
     folder, world = Path(folder), distributed.joined()
     if p.train.processes > world.size:
         return distributed.launch(p.train.processes, train_into, folder, seed, p, labels_of, device)

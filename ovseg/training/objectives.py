@@ -1,8 +1,5 @@
-"""The interface of methods: the batch they get, InfoNCE over its image-text pairs, and the module that is trained.
-
-A method is a file of ovseg/methods, named as in train.method, with TITLE, its name in tables; Settings(Section), its section of
-params.yaml; and Objective(BaseObjective), its losses. docs/methods.md has an example.
-"""
+"""The interface of methods. A method is a file of ovseg/methods, named as in train.method, with TITLE, its name in tables;
+Settings(Section), its section of params.yaml; and Objective(BaseObjective), its losses. docs/methods.md has an example."""
 
 import functools
 import importlib

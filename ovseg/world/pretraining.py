@@ -26,10 +26,8 @@ CONTEXT = 32  # tokens per text: captions of the rendered world are short
 
 @dataclass
 class RenderedPairs(Dataset):
-    """Pictures rendered on demand, each with settings.views texts: its caption, or a prompt of one of its nouns.
-
-    An item: a (3, S, S) uint8 image, and for each text (text, its nouns, nouns of the caption).
-    """
+    """Pictures rendered on demand, each with settings.views texts: its caption, or a prompt of one of its nouns. An
+    item: a (3, S, S) uint8 image, and for each text (text, its nouns, nouns of the caption)."""
 
     settings: Pretrain
 
@@ -47,10 +45,8 @@ class RenderedPairs(Dataset):
 
 
 class Glimpses(nn.Module):
-    """Shows the image tower `views` views of each picture, each with a few patches drawn at random. Replaces open_clip's patch_dropout.
-
-    With few patches, the class token must use what each itself shows; with all, the tower may gather information in other patches.
-    """
+    """Shows the image tower `views` views of each picture, each with a few patches drawn at random: the class token must use what
+    each itself shows. With all patches, the tower may gather information in other ones. Replaces open_clip's patch_dropout."""
 
     def __init__(self, views):
         super().__init__()
@@ -97,11 +93,9 @@ def schedule(settings):
 
 
 def pretrain(settings, device="cpu", checkpoint=None):
-    """Train the compact CLIP. settings: schema.Pretrain. Returns (model on the CPU, history), history a list of {"pairs", "loss"}.
-
-    checkpoint: path of a file to which the state is written a hundred times. A training with the same settings resumes from it, and on a
-    CPU ends as if it had never stopped.
-    """
+    """Train the compact CLIP. settings: schema.Pretrain. checkpoint: path of a file to which the state is written a
+    hundred times. A training with the same settings resumes from it, and on a CPU ends as if it had never stopped.
+    Returns (model on the CPU, history), history a list of {"pairs", "loss"}."""
     torch.manual_seed(settings.seed)
     model = open_clip.model.CLIP(**model_config(settings)).to(device)
     model.visual.patch_dropout = Glimpses(settings.views)
@@ -157,11 +151,9 @@ def _collate(items):
 
 @torch.no_grad()
 def fold(clip, settings):
-    """Fold two corrections, measured on 64 pictures and their captions, into the weights of a FrozenCLIP, in place.
-
-    The last norm of the image tower is shifted so that dense image features (MaskCLIP) have mean 0: a component common to all patches hides
-    what each shows. Both projections are scaled so that texts and patches have mean norm settings.embedding_norm, which Eq. 2 and 7 use.
-    """
+    """Fold two corrections, measured on 64 pictures and their captions, into the weights of a FrozenCLIP, in place. The last norm of
+    the image tower is shifted so that dense image features (MaskCLIP) have mean 0: a component common to all patches hides what each
+    shows. Both projections are scaled so that texts and patches have mean norm settings.embedding_norm, which Eq. 2 and 7 use."""
     drawn = [scenes.render(settings, scenes.PRETRAIN, index, offset=2) for index in range(64)]
     images, visual = np.stack([scene.image for scene in drawn]), clip.clip.visual
     visual.ln_post.bias -= clip.encode_dense(images, "maskclip").mean((0, 2, 3)) @ torch.linalg.pinv(visual.proj)

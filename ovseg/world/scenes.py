@@ -2,7 +2,7 @@
 
 A thing consists of several differently coloured parts, and things share colours (a house's roof has a car's red). The pixels of one object
 therefore disagree, which is the problem that semantic units solve. Stuff is texture. As on the web, captions omit some of the classes in
-the picture and sometimes name absent ones. Seed, split and index determine everything: the same three numbers give the same bytes.
+the picture and sometimes name absent ones.
 """
 
 import functools
@@ -47,9 +47,7 @@ class Scene:
 
 def render(settings, split, index, shape=None, offset=0):
     """Render one scene. settings: schema.Rendered. shape: (height, width) in pixels; None: a square of settings.size.
-
-    settings.seed + offset, split and index determine everything; splits never share a picture.
-    """
+    settings.seed + offset, split and index determine every byte; splits never share a picture."""
     height, width = shape or (settings.size, settings.size)
     rng = np.random.default_rng([settings.seed + offset, split, index])
     image, labels = _background(rng, height, width)
@@ -190,14 +188,13 @@ def _place_thing(rng, image, labels):
 
 
 def render_shards(settings, folder):
-    """Render the scenes world: train-*.tar, benchmark-*.tar, calibration-*.tar. Other shards in the folder are deleted.
+    """Render the data set: train-*.tar, benchmark-*.tar, calibration-*.tar. Other shards in it are deleted. settings: schema.Scenes.
 
-    Label maps things.png and scenes.png hold indices into the lists of classes things.txt, where 0 is the background, and scenes.txt. In
-    train shards, they are for inspection and the supervised reference; no other training reads them. Choices that need labels
-    (calibration.py) are made on the calibration pictures, as many as benchmark pictures and rendered alike. settings: schema.Scenes.
+    Label maps things.png and scenes.png hold indices into the lists of classes things.txt, where 0 is the background, and scenes.txt. Only
+    inspection and the supervised reference read those of train shards. Calibration pictures, as many as benchmark pictures and rendered
+    alike, are for choices that need labels (calibration.py).
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for earlier in folder.glob("*.tar*"):
         earlier.unlink()
     shards = []
