@@ -4,7 +4,7 @@ Users import one thing: `from ovseg import Segmenter`.
 """
 
 
-def __getattr__(name):  # lazy, so that `python -m ovseg.params` does not import torch
+def __getattr__(name):  # lazy, so that `ovseg --help` does not import torch
     if name == "Segmenter":
         from .segmentation.segmenter import Segmenter
 

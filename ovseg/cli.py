@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 
 HUB = "hf-hub:"  # prefix of --model for a published model, as in open_clip and timm
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in a folder; a file given by name may have any
-ERRORS = (OSError, ValueError, KeyError, RuntimeError, MemoryError, ImportError, SafetensorError)  # RuntimeError: GPU out of memory
+# RuntimeError: GPU out of memory; TypeError, AttributeError: a malformed segmenter.json
+ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, MemoryError, ImportError, SafetensorError)
 
 
 def one_line(error):
@@ -205,7 +206,7 @@ def publish(model, out, repository, private):
 
     if private and not repository:
         raise ValueError("--private needs --push")
-    if not (repository and (Path(out) / "README.md").is_file()):
+    if not (repository and all((Path(out) / name).is_file() for name in ("README.md", "segmenter.json"))):
         hub.write_model(model, out, repository)
     click.echo(out)
     if repository:

@@ -10,6 +10,7 @@ import functools
 import importlib
 import io
 import json
+import math
 import operator
 import os
 import re
@@ -38,12 +39,10 @@ class ParamsError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the study.
+    """A run of the study. name: "default", a line of `ablations.trained` or `inferred`, or a dense mode of `ablations.untrained`.
 
-    name: "default", a line of `ablations.trained` or `inferred`, or a dense mode of `ablations.untrained`. kind: trained (the default run
-    too), inferred (the default run's decoders with other inference settings) or untrained (CLIP's dense features alone). changes: what it
-    changes in params.yaml, {"mgca.k": 0.1}. params: params.yaml with these changes.
-    """
+    kind: trained (the default run too), inferred (the default run's decoders with other inference settings) or untrained (CLIP's dense
+    features alone). changes: what it changes in params.yaml, {"mgca.k": 0.1}. params: params.yaml with these changes."""
 
     name: str
     kind: str
@@ -110,10 +109,8 @@ def load_runs(path="params.yaml"):
 
 
 def parse_change(text):
-    """"mgca.beta=0.01,mgca.granularity=object" -> {"mgca.beta": 0.01, "mgca.granularity": "object"}. Raises ParamsError.
-
-    Values are YAML of letters, digits and . _ + -: the text is also part of file and stage names.
-    """
+    """"mgca.beta=0.01,mgca.granularity=object" -> {"mgca.beta": 0.01, "mgca.granularity": "object"}. Raises ParamsError. Values are
+    YAML of letters, digits and . _ + -, because the text is also part of file and stage names."""
     changes = {}
     for part in text.split(",") if text else []:
         if not re.fullmatch(r"[a-z_]+\.[a-z_]+=[A-Za-z0-9._+-]+", part):
@@ -121,7 +118,10 @@ def parse_change(text):
         key, value = part.split("=")
         if key in changes:
             raise ParamsError(f"{key} is set twice")
-        changes[key] = YAML(typ="safe").load(value)
+        try:
+            changes[key] = YAML(typ="safe").load(value)
+        except (YAMLError, ValueError):
+            raise ParamsError(f"{key} = {value}: must be a YAML value") from None
     return changes
 
 
@@ -165,7 +165,7 @@ def rules(p):
     yield "segment.unit", s.unit != "learned-group" or "groupvit" in names, "pixel, meta-point or group: groupvit learns groups"
     yield "segment.window", s.window % patch == 0, f"a multiple of CLIP's patch, {patch}"
     yield "segment.stride", s.stride <= s.window, f"at most segment.window, {s.window}: a larger stride leaves pixels out"
-    yield "segment.meta_points", round(s.meta_points**0.5) ** 2 == s.meta_points, "a square number: meta-points lie on a square grid"
+    yield "segment.meta_points", math.isqrt(s.meta_points) ** 2 == s.meta_points, "a square number: meta-points lie on a square grid"
     for key, unit in (("meta_points", "meta-point"), ("groups", "group")):
         yield f"segment.{key}", unit not in units or getattr(s, key) <= pixels, f"at most {pixels}, the pixel embeddings of a window"
     yield "evaluate.thresholds", set(p.evaluate.thresholds) <= set(p.benchmarks), f"for benchmarks: {', '.join(p.benchmarks)}"
@@ -197,7 +197,7 @@ def _read(path):
     """The sections of a parameter file as dicts."""
     try:
         values = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))  # YAML 1.2, as DVC: 1e-3 is a number
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except (OSError, ValueError, YAMLError) as error:
         raise ParamsError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path} must hold the sections {', '.join(Params.model_fields)}")

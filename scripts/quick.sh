@@ -3,13 +3,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p quick/models quick/results
+rm -rf quick/{notebooks,ovseg,paper,scripts}
 cp -R notebooks ovseg paper scripts dvc.yaml params.yaml .dvcignore quick
+git show HEAD:params.yaml > quick/params.yaml 2> /dev/null || true # without an edit or another preset, where there is git
 cp -R models/clip quick/models
 cp results/pretrain.json quick/results
-[[ -e quick/dvc.lock ]] || cp dvc.lock quick # knows that models/clip is made
 cd quick
 [[ -d .dvc ]] || dvc init --quiet --no-scm
 export PYTHONPATH=$PWD
+dvc commit --quiet --force pretrain # models/clip is made
 python -m ovseg.params ../presets/quick.yaml
 python scripts/repro.py "$@"
 echo "Look at quick/results/REPORT.md, quick/results/figures and quick/runs/default.ipynb."

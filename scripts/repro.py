@@ -9,11 +9,14 @@ import itertools
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from ovseg import params
 
 LOGS = Path("runs/logs")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -35,7 +38,7 @@ def changed(*kinds):
         done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
         if done.returncode == 0:
             return [name for name in json.loads(done.stdout) if name.split("@")[0] in kinds]
-        if "lock" not in done.stderr or attempt * 4 > LOCK_WAIT:  # DVC waits 3 s itself
+        if "acquire lock" not in done.stderr or attempt * 4 > LOCK_WAIT:  # DVC waits 3 s itself
             sys.exit(done.stderr)
 
 
@@ -47,10 +50,11 @@ class Runner:
     """Runs stages side by side. jobs: how many at a time. gpus: from visible_gpus, one for each in turn; [] for none."""
 
     def __init__(self, jobs, gpus):
-        self.jobs, self.failed, self.slots = jobs, [], queue.Queue()
+        self.jobs, self.failed, self.running, self.slots = jobs, [], set(), queue.Queue()
         for slot in range(jobs):
             # Waiting threads sleep instead of spinning: two processes with two spinning threads each would block two cores.
             share = {"OMP_NUM_THREADS": str(max(1, CORES // jobs)), "OMP_WAIT_POLICY": "PASSIVE"}
+            share = {} if os.environ.get("OVSEG_LAUNCH") else share  # other machines have their own cores
             self.slots.put(os.environ | share | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus and jobs > 1 else {}))
 
     def run(self, name):
@@ -63,13 +67,23 @@ class Runner:
             started = time.perf_counter()
             with open(log, "wb") as file:
                 command = ["dvc", "--wait-for-lock", "repro", "--single-item", name]
-                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+                self.running.add(process)
+                code = process.wait()
+                self.running.discard(process)
             say(f"{'done  ' if code == 0 else 'FAILED'} {name}  {time.perf_counter() - started:.0f} s")
             if code:
                 self.failed.append(name)
                 print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), f"(the end of {log})", flush=True)
         finally:
             self.slots.put(environment)
+
+    def stop(self, number, frame):
+        """On SIGTERM, end the running stages too."""
+        self.failed.append("stopped")
+        for process in self.running:
+            process.terminate()
+        sys.exit(128 + number)
 
     def run_all(self, names):
         """Run stages side by side, in this order. Ends the process if one of them fails."""
@@ -82,11 +96,22 @@ class Runner:
 
 
 if __name__ == "__main__":
-    gpus = visible_gpus()
-    runner = Runner(int(sys.argv[1]) if len(sys.argv) > 1 else len(gpus) or CORES, gpus)
+    try:
+        p = params.load()
+    except params.ParamsError as error:
+        sys.exit(f"{error}")
+    gpus = [] if p.device == "cpu" else visible_gpus()
+    given = sys.argv[1] if len(sys.argv) > 1 else str(1 if p.train.processes > 1 else len(gpus) or CORES)
+    if not given.isdigit() or given == "0":
+        sys.exit(f"JOBS = {given}: must be a whole number from 1")
+    if gpus and int(given) > 1 and p.train.processes > 1:
+        sys.exit(f"JOBS = {given}: must be 1, because each run trains on {p.train.processes} GPUs (train.processes)")
+    runner = Runner(int(given), gpus)
+    signal.signal(signal.SIGTERM, runner.stop)
     LOGS.mkdir(parents=True, exist_ok=True)
     changed()
-    subprocess.run(["dvc", "repro", "encode"], check=True)  # what all runs share
+    if code := subprocess.run(["dvc", "repro", "encode"]).returncode:  # what all runs share
+        sys.exit(code)
     runner.run_all(changed("run", "untrained"))
     runner.run_all(changed("inferred"))
     sys.exit(subprocess.run(["dvc", "repro"]).returncode)  # the figures

@@ -20,7 +20,8 @@ def encode_benchmarks(clip, benchmarks, segment, folder, modes):
     folder, places = Path(folder), {}  # places: {source: folder of its windows}
     for benchmark in benchmarks:
         place = folder / benchmark.name
-        made_with = {"clip": clip.fingerprint, "names": benchmark.named, "templates": segment.templates}
+        made_with = {"clip": clip.fingerprint, "classes": benchmark.classes, "templates": segment.templates}
+        made_with |= {"label": getattr(benchmark, "label", None), "files": files_digest([*benchmark.files, *benchmark.label_files])}
         classes = ArrayWriter(place / "classes.npy", (clip.width,), made_with, len(benchmark.named), np.float32)
         if not classes.rows:
             classes.append(clip.embed_classes(benchmark.named, segment.templates))

@@ -11,10 +11,14 @@ CONFIGS = Path(util.find_spec("open_clip").origin).parent / "model_configs"
 
 
 def model_config(model):
-    """The open_clip configuration of a model by its name or "local-dir:FOLDER": a dict, None if there is no such model."""
+    """The open_clip configuration of a model by its name or "local-dir:FOLDER": a dict, None if there is none."""
     file = Path(model.removeprefix(LOCAL)) / "open_clip_config.json" if model.startswith(LOCAL) else CONFIGS / f"{model}.json"
-    config = json.loads(file.read_text()) if file.is_file() else None
-    return config and config.get("model_cfg", config)
+    try:
+        config = json.loads(file.read_text())
+        config = config.get("model_cfg", config)
+        return config if "vision_cfg" in config else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def patch_size(vision):

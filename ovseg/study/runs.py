@@ -1,14 +1,12 @@
-"""Training and evaluating a run of the study (params.Run), and its result next to others.
-
-A run's decoders are in models/NAME/seeds/0 and so on, its result is results/runs/NAME.json. Under torchrun,
-`python -m ovseg.study.runs [--run NAME]` trains a run over all processes.
-"""
+"""Training and evaluating a run of the study (params.Run): its decoders are in models/NAME/seeds/0 and so on, its result is
+results/runs/NAME.json. Under torchrun, `python -m ovseg.study.runs [--run NAME]` trains a run over all processes."""
 
 import argparse
 import functools
 import hashlib
 import json
 import platform
+import shutil
 import sys
 import time
 from importlib import metadata
@@ -47,6 +45,9 @@ def train_run(run, device):
         trained = loop.train_into(run.model / "seeds" / str(seed), seed, p, labels_of, device)
         if group.rank == 0:
             print(f"seed {seed}: {'trained' if trained else 'kept: it was trained before with the same parameters, code and data'}")
+    for other in (run.model / "seeds").iterdir() if group.rank == 0 else ():
+        if int(other.name) >= p.train.seeds:  # of an earlier train.seeds, and maybe of other parameters
+            shutil.rmtree(other)
 
 
 def open_segmenters(run, device):
@@ -90,8 +91,7 @@ def make_result(run, iou, seconds, weights=0):
 
     run: params.Run. iou: {benchmark: {(seed, unit): {class: IoU}}}, from evaluation.evaluate. seconds: {"train": ..., "evaluate": ...},
     the only values that differ when a study is repeated on one machine. weights: number of trained weights. Returns the dict that
-    docs/ablations.md describes; what is no metric is in lists of pairs, for DVC would read a dict as metrics.
-    """
+    docs/ablations.md describes; what is no metric is in lists of pairs, for DVC would read a dict as metrics."""
     p = run.params
     units = list(dict.fromkeys(unit for variants in iou.values() for _, unit in variants))
     seeds = []
@@ -136,9 +136,8 @@ def heading(run, default):
 def beside(result, others):
     """mIoU of a result next to others, in percent, mean ± standard deviation over seeds (number of seeds): a DataFrame of texts.
 
-    others: {title: params.Run}. A run without a result, or with one of other parameters, gets a dash: no stage waits for the others.
-    Each is shown with the same unit if it has it, otherwise with its own, which is then named.
-    """
+    others: {title: params.Run}. A dash stands for a run without a result of its current parameters: no stage waits for the others. Each is
+    shown with the same unit if it has it, otherwise with its own, which is then named."""
     rows = []
     for benchmark, unit in ((benchmark, unit) for benchmark, by_unit in result["miou"].items() for unit in by_unit):
         row = {"benchmark": benchmark, "unit": unit, "this run": _spread(result, benchmark, unit)}

@@ -20,10 +20,8 @@ PREPARED = "data/prepared/"  # made by `prepare`
 
 
 def check_machine(runs):
-    """Raises ParamsError if the shards, the benchmarks, label maps of a supervised run, or GPUs are missing. runs: {name: params.Run}.
-
-    What `prepare` makes, and optional benchmarks, may be missing.
-    """
+    """Raises ParamsError if the shards, the benchmarks, label maps of a supervised run, or GPUs are missing. What `prepare` makes, and
+    optional benchmarks, may be missing. runs: {name: params.Run}."""
     p = runs[params.DEFAULT].params
     for run in runs.values():
         params.device(p.device, run.params.train.processes)

@@ -105,5 +105,6 @@ def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/feat
 
         keys = preparation.load_keys(prepared)
         images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
-        made_of |= {"images": encode.digest(keys), "clip": clip.model_dump(exclude={"batch", "cache_images"})}
+        sizes = [Path(path).stat().st_size for path in paths]
+        made_of |= {"images": encode.digest([keys, sizes]), "clip": clip.model_dump(exclude={"batch", "cache_images"})}
     return Pairs(images, captions.TextBank.load(prepared), encode.open_cached(cache / "texts.npy"), paths, made_of)

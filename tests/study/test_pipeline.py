@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,9 +65,10 @@ def stale(folder):
 
 ON_TWO_WORKERS = """
 trap 'kill $(jobs -p)' EXIT
-dask scheduler --host 127.0.0.1 --port 8786 --no-dashboard > scheduler.log 2>&1 &
+address=${OVSEG_LAUNCH#*tcp://} && address=${address% *}
+dask scheduler --host 127.0.0.1 --port ${address#*:} --no-dashboard > scheduler.log 2>&1 &
 for worker in 1 2; do
-  dask worker tcp://127.0.0.1:8786 --nthreads 1 --no-dashboard --no-nanny --resources RUN=1 > worker$worker.log 2>&1 &
+  dask worker tcp://$address --nthreads 1 --no-dashboard --no-nanny --resources RUN=1 > worker$worker.log 2>&1 &
 done
 python scripts/repro.py 2
 """
@@ -79,7 +81,10 @@ def project(tmp_path_factory):
     alone = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]  # no network but loopback
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
         alone = []
-    launch = {"OVSEG_LAUNCH": "python scripts/launch_dask.py tcp://127.0.0.1:8786 RUN=1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {"OVSEG_LAUNCH": f"python scripts/launch_dask.py tcp://127.0.0.1:{port} RUN=1"}
     print(run(folder, *alone, "bash", "-c", ON_TWO_WORKERS, **launch))
     return folder
 
