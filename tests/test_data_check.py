@@ -51,8 +51,7 @@ def test_unreadable_files_and_wrong_sizes_are_warned_of_and_the_others_counted(t
 
 
 @pytest.mark.parametrize("name, last", [("coco_object", 170), ("ade20k", 150)])
-def test_ids_of_a_layout_are_those_of_its_files(tmp_path, name, last):
-    """The last stored id has a class or belongs to the background; one more has none."""
+def test_the_last_stored_id_of_a_layout_has_a_meaning_and_the_next_one_has_none(tmp_path, name, last):
     layout, ids = LAYOUTS[name], np.arange(last + 2, dtype=np.uint8)[None]
     for pattern, array in {layout.images: picture(*ids.shape), layout.labels: ids}.items():
         save(tmp_path / pattern.format(split=layout.evaluated, key="p"), array)
