@@ -16,8 +16,6 @@ from .. import params
 from ..benchmarks import datasets
 from ..data import shards
 
-PREPARED = "data/prepared/"  # made by `prepare`
-
 
 def check_machine(runs):
     """Raises ParamsError if the shards, the benchmarks, label maps of a supervised run, or GPUs are missing. What `prepare` makes, and
@@ -27,7 +25,7 @@ def check_machine(runs):
         params.device(p.device, run.params.train.processes)
     try:
         for name, settings in p.benchmarks.items():
-            if not (settings.folder or settings.shards).startswith(PREPARED):
+            if not (settings.folder or settings.shards).startswith("data/prepared/"):
                 with contextlib.suppress(datasets.NotHere if settings.optional else ()):
                     datasets.open_benchmark(name, settings)
         paths = shards.expand(p.data.shards) if p.data.shards else []

@@ -18,7 +18,7 @@ FILES = {  # stages: the files that rerun them
     "encode run": "ovseg/clip/dense.py data/prepared/pairs.npz",
     "encode run inferred untrained figures": "ovseg/benchmarks/miou.py",
     "run": "ovseg/methods/tcl.py ovseg/training/loop.py data/features/train/pairs.npy",
-    "run inferred untrained": "runs/sources/run.ipynb",
+    "run inferred untrained": "runs/sources/run.ipynb ovseg/training/decoder.py",
     "run inferred untrained figures": "ovseg/segmentation/units.py data/features/benchmarks/things/clip.npy",
     "inferred figures": "models/default/seeds/0/decoder.safetensors",
     "figures": "runs/sources/figures.ipynb ovseg/study/report.py results/runs/default.json",
