@@ -130,15 +130,15 @@ def test_iou_is_that_of_all_pixels(here, names, threshold):
 WRONG = {  # a command: what its error says
     "segment": "Missing argument 'PICTURES...'",
     "segment absent.png --classes a,b": "absent.png: no pictures found",
-    "segment a.png --classes a,b --threshold 0.5": "--threshold 0.5: must be a number, and needs --background",
-    "segment a.png --classes a,b --background --threshold nan": "--threshold nan: must be a number",
+    "segment a.png --classes a,b --threshold 0.5": "--threshold 0.5: must be between 0 and 1, and requires --background",
+    "segment a.png --classes a,b --background --threshold nan": "--threshold nan: must be between 0 and 1",
     "segment a.png --classes a,b --background --threshold 1.5": "1.5 is not in the range",
     "segment a.png --classes a": "at least two classes, or one with background=True or with others",
     f"segment a.png --classes {','.join(map(str, range(256)))}": "256 names; a label map of one byte per pixel holds 255",
     "segment a.png --classes a,b --model absent": "absent cannot be loaded: absent holds no segmenter.json",
     "segment a.png --classes a,b --seed 7": "models/default cannot be loaded: ",
     "segment a.png --classes a,b --seed 1": "models/default cannot be loaded: ",
-    "evaluate mine --threshold 0.5": "the first class 'background'; it is 'cat'",
+    "evaluate mine --threshold 0.5": "a first class named 'background'; here it is 'cat'",
     "evaluate mine --json a.png": "a.png exists already; --force replaces it",
     "check-data": "no params.yaml",
     "check-data mine absent": "absent does not exist",
@@ -186,6 +186,7 @@ def test_publish_exports_once_and_uploads_on_request(here, monkeypatch):
     monkeypatch.setattr(hub, "push", lambda *arguments: pushed.append(arguments) or "URL")
     assert run(0, "publish", "models/default", "out").stdout == "out\n" and not pushed
     save(here / "out/README.md", "")
+    save(here / "out/segmenter.json", "{}")
     assert run(0, "publish", "models/default", "out", "--push", "me/model", "--private").stdout == "out\nURL\n"
     assert written == [("models/default", "out", None)] and pushed == [("out", "me/model", True)]
     monkeypatch.setattr(hub, "push", lambda *_: 1 / 0)  # any error of the network

@@ -5,8 +5,7 @@ import re
 import numpy as np
 import pytest
 import webdataset as wds
-from handmade import save
-from tiny import encoded
+from tiny import encoded, save
 
 from ovseg.benchmarks.datasets import FolderBenchmark, NotHere, open_benchmark
 from ovseg.schema import Benchmark

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from handmade import COUNTS, PLACES, REDUCED, WITH_BACKGROUND, files, save
+from handmade import COUNTS, PLACES, REDUCED, WITH_BACKGROUND, files
+from tiny import save
 
 from ovseg import schema
 from ovseg.benchmarks.calibration import open_calibration

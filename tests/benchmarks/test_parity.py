@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from handmade import COUNTS, PLACES, REDUCED, WITH_BACKGROUND, files, save
+from handmade import COUNTS, PLACES, REDUCED, WITH_BACKGROUND, files
 from PIL import Image
+from tiny import save
 
 from ovseg import params
 from ovseg.benchmarks.datasets import open_benchmark

@@ -21,15 +21,15 @@ FILES = {  # stages: the files that rerun them
     "run inferred untrained": "runs/sources/run.ipynb ovseg/training/decoder.py",
     "run inferred untrained figures": "ovseg/segmentation/units.py data/features/benchmarks/things/clip.npy",
     "inferred figures": "models/default/seeds/0/decoder.safetensors",
-    "figures": "runs/sources/figures.ipynb ovseg/study/report.py results/runs/default.json",
+    "figures": "runs/sources/figures.ipynb runs/sources/runs ovseg/study/report.py results/runs/default.json",
     "": "ovseg/world/pretraining.py ovseg/inspection/view.py ovseg/cli.py",  # only its parameters rerun `pretrain`
 }
 KEYS = {  # stages: the parameters that rerun them; of `run`, see below
     "prepare": "scenes.pairs data.max_bad_fraction",
     "encode": "benchmarks clip.dense segment.stride",
     "pretrain": "pretrain.lr",
-    "figures": "figures.quantiles ablations.trained",
-    "": "segment.meta_points mgca.k",
+    "figures": "figures.quantiles",
+    "": "segment.meta_points mgca.k ablations.trained",
 }
 
 
