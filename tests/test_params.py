@@ -212,6 +212,7 @@ def test_values_that_are_not_used_need_not_fit(refused):
         ("trained", "segment.unit=group", "move the line to ablations.inferred"),
         ("trained", "mgca.k", "must be section.key=value"),
         ("trained", "mgca.k=0.1,mgca.k=0.2", "mgca.k is set twice"),
+        ("trained", "mgca.k=...", "must be a YAML value"),
         ("inferred", "mgca.k=0.1", "move the line to ablations.trained"),
         ("inferred", "segment.meta_points=36", "the same parameters as the run default"),
     ],
