@@ -64,7 +64,7 @@ def stale(folder):
 
 
 ON_TWO_WORKERS = """
-trap 'kill $(jobs -p)' EXIT
+trap 'kill -9 $(jobs -p)' EXIT
 address=${OVSEG_LAUNCH#*tcp://} && address=${address% *}
 dask scheduler --host 127.0.0.1 --port ${address#*:} --no-dashboard > scheduler.log 2>&1 &
 for worker in 1 2; do
