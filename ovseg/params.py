@@ -148,8 +148,7 @@ def rules(p):
         yield "clip.pretrained", c.pretrained in tags, f"the path of a checkpoint, or a tag of {c.model}: {', '.join(tags)}"
     yield "clip.image_size", c.image_size % patch == 0, f"a multiple of CLIP's patch, {patch}"
     patches = (p.pretrain.size // p.pretrain.patch) ** 2
-    seen = max(count for phase in p.pretrain.phases for count in phase.patches)
-    yield "pretrain.phases", seen <= patches, f"of at most {patches} patches, those of an image"
+    yield "pretrain.patches", max(p.pretrain.patches) <= patches, f"of at most {patches} patches, those of an image"
     yield "train.processes", t.batch % t.processes == 0, f"a divisor of train.batch, {t.batch}"
     yield "train.warmup_epochs", t.warmup_epochs < t.epochs, f"below train.epochs, {t.epochs:g}"
     yield "train.batch", p.data.shards or t.batch <= p.scenes.pairs, f"at most {p.scenes.pairs}, the number of pairs"

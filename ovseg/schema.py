@@ -105,26 +105,21 @@ class Clip(Section):
     cache_images: bool
 
 
-class Phase(Section):
-    """A phase of pretraining: the number of pictures, and the numbers of visible patches per picture, one drawn for each batch."""
-
-    pictures: Count
-    patches: Annotated[list[Count], Field(min_length=1)]
-
-
 class Pretrain(Rendered):
     """Pretraining of the compact CLIP (world/pretraining.py)."""
 
     batch: Annotated[int, Field(ge=2)]
+    pictures: Count
     lr: Positive
+    block_lr: Positive
     weight_decay: NotNegative
     caption_probability: Share
     views: Count
+    patches: Annotated[list[Count], Field(min_length=1)]
     workers: Index
     templates: Templates
     embed_dim: Count
     patch: Count
-    phases: Annotated[list[Phase], Field(min_length=1)]
     vision_width: Width
     vision_layers: Count
     text_width: Width

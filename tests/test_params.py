@@ -160,7 +160,7 @@ def test_the_values_as_they_are_pass(refused):
         ({"segment.templates": ["a {}.", "a {} and {}"]}, "segment.templates.1 = 'a {} and {}': must be a text with exactly one {}"),
         ({"evaluate.units": ["pixel", "pixel"]}, "evaluate.units = ['pixel', 'pixel']: must hold each value once"),
         ({"evaluate.thresholds": {"thigns": 0.1}}, "must be for benchmarks: things, scenes"),
-        ({"pretrain.phases": [{"patches": [65], "pictures": 1}]}, "must be of at most 64 patches"),
+        ({"pretrain.patches": [8, 65]}, "must be of at most 64 patches"),
         ({"clip.image_size": 120}, "clip.image_size = 120: must be a multiple of CLIP's patch, 16"),
         ({"clip": VIT | {"model": "ViT-B-16-quickgel"}}, "must be a model of open_clip, or local-dir:"),
         ({"clip": VIT | {"model": "RN50"}}, "clip.model = 'RN50': must be an open_clip model with a plain ViT"),

@@ -20,6 +20,7 @@ from ..data.captions import nouns
 from ..data.files import write_whole
 from ..schema import Pretrain
 from . import scenes
+from .muon import Muon
 
 CONTEXT = 32  # tokens per text: captions of the rendered world are short
 
@@ -83,13 +84,19 @@ def contrast(image, text, scale, fits):
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def schedule(settings):
-    """Yields for each step of all phases: the learning rate, and the numbers of patches to choose from."""
-    for phase in settings.phases:
-        steps = phase.pictures // settings.batch
-        for step in range(steps):
-            warm = min(1, (step + 1) / (0.05 * steps))
-            yield settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps)), phase.patches
+def schedule(step, steps):
+    """The share of the learning rates at a step: warm-up over 5% of the steps, cosine decay to 0."""
+    return min(1, (step + 1) / (0.05 * steps)) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+def optimisers(model, settings):
+    """Muon for the matrices of the blocks, AdamW for all else. settings: schema.Pretrain."""
+    blocks, decayed, others = [], [], []
+    for name, p in model.named_parameters():
+        (others if p.ndim < 2 else blocks if "resblocks" in name else decayed).append(p)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
+    return [Muon(blocks, lr=settings.block_lr, weight_decay=settings.weight_decay), adamw]
 
 
 def pretrain(settings, device="cpu", checkpoint=None):
@@ -102,42 +109,43 @@ def pretrain(settings, device="cpu", checkpoint=None):
     replace_attention(model)
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    decayed, others = ([p for p in model.parameters() if (p.ndim >= 2) == decay] for decay in (True, False))
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
-    plan, mark = list(schedule(settings)), settings.model_dump_json(exclude={"workers"})
+    used, steps = optimisers(model, settings), settings.pictures // settings.batch
+    initial = [[group["lr"] for group in optimiser.param_groups] for optimiser in used]
+    mark = settings.model_dump_json(exclude={"workers"})
     state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint and Path(checkpoint).is_file() else {}
     first, history = (state["step"], state["history"]) if state.get("settings") == mark else (0, [])
     if first:
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(used, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         torch.set_rng_state(state["random"])
         print(f"resuming at step {first}, from {checkpoint}")
-    rows = range(first * settings.batch, len(plan) * settings.batch)
+    rows = range(first * settings.batch, steps * settings.batch)
     # its own generator, so that the loader does not advance the one that draws the glimpses
     options = {"num_workers": settings.workers, "collate_fn": _collate, "generator": torch.Generator()}
     loader = DataLoader(RenderedPairs(settings), settings.batch, sampler=rows, **options)
-    bar = tqdm(loader, "pretrain", initial=first, total=len(plan), mininterval=5)
+    bar = tqdm(loader, "pretrain", initial=first, total=steps, mininterval=5)
     for step, (images, texts, named, captions) in enumerate(bar, first):
-        rate, choice = plan[step]
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        model.visual.patch_dropout.patches = choice[torch.randint(len(choice), ())]
+        for optimiser, rates in zip(used, initial, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * schedule(step, steps)
+        model.visual.patch_dropout.patches = settings.patches[torch.randint(len(settings.patches), ())]
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # each distinct text is encoded once
         with torch.autocast("cuda", torch.bfloat16, enabled=images.to(device).is_cuda):  # CPUs may be much slower in bfloat16
             image = model.encode_image((images.to(device).float() / 255 - mean) / std)
             text = model.encode_text(tokenizer(list(distinct)).to(device))[[distinct[text] for text in texts]]
         loss = contrast(image.float(), text.float(), model.logit_scale.exp(), fits(captions, named))
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in used:
+            optimiser.step()
         model.logit_scale.data.clamp_(0, math.log(100))
-        if step % max(1, len(plan) // 200) == 0:
+        if step % max(1, steps // 200) == 0:
             history.append({"pairs": (step + 1) * settings.batch * settings.views, "loss": loss.item()})
-        if checkpoint and (step + 1) % max(1, len(plan) // 100) == 0:
+        if checkpoint and (step + 1) % max(1, steps // 100) == 0:
             state = {"settings": mark, "step": step + 1, "history": history, "random": torch.get_rng_state()}
-            state |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            state |= {"model": model.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in used]}
             write_whole(checkpoint, lambda part, state=state: torch.save(state, part))
     model.visual.patch_dropout = nn.Identity()
     return model.cpu(), history
