@@ -22,7 +22,7 @@ class Results:
 
     rows: a row per run, seed, benchmark and unit. Columns: run, kind, seed (NaN if nothing was trained), benchmark, group (of GROUPS),
     unit, own (whether it is the run's segment.unit), and in percent miou, things and stuff (of classes of the rendered world).
-    changes: {run: what it changes in the default run}, without train.seeds. parameters: {key: value} of the default run.
+    changes: {run: what it changes in the default run}. parameters: {key: value} of the default run.
     costs: {run: (number of trained weights, seconds per training)}.
     """
 
@@ -122,7 +122,7 @@ def load_results(paths):
         suite = suite or set(result["miou"])
         if set(result["miou"]) != suite:
             raise ValueError(f"{path} is on {', '.join(result['miou'])}, other results on {', '.join(sorted(suite))}: evaluate it again")
-        changes[run] = {key: value for key, value in result["changes"] if key != "train.seeds"}
+        changes[run] = dict(result["changes"])
         costs[run] = result["weights"], result["seconds"]["train"] / len(result["seeds"])
         parameters = of_run if run == DEFAULT else parameters
         tested = ((seed, benchmark, unit) for seed in result["seeds"] for benchmark in seed["iou"] for unit in seed["iou"][benchmark])
