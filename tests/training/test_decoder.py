@@ -60,3 +60,22 @@ def test_what_is_saved_is_loaded_ready_for_evaluation(tmp_path):
     loaded = Decoder.load(folder)
     assert [file.name for file in folder.iterdir()] == [WEIGHTS]
     assert same(loaded.state_dict(), decoder.state_dict()) and not loaded.training
+
+
+def test_a_context_adds_the_mean_feature_through_a_gate_and_is_loaded_again(tmp_path):
+    features = random(2, 6, 3, 5, dtype=torch.float32)
+    torch.manual_seed(0)
+    plain = Decoder(6)
+    torch.manual_seed(0)
+    decoder = Decoder(6, context=True)
+    assert torch.equal(decoder(features), plain(features))  # untrained: MaskCLIP
+    added = decoder.state_dict()
+    assert added.pop("context") == 0 and same(added, plain.state_dict())
+    decoder.context.data.fill_(0.5)
+    seen = features + 0.46211716 * features.sum((2, 3), keepdim=True) / 15  # tanh(0.5)
+    for block in (*plain.blocks, *decoder.blocks):
+        torch.nn.init.constant_(block.gate, 0.7)
+    torch.testing.assert_close(decoder(features), plain(seen))
+    for one in (plain, decoder):
+        one.save(tmp_path)
+        assert torch.equal(Decoder.load(tmp_path)(features), one(features))

@@ -1,0 +1,44 @@
+"""Outlier patches: written into features, in training, and found by their norm."""
+
+import numpy as np
+import torch
+from small import changed, make_pairs, same
+
+from ovseg.training import loop, outliers
+from ovseg.training.batches import CachedImages
+
+DATA = make_pairs()
+
+
+def test_a_share_of_the_patches_becomes_one_of_three_vectors_three_times_as_long_as_a_mean_feature():
+    features = np.random.default_rng(1).normal(size=(60, 16, 8, 8)).astype(np.float16)
+    before, after = features.copy(), outliers.overwrite(features, 0.05, seed=2)
+    assert np.array_equal(features, before) and after.dtype == np.float16  # a copy
+    moved = (after != before).any(1)
+    assert abs(moved.mean() - 0.05) < 0.015  # 5 standard deviations of 3840 draws
+    vectors = np.unique(after.transpose(0, 2, 3, 1)[moved], axis=0)
+    mean = np.linalg.norm(before.astype(float), axis=1).mean()
+    assert len(vectors) == 3 and np.allclose(np.linalg.norm(vectors.astype(float), axis=1), 3 * mean, rtol=1e-3)
+    assert np.array_equal(after, outliers.overwrite(features, 0.05, 2)) and not np.array_equal(after, outliers.overwrite(features, 0.05, 3))
+
+
+def test_long_patches_are_found_and_how_often_they_are_the_most_similar_to_the_text():
+    length = 1 + 0.01 * torch.rand(10, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    features, texts = torch.ones(10, 2, 3, 3), torch.tensor([1.0, 0.0]).expand(10, 2)
+    features[:, 1, 0, 0] = 0  # the first patch is the most similar
+    features = length * features / features.norm(dim=1, keepdim=True)
+    assert outliers.found(features, texts) == (0, 0)
+    features[:4, :, 2, 1], features[4:, :, 2, 1] = torch.tensor([9.0, 0]), torch.tensor([0, 9.0])  # along the text; at a right angle to it
+    every, first = outliers.found(features, texts)
+    assert np.isclose(every, 1 / 9) and np.isclose(first, 0.4)
+
+
+def test_a_training_reads_them(tmp_path):
+    trained, by_hand, without = (tmp_path / f"{number}.pt" for number in range(3))
+    pairs = DATA._replace(images=CachedImages(outliers.overwrite(DATA.images.array, 0.2, seed=4)))
+
+    def weights(p, pairs, path):
+        return loop.train(p, 4, pairs, path)[0].decoder.state_dict()
+
+    expected = weights(changed(), pairs, by_hand)
+    assert same(weights(changed(outliers=0.2), DATA, trained), expected) and not same(weights(changed(), DATA, without), expected)
