@@ -26,10 +26,9 @@ def write(folder, processor):
     """Write FILE: mIoU in percent by seed of each run, benchmark and unit in the results of the study in `folder`."""
     path = Path(folder, "params.yaml")
     rows = load_results(Path(folder, run.result) for run in params.load_runs(path).values()).rows
-    kept = {"processor": processor, "parameters": digest(params.load(path=path))}
     grouped = rows.groupby(["run", "benchmark", "unit"], sort=False)["miou"]
-    kept["miou"] = [[*key, [round(value, 4) for value in values]] for key, values in grouped]
-    FILE.write_text(json.dumps(kept) + "\n")
+    miou = [[*key, [round(value, 4) for value in values]] for key, values in grouped]
+    FILE.write_text(json.dumps({"processor": processor, "parameters": digest(params.load(path=path)), "miou": miou}) + "\n")
 
 
 def compare(results, p, path=FILE):

@@ -24,7 +24,7 @@ def sections(results, findings, paper, speeds, other=None):
     there, spread = other or ({}, "")
     if there:
         verdicts[OTHER] = ["yes" if there[f.code] == f.verdict else f"no: {there[f.code]}" for f in findings]
-    parts = [("Do the paper's findings hold here?", f"{INTRODUCTION}\n\n{spread}".strip(), verdicts)]
+    parts = [("Do the paper's findings hold here?", f"{INTRODUCTION.strip()}\n\n{spread}", verdicts)]
     for f in findings:
         text = "\n\n".join([f"**{f.verdict.capitalize()}.** {f.rule}".rstrip(), *(f"{sentence}." for sentence in f.missing)])
         parts.append((f"{f.code}: {f.claim}", text, comparisons_table(f.comparisons)))

@@ -28,7 +28,8 @@ def test_it_has_the_papers_number_of_parameters_at_width_512():
 
 def test_untrained_it_is_exactly_nearest_upsampling():
     features = random(2, 6, 3, 5, dtype=torch.float32) * 10
-    assert torch.equal(Decoder(6)(features), features.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    for context in (False, True):
+        assert torch.equal(Decoder(6, context)(features), features.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 def test_gated_conv_is_layer_norm_gelu_convolution_and_gate():
@@ -63,18 +64,10 @@ def test_what_is_saved_is_loaded_ready_for_evaluation(tmp_path):
 
 
 def test_a_context_adds_the_mean_feature_through_a_gate_and_is_loaded_again(tmp_path):
-    features = random(2, 6, 3, 5, dtype=torch.float32)
-    torch.manual_seed(0)
-    plain = Decoder(6)
-    torch.manual_seed(0)
+    features, plain = random(2, 6, 3, 5, dtype=torch.float32), trained(6)
     decoder = Decoder(6, context=True)
-    assert torch.equal(decoder(features), plain(features))  # untrained: MaskCLIP
-    added = decoder.state_dict()
-    assert added.pop("context") == 0 and same(added, plain.state_dict())
-    decoder.context.data.fill_(0.5)
+    decoder.load_state_dict(plain.state_dict() | {"context": torch.tensor(0.5)})
     seen = features + 0.46211716 * features.sum((2, 3), keepdim=True) / 15  # tanh(0.5)
-    for block in (*plain.blocks, *decoder.blocks):
-        torch.nn.init.constant_(block.gate, 0.7)
     torch.testing.assert_close(decoder(features), plain(seen))
     for one in (plain, decoder):
         one.save(tmp_path)

@@ -34,11 +34,7 @@ def test_long_patches_are_found_and_how_often_they_are_the_most_similar_to_the_t
 
 
 def test_a_training_reads_them(tmp_path):
-    trained, by_hand, without = (tmp_path / f"{number}.pt" for number in range(3))
-    pairs = DATA._replace(images=CachedImages(outliers.overwrite(DATA.images.array, 0.2, seed=4)))
-
-    def weights(p, pairs, path):
-        return loop.train(p, 4, pairs, path)[0].decoder.state_dict()
-
-    expected = weights(changed(), pairs, by_hand)
-    assert same(weights(changed(outliers=0.2), DATA, trained), expected) and not same(weights(changed(), DATA, without), expected)
+    by_hand = DATA._replace(images=CachedImages(outliers.overwrite(DATA.images.array, 0.2, seed=4)))
+    cases = enumerate([(changed(outliers=0.2), DATA), (changed(), by_hand), (changed(), DATA)])
+    read, expected, without = (loop.train(p, 4, pairs, tmp_path / f"{n}.pt")[0].state_dict() for n, (p, pairs) in cases)
+    assert same(read, expected) and not same(without, expected)
