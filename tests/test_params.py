@@ -266,17 +266,8 @@ def test_runs_have_names_folders_and_what_they_depend_on():
     assert "mgca" in k.depends() and "tcl" not in k.depends() and k.depends() != default.depends()
     assert "tcl" in runs["train.method=tcl"].depends() and "mgca" not in runs["train.method=tcl"].depends()
     assert "mgca" not in points.depends() and points.depends()["train"] == {"seeds": 6} and clip.depends()["train"] == {}
+    assert [run.params.train.seeds for run in (default, points, runs["mgca.k=0,train.seeds=6"], k)] == [6, 6, 6, 3]
     assert "workers" not in default.depends()["train"] and "batch" not in default.depends()["clip"]
-
-
-def test_a_line_has_its_own_number_of_seeds_or_that_of_lines_if_the_default_run_has_as_many(tmp_path):
-    lines = {"trained": ["default", "mgca.k=0", "mgca.k=0.1,train.seeds=5", "mgca.k=0.2,train.seeds=1"], "untrained": ["maskclip"]}
-    for default, of_lines, expected in ((4, 3, [4, 3, 5, 1, 4]), (2, 3, [2, 2, 5, 1, 2])):
-        values = having({"train.seeds": default, "ablations": lines | {"seeds": of_lines, "inferred": ["segment.meta_points=9"]}})
-        YAML().dump(values, tmp_path / "params.yaml")
-        runs = [run for run in params.load_runs(tmp_path / "params.yaml").values() if run.kind != "untrained"]
-        assert [run.params.train.seeds for run in runs] == expected
-        assert [run.changes for run in runs[:4]] == [{}, {"mgca.k": 0}, {"mgca.k": 0.1}, {"mgca.k": 0.2}]  # seeds are no difference
 
 
 def test_any_parameter_of_a_method_and_of_training_can_be_ablated(refused):
@@ -353,6 +344,7 @@ def test_a_preset_is_valid_and_changes_only_its_own_keys(preset, tmp_path):
         elif isinstance(default, dict):
             assert values[section] == default | own.get(section, {})
     assert "# the object is the top alpha*L pixels" in path.read_text()  # comments stay
+    assert {run.params.train.seeds for run in params.load_runs(path).values()} == {own["train"]["seeds"]}  # also those of lines
     assert len(params.load_runs(path)) == sum(len(values["ablations"][kind]) for kind in KINDS)
 
 
