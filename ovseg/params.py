@@ -42,7 +42,8 @@ class Run:
     """A run of the study. name: "default", a line of `ablations.trained` or `inferred`, or a dense mode of `ablations.untrained`.
 
     kind: trained (the default run too), inferred (the default run's decoders with other inference settings) or untrained (CLIP's dense
-    features alone). changes: what it changes in params.yaml, {"mgca.k": 0.1}. params: params.yaml with these changes."""
+    features alone). changes: what it changes in params.yaml, {"mgca.k": 0.1}, but for train.seeds. params: params.yaml with these changes
+    and the run's number of seeds."""
 
     name: str
     kind: str
@@ -98,7 +99,9 @@ def load_runs(path="params.yaml"):
                 continue
             try:
                 changes = parse_change(line)
-                run = Run(line, kind, changes, _validated(values, changes, path))
+                seeds = {"train.seeds": min(lists.seeds, p.train.seeds)} if kind == "trained" else {}
+                others = {key: value for key, value in changes.items() if key != "train.seeds"}
+                run = Run(line, kind, others, _validated(values, seeds | changes, path))
                 _check_keys(kind, changes)
                 if (same := seen.setdefault(_identity(run), line)) != line:
                     raise ParamsError(f"the same parameters as the run {same}")
@@ -149,6 +152,7 @@ def rules(p):
     yield "clip.image_size", c.image_size % patch == 0, f"a multiple of CLIP's patch, {patch}"
     patches = (p.pretrain.size // p.pretrain.patch) ** 2
     yield "pretrain.patches", max(p.pretrain.patches) <= patches, f"of at most {patches} patches, those of an image"
+    yield "train.outliers", t.outliers == 0 or c.cache_images, "0 if clip.cache_images is false"
     yield "train.processes", t.batch % t.processes == 0, f"a divisor of train.batch, {t.batch}"
     yield "train.warmup_epochs", t.warmup_epochs < t.epochs, f"below train.epochs, {t.epochs:g}"
     yield "train.batch", p.data.shards or t.batch <= p.scenes.pairs, f"at most {p.scenes.pairs}, the number of pairs"

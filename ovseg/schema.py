@@ -140,6 +140,8 @@ class Train(Section):
     weight_decay: NotNegative
     caption_probability: Share
     mask_equal_texts: bool
+    context: bool
+    outliers: Share
     precision: Precision
     checkpoint_steps: Count
     threads: Count
@@ -177,6 +179,7 @@ class Evaluate(Section):
 class Ablations(Section):
     """The runs of a study (params.load_runs)."""
 
+    seeds: Count
     trained: Annotated[list[str], AfterValidator(_distinct)]
     inferred: Annotated[list[str], AfterValidator(_distinct)]
     untrained: Annotated[list[Literal[MODES]], AfterValidator(_distinct)]

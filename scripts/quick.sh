@@ -7,7 +7,7 @@ rm -rf quick/{notebooks,ovseg,paper,scripts}
 cp -R notebooks ovseg paper scripts dvc.yaml params.yaml .dvcignore quick
 git show HEAD:params.yaml > quick/params.yaml 2> /dev/null || true # without an edit or another preset, where there is git
 cp -R models/clip quick/models
-cp results/pretrain.json quick/results
+cp results/{pretrain,other_processor}.json quick/results
 cd quick
 [[ -d .dvc ]] || dvc init --quiet --no-scm
 export PYTHONPATH=$PWD

@@ -17,6 +17,7 @@ from ovseg.clip import config, dense
 PROJECT = Path(__file__).parent.parent
 VALUES = YAML(typ="safe").load((PROJECT / "params.yaml").read_text())
 SHARDS = {"shards": "a.tar", "label": "a.png", "classes": "a.txt"}
+KINDS = ("trained", "inferred", "untrained")
 VIT = VALUES["clip"] | {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "image_size": 224}
 
 
@@ -151,6 +152,7 @@ def test_the_values_as_they_are_pass(refused):
         ({"train.method": "mixreorg", "mixreorg.block": 0}, "mixreorg.block = 0: must be null if clip.cache_images is true"),
         ({"train.method": "mixreorg", "mixreorg.block": 6, "clip.cache_images": False}, "must be at most 5, CLIP's last block"),
         ({"segment.unit": "learned-group"}, "segment.unit = 'learned-group': must be pixel, meta-point or group"),
+        ({"train.outliers": 0.1, "clip.cache_images": False}, "train.outliers = 0.1: must be 0 if clip.cache_images is false"),
         ({"segment.unit": "learned-group", "train.method": "groupvit"}, "must be in lines of ablations.trained"),
         ({"segment.stride": 257}, "segment.stride = 257: must be at most segment.window, 256"),
         ({"segment.window": 250, "segment.stride": 125}, "segment.window = 250: must be a multiple of CLIP's patch, 16"),
@@ -256,19 +258,20 @@ def test_values_of_a_line_are_typed():
 
 def test_runs_have_names_folders_and_what_they_depend_on():
     runs = params.load_runs(PROJECT / "params.yaml")
-    assert list(runs)[0] == "default" and len(runs) == sum(map(len, VALUES["ablations"].values()))
-    default, k, points, clip = (runs[name] for name in ("default", "mgca.k=0", "segment.meta_points=9", "clip"))
+    assert list(runs)[0] == "default" and len(runs) == sum(len(VALUES["ablations"][kind]) for kind in KINDS)
+    default, k, points, clip = (runs[name] for name in ("default", "mgca.k=0.2", "segment.meta_points=9", "clip"))
     assert [run.kind for run in (default, k, points, clip)] == ["trained", "trained", "inferred", "untrained"]
-    assert (k.model, points.model, k.result) == (Path("models/mgca.k=0"), Path("models/default"), Path("results/runs/mgca.k=0.json"))
-    assert k.params.mgca.k == 0 and clip.params.clip.dense == "clip"
+    assert (k.model, points.model, k.result) == (Path("models/mgca.k=0.2"), Path("models/default"), Path("results/runs/mgca.k=0.2.json"))
+    assert k.params.mgca.k == 0.2 and clip.params.clip.dense == "clip"
     assert "mgca" in k.depends() and "tcl" not in k.depends() and k.depends() != default.depends()
     assert "tcl" in runs["train.method=tcl"].depends() and "mgca" not in runs["train.method=tcl"].depends()
-    assert "mgca" not in points.depends() and points.depends()["train"] == {"seeds": 3} and clip.depends()["train"] == {}
+    assert "mgca" not in points.depends() and points.depends()["train"] == {"seeds": 6} and clip.depends()["train"] == {}
+    assert [run.params.train.seeds for run in (default, points, runs["mgca.k=0,train.seeds=6"], k)] == [6, 6, 6, 3]
     assert "workers" not in default.depends()["train"] and "batch" not in default.depends()["clip"]
 
 
 def test_any_parameter_of_a_method_and_of_training_can_be_ablated(refused):
-    skipped = {"seeds", "processes", "workers", "checkpoint_steps", "method", "granularity", "labels"}
+    skipped = {"seeds", "processes", "workers", "checkpoint_steps", "method", "granularity", "labels", "outliers"}
     for section in (*params.METHODS, "train"):
         for key, value in VALUES[section].items():
             if key in skipped:
@@ -341,7 +344,8 @@ def test_a_preset_is_valid_and_changes_only_its_own_keys(preset, tmp_path):
         elif isinstance(default, dict):
             assert values[section] == default | own.get(section, {})
     assert "# the object is the top alpha*L pixels" in path.read_text()  # comments stay
-    assert len(params.load_runs(path)) == sum(map(len, values["ablations"].values()))
+    assert {run.params.train.seeds for run in params.load_runs(path).values()} == {own["train"]["seeds"]}  # also those of lines
+    assert len(params.load_runs(path)) == sum(len(values["ablations"][kind]) for kind in KINDS)
 
 
 def test_a_bad_preset_leaves_params_as_they_were(tmp_path):

@@ -8,7 +8,9 @@ Group tokens attend to an image, each pixel is assigned to one of them, and the 
     loss       = InfoNCE of cos(mean over k of z_k, t_j) / tau, both directions
 
 GroupViT trains its encoder; here it is frozen, and groups are means of pixels in the joint space, without value projection and residual
-token, in one stage. At inference a pixel gets the mean of its group, without noise (segment.unit: learned-group).
+token, in one stage. Left out besides: a learned temperature, the contrast with several prompts of a caption, MLPs over tokens and over
+channels, six heads. At inference a pixel gets the mean of its group, without noise (segment.unit: learned-group); GroupViT enlarges the
+soft assignment first, keeps the five classes most similar to the picture, and lowers its threshold to the largest score.
 """
 
 from pathlib import Path
@@ -39,9 +41,9 @@ class Objective(BaseObjective):
     def __init__(self, settings, width):
         super().__init__(settings, width)
         self.tokens = nn.Parameter(0.02 * torch.randn(settings.groups, width))
-        self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width, bias=False)  # a bias of all tokens would change nothing
-        self.attention = nn.MultiheadAttention(width, 1, bias=False, batch_first=True)
-        self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width)
+        self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width, bias=False)
+        self.attention = nn.MultiheadAttention(width, 1, bias=False, batch_first=True)  # GroupViT's has biases
+        self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width)  # the same for all groups: no bias
 
     def scores(self, pixels):
         """Affinity of each pixel to each group: pixels (n, L, d) -> (n, L, G)."""

@@ -10,7 +10,8 @@ In each set of m images, patches are permuted across images at each position. Th
 `block: n` mixes before block n of CLIP, counted from 0 (contextual mixing): the class token stays with image i, and the output of the
 remaining blocks replaces mix[i]. CLIP then runs twice per step, and features cannot be cached. `progressive`: after each decoder block,
 the mixed maps are averaged with the original images' maps of that block, mixed in the same way. Our source, a summary of the paper, does
-not give m, how original features enhance mixed ones, or how patches are pooled. The paper trains the whole ViT; here it is frozen.
+not give m, how original features enhance mixed ones, or how patches are pooled. The paper trains a whole ViT with GroupViT's two grouping
+blocks, and contrasts segment tokens; here the ViT is frozen, and there are no groups.
 """
 
 from typing import Annotated

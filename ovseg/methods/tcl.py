@@ -8,7 +8,8 @@ Each text grounds a mask in each image, and the mean of the masked pixels is con
     area       = |mean of m[i, i] - area| + |mean of m[i, j] - 0|, j a negative of i      (the paper: area = 0.4)
     variation  = total variation of V and of m, over neighbouring pixels
 
-The loss is their weighted sum. Not implemented: the paper's image level, its second phase, and mixing with CLIP's similarities.
+The loss is their weighted sum. Not implemented: the paper's image level, its second phase, and its inference, which scores classes by
+sigmoid(w cos + b), mixed with CLIP's and refined (PAMR); here the segmenter scores cosines, and w and b are used in training alone.
 """
 
 import math

@@ -1,1 +1,1 @@
-"""The study: its runs (runs.py), results of all runs (results.py), the paper's findings (findings.py), the report and figures."""
+"""The study: its runs, results of all runs, the paper's findings, the same on another processor, the report and figures."""

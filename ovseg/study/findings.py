@@ -57,15 +57,17 @@ def compare(group, names, first, second, margin=None):
     """Compare two settings on a group of benchmarks, pairing their seeds. Returns a dict, a row of a table. first, second: mIoU by seed
     (Series), in percent; a `second` without seeds is used for every seed. The claim is that the first is better or, with a margin, that
     they are within that many points of each other (two one-sided tests). In the row, p is of the claim and `against` of its reverse, both
-    NaN with fewer than two seeds; difference is the mean over pairs of seeds."""
+    NaN with fewer than two seeds; difference is the mean over pairs of seeds. `told`: the smallest that these n seeds could have told, at
+    which p = LEVEL, t * std(d) / sqrt(n); d: the differences; t: the quantile 1 - LEVEL of Student's t with n - 1 degrees of freedom."""
     paired = pd.DataFrame({"first": first, "second": second.iloc[0] if second.index.isna().all() else second}).dropna()
     d = paired["first"] - paired["second"]
     p, against = greater(d, -(margin or 0)), greater(-d, margin or 0)
     if margin:
         p, against = max(p, greater(-d, -margin)), min(against, greater(d, margin))
+    told = stats.t.ppf(1 - LEVEL, len(d) - 1) * d.std() / len(d) ** 0.5
     row = {"benchmarks": group, "first": names[0], "second": names[1], "means": tuple(paired.mean()), "deviations": tuple(paired.std())}
     verdict = HOLDS if p < LEVEL else NOT if against < LEVEL else UNDECIDED
-    return row | {"difference": float(d.mean()), "n": len(d), "p": p, "against": against, "verdict": verdict}
+    return row | {"difference": float(d.mean()), "told": float(told), "n": len(d), "p": p, "against": against, "verdict": verdict}
 
 
 def greater(differences, than):

@@ -10,17 +10,21 @@ from .results import DEFAULT, GROUPS, by_seed
 
 PAPER_PIXELS = 3136  # number of meta-points in the paper's Table 4 that stands for every pixel by itself
 NOT_RUN = "not run"
+OTHER = "same verdict on the other processor"
 DENSE_TITLES = {  # names of the dense modes
     "clip": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "clearclip": "ClearCLIP", "naclip": "NACLIP", "pearl": "PEARL's attention",
 }  # fmt: skip
 INTRODUCTION, METHODS, AGAINST, GAP = Path(__file__).with_name("report.md").read_text(encoding="utf-8").split("\n---\n")
 
 
-def sections(results, findings, paper, speeds):
+def sections(results, findings, paper, speeds, other=None):
     """The sections of the report, a list of (title, Markdown text, DataFrame of texts). findings: from findings.judge. paper: of
-    paper/tables.yaml. speeds: {run: images per second}, of the methods and the baseline."""
+    paper/tables.yaml. speeds: {run: images per second}, of the methods and the baseline. other: from processors.compare."""
     verdicts = pd.DataFrame([(f.code, f.claim, f"**{f.verdict}**") for f in findings], columns=["", "finding", "verdict"])
-    parts = [("Do the paper's findings hold here?", INTRODUCTION, verdicts)]
+    there, spread = other or ({}, "")
+    if there:
+        verdicts[OTHER] = ["yes" if there[f.code] == f.verdict else f"no: {there[f.code]}" for f in findings]
+    parts = [("Do the paper's findings hold here?", f"{INTRODUCTION.strip()}\n\n{spread}", verdicts)]
     for f in findings:
         text = "\n\n".join([f"**{f.verdict.capitalize()}.** {f.rule}".rstrip(), *(f"{sentence}." for sentence in f.missing)])
         parts.append((f"{f.code}: {f.claim}", text, comparisons_table(f.comparisons)))
@@ -78,8 +82,10 @@ def comparisons_table(comparisons):
     for c in comparisons:
         first, second = (f"{m:.1f}" + f" ± {std:.1f}" * (std > 0) for m, std in zip(c["means"], c["deviations"], strict=True))
         p = "" if pd.isna(c["p"]) else "< 0.001" if c["p"] < 0.001 else f"{c['p']:.3f}"
-        rows.append((c["benchmarks"], c["first"], first, c["second"], second, f"{c['difference']:+.2f}", str(c["n"]), p, c["verdict"]))
-    return pd.DataFrame(rows, columns=["benchmarks", "first", "mIoU", "second", "mIoU ", "difference", "n", "p", "verdict"])
+        numbers = (f"{c['difference']:+.2f}", "" if pd.isna(c["told"]) else f"{c['told']:.2f}", str(c["n"]), p)
+        rows.append((c["benchmarks"], c["first"], first, c["second"], second, *numbers, c["verdict"]))
+    columns = ["benchmarks", "first", "mIoU", "second", "mIoU ", "difference", "could tell", "n", "p", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def runs_table(results):

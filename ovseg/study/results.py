@@ -8,8 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from ..benchmarks.datasets import BACKGROUND
-from ..benchmarks.miou import mean
-from ..world import scenes
 
 DEFAULT = "default"  # the name of the run without changes
 OWN = ("train.lr", "segment.unit", "segment.threshold")  # parameters that each method may tune for itself in a comparison
@@ -21,8 +19,8 @@ class Results:
     """All results of a study.
 
     rows: a row per run, seed, benchmark and unit. Columns: run, kind, seed (NaN if nothing was trained), benchmark, group (of GROUPS),
-    unit, own (whether it is the run's segment.unit), and in percent miou, things and stuff (of classes of the rendered world).
-    changes: {run: what it changes in the default run}, without train.seeds. parameters: {key: value} of the default run.
+    unit, own (whether it is the run's segment.unit), miou (percent).
+    changes: {run: what it changes in the default run}. parameters: {key: value} of the default run.
     costs: {run: (number of trained weights, seconds per training)}.
     """
 
@@ -122,16 +120,12 @@ def load_results(paths):
         suite = suite or set(result["miou"])
         if set(result["miou"]) != suite:
             raise ValueError(f"{path} is on {', '.join(result['miou'])}, other results on {', '.join(sorted(suite))}: evaluate it again")
-        changes[run] = {key: value for key, value in result["changes"] if key != "train.seeds"}
+        changes[run] = dict(result["changes"])
         costs[run] = result["weights"], result["seconds"]["train"] / len(result["seeds"])
         parameters = of_run if run == DEFAULT else parameters
         tested = ((seed, benchmark, unit) for seed in result["seeds"] for benchmark in seed["iou"] for unit in seed["iou"][benchmark])
         for seed, benchmark, unit in tested:
             iou = seed["iou"][benchmark][unit]
             row = {"run": run, "kind": result["kind"], "seed": seed["seed"], "benchmark": benchmark, "group": GROUPS[BACKGROUND not in iou]}
-            row |= {"unit": unit, "own": unit == of_run["segment.unit"], "miou": seed["miou"][benchmark][unit]}
-            for name, classes in (("things", scenes.THINGS), ("stuff", scenes.STUFF)):
-                row[name] = mean({c: iou[c] for c in classes}) if set(scenes.CLASSES) <= set(iou) else None
-            rows.append(row)
-    frame = pd.DataFrame(rows).astype({name: float for name in ("seed", "miou", "things", "stuff")})
-    return Results(frame, changes, parameters, costs)
+            rows.append(row | {"unit": unit, "own": unit == of_run["segment.unit"], "miou": seed["miou"][benchmark][unit]})
+    return Results(pd.DataFrame(rows).astype({"seed": float, "miou": float}), changes, parameters, costs)

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ..clip.encode import as_tensor
 from ..data import preparation
 from ..data.files import write_whole
-from . import distributed
-from .batches import StreamedImages, open_pairs
+from . import distributed, outliers
+from .batches import CachedImages, StreamedImages, open_pairs
 from .objectives import Batch, Learner, module_of, negatives
 
 
@@ -41,8 +41,10 @@ def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
         more = f" and a multiple of {world.size}, the number of processes, each of which reads its own shards" if world.size > 1 else ""
         raise ValueError(f"train.batch = {settings.batch}: must be between 2 and {len(pairs.bank)} (the number of pairs){more}")
     steps, warmup = max(1, round(settings.epochs * per_epoch)), round(settings.warmup_epochs * per_epoch)
+    if settings.outliers:
+        pairs = pairs._replace(images=CachedImages(outliers.overwrite(pairs.images.array, settings.outliers, seed)))
     torch.manual_seed(seed)
-    learner = Learner(pairs.texts.shape[1], p.sections).to(device, memory_format=torch.channels_last)
+    learner = Learner(pairs.texts.shape[1], p.sections, settings.context).to(device, memory_format=torch.channels_last)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     optimizer = kind(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     mark = fingerprint(p, seed, pairs, labels)

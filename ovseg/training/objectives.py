@@ -49,11 +49,12 @@ class BaseObjective(nn.Module):
 
 
 class Learner(nn.Module):
-    """A decoder and the objectives of methods in one module. width: d. sections: {method: its section of params.yaml}."""
+    """A decoder and the objectives of methods in one module. width: d. sections: {method: its section of params.yaml}. context: of the
+    decoder."""
 
-    def __init__(self, width, sections):
+    def __init__(self, width, sections, context=False):
         super().__init__()
-        self.decoder = Decoder(width)
+        self.decoder = Decoder(width, context)
         self.objectives = nn.ModuleDict({name: module_of(name).Objective(section, width) for name, section in sections.items()})
 
     def forward(self, batch):

@@ -53,7 +53,7 @@ def slide_inference(image, encode_decode, channels):
 def predict(path, segmenter, classes, threshold):
     """The label map at the picture's own size. threshold: None without a background, which is class 0."""
     image, size = load(path)
-    first = segmenter.settings.averaged == "softmax"  # as in TCL's encode_decode; else last, as in SCLIP's postprocess_result
+    first = segmenter.settings.averaged == "softmax"  # the order of TCL's encode_decode; else last, as in SCLIP's postprocess_result
     scale = segmenter.settings.scale
 
     def encode_decode(window):

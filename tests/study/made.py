@@ -20,7 +20,7 @@ def run(changes, meta_point=None, pixel=None, group=WITH):
     for unit, values in {"meta-point": meta_point, "pixel": pixel}.items():
         for seed, miou in enumerate(values or ()):
             row = {"run": name, "kind": kind, "seed": None if kind == "untrained" else seed, "benchmark": f"b-{group}", "group": group}
-            rows.append(row | {"unit": unit, "own": unit == "meta-point", "miou": miou, "things": None, "stuff": None})
+            rows.append(row | {"unit": unit, "own": unit == "meta-point", "miou": miou})
     return name, changes, rows
 
 
@@ -29,6 +29,5 @@ def baseline(miou, group=WITH):
 
 
 def results(*runs):
-    frame = pd.DataFrame([row for _, _, rows in runs for row in rows])
-    frame = frame.astype({name: float for name in ("seed", "miou", "things", "stuff")})
+    frame = pd.DataFrame([row for _, _, rows in runs for row in rows]).astype({"seed": float, "miou": float})
     return Results(frame, {name: changes for name, changes, _ in runs}, dict(map(tuple, parameters(RUNS[DEFAULT].params))))

@@ -21,7 +21,7 @@ FILES = {  # stages: the files that rerun them
     "run inferred untrained": "runs/sources/run.ipynb ovseg/training/decoder.py",
     "run inferred untrained figures": "ovseg/segmentation/units.py data/features/benchmarks/things/clip.npy",
     "inferred figures": "models/default/seeds/0/decoder.safetensors",
-    "figures": "runs/sources/figures.ipynb runs/sources/runs ovseg/study/report.py results/runs/default.json",
+    "figures": "runs/sources/figures.ipynb runs/sources/runs ovseg/study/report.py results/runs/default.json results/other_processor.json",
     "": "ovseg/world/pretraining.py ovseg/inspection/view.py ovseg/cli.py",  # only its parameters rerun `pretrain`
 }
 KEYS = {  # stages: the parameters that rerun them; of `run`, see below
@@ -48,7 +48,8 @@ def test_a_stage_reruns_by_its_files_and_parameters_and_what_they_are_in():
     ("train.workers", 1, lambda run: False),
     ("segment.meta_points", 49, lambda run: "segment.meta_points" not in run.changes),
     ("evaluate.thresholds", {"things": 0.5}, lambda run: True),
-    ("train.seeds", 2, lambda run: run.kind != "untrained"),
+    ("train.seeds", 2, lambda run: run.kind != "untrained" and "train.seeds" not in run.name),
+    ("ablations.seeds", 2, lambda run: run.kind == "trained" and run.name != "default" and "train.seeds" not in run.name),
 ])  # fmt: skip
 def test_a_parameter_reruns_the_runs_that_use_it(key, value, uses, tmp_path):
     section, name = key.split(".")

@@ -26,6 +26,8 @@ def test_comparison_is_the_one_sided_paired_t_test_and_with_a_margin_two_of_them
         row = compare(WITH, ("a", "b"), second + differences, second)
         assert row["p"] == pytest.approx(one_sided_p(differences)) and row["against"] == pytest.approx(1 - row["p"])
         assert (row["verdict"], row["n"]) == (verdict, 3) and row["difference"] == pytest.approx(sum(differences) / 3)
+        shift = row["told"] - row["difference"]  # the same spread, around what could have been told
+        assert compare(WITH, ("a", "b"), second + differences + shift, second)["p"] == pytest.approx(0.05)
         assert row["means"] == pytest.approx((30 + sum(differences) / 3, 30)) and row["deviations"][1] == pytest.approx(10)
     near, far, between = [0.1, -0.2, 0.15], [4.0, 4.1, 3.8], [0.5, 2.5, -1.0]
     for differences, verdict in ((near, HOLDS), (far, NOT), ([-d for d in far], NOT), (between, UNDECIDED)):

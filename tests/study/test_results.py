@@ -2,7 +2,6 @@
 
 import json
 
-import pandas as pd
 import pytest
 from made import ALL, RUNS, WITH, WITHOUT, baseline, results, run
 
@@ -10,7 +9,6 @@ from ovseg.study import report
 from ovseg.study.findings import judge
 from ovseg.study.results import load_results
 from ovseg.study.runs import make_result
-from ovseg.world import scenes
 
 
 def write(folder, run, iou):
@@ -20,20 +18,19 @@ def write(folder, run, iou):
     return path
 
 
-def test_a_row_for_each_seed_benchmark_and_unit_of_files_on_the_same_benchmarks(tmp_path, monkeypatch):
-    world = dict.fromkeys(scenes.THINGS, 30.0) | dict.fromkeys(scenes.STUFF, 60.0)
-    street = {"background": 10.0, "cat": 20.0}
-    monkeypatch.setitem(RUNS["mgca.k=0"].changes, "train.seeds", 1)  # runs are not told apart by their number of seeds
+def test_a_row_for_each_seed_benchmark_and_unit_of_files_on_the_same_benchmarks(tmp_path):
+    world, street = {"car": 30.0, "sky": 60.0}, {"background": 10.0, "cat": 20.0}
     units = {(seed, unit): street for seed in (0, 1) for unit in ("meta-point", "pixel")}
     default = write(tmp_path, "default", {"street": units, "world": dict.fromkeys(units, world)})
-    study = load_results([default, write(tmp_path, "mgca.k=0", {"street": {(0, "pixel"): street}, "world": {(0, "pixel"): world}})])
+    one = {"street": {(0, "pixel"): street}, "world": {(0, "pixel"): world}}
+    study = load_results([default, write(tmp_path, "mgca.k=0,train.seeds=6", one)])
     assert len(study.rows) == 10 and study.parameters["mgca.k"] == 0.06
-    assert study.costs == {"default": (7, 15.0), "mgca.k=0": (7, 30.0)}
-    assert study.changes == {"default": {}, "mgca.k=0": {"mgca.k": 0}}
+    assert study.costs == {"default": (7, 15.0), "mgca.k=0,train.seeds=6": (7, 30.0)}
+    assert study.changes == {"default": {}, "mgca.k=0,train.seeds=6": {"mgca.k": 0}}  # seeds are no difference
     row = study.rows[(study.rows["benchmark"] == "street") & (study.rows["unit"] == "pixel")].iloc[0]
-    assert (row["miou"], row["group"], row["own"], row["seed"]) == (15.0, WITH, False, 0) and pd.isna(row["things"])
+    assert (row["miou"], row["group"], row["own"], row["seed"]) == (15.0, WITH, False, 0)
     row = study.rows[study.rows["benchmark"] == "world"].iloc[0]
-    assert (row["group"], row["things"], row["stuff"]) == (WITHOUT, 30, 60)
+    assert (row["group"], row["miou"]) == (WITHOUT, 45)
     assert set(study.rows.loc[study.rows["own"], "unit"]) == {"meta-point"}
     with pytest.raises(FileNotFoundError, match="absent.json does not exist"):
         load_results([default, tmp_path / "absent.json"])
@@ -141,4 +138,4 @@ def test_each_run_is_a_row_of_the_report_which_is_complete_without_any_ablation(
     assert text.startswith("# Do the paper's findings hold here?\n") and "| **undecided** |" in text and "| default" in text
     assert "was not run.\n" in text and text.endswith("## A chart\n\n![](a.png)\n")
     drawn = report.comparisons_table(judge(STUDY)[4].comparisons)
-    assert drawn.iloc[0].tolist() == [WITH, "k = 0.06", "41.0 ± 1.4", "k = 0", "46.0 ± 1.4", "-5.00", "2", "1.000", "does not hold"]
+    assert drawn.iloc[0].tolist() == [WITH, "k = 0.06", "41.0 ± 1.4", "k = 0", "46.0 ± 1.4", "-5.00", "0.00", "2", "1.000", "does not hold"]

@@ -8,7 +8,7 @@ from made import RUNS
 
 from ovseg.study import runs
 
-DEFAULT, K, POINTS = RUNS["default"], RUNS["mgca.k=0"], RUNS["segment.meta_points=9"]
+DEFAULT, K, POINTS = RUNS["default"], RUNS["mgca.k=0.2"], RUNS["segment.meta_points=9"]
 
 
 def test_a_result_averages_over_seeds_and_keeps_each_and_names_thresholds_of_benchmarks_with_background(monkeypatch):
@@ -19,11 +19,11 @@ def test_a_result_averages_over_seeds_and_keeps_each_and_names_thresholds_of_ben
     assert result["miou"]["street"] == {"pixel": 20.0}  # of 10 and (20 + 40) / 2
     assert [seed["miou"]["street"]["pixel"] for seed in result["seeds"]] == [10, 30]
     assert result["seeds"][1]["iou"]["street"]["pixel"] == {"cat": 20.0, "sea": 40.0}
-    assert (result["run"], result["kind"], result["weights"]) == ("mgca.k=0", "trained", 7)
+    assert (result["run"], result["kind"], result["weights"]) == ("mgca.k=0.2", "trained", 7)
     assert result["thresholds"] == {"things": 0.4, "park": K.params.segment.threshold}
     assert result["classes"][:1] == [["street", "a420285883291977360ae3a0ca0100524031d2e46f8ce2ce38c2f29bce3af252"]]  # cat, sea
     assert result["versions"][0] == ["python", sys.version.split()[0]] and dict(result["versions"])["numpy"] == np.__version__
-    assert result["changes"] == [("mgca.k", 0)] and dict(result["parameters"])["mgca.k"] == 0
+    assert result["changes"] == [("mgca.k", 0.2)] and dict(result["parameters"])["mgca.k"] == 0.2
     assert runs.by_class(result)["street", "pixel"].dropna().to_dict() == {"cat": 15, "sea": 40}
 
 
@@ -43,7 +43,7 @@ def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkey
 
 def test_the_heading_says_what_a_run_changes_and_its_units():
     default, trained, inferred, untrained = (runs.heading(run, DEFAULT) for run in (DEFAULT, K, POINTS, RUNS["sclip"]))
-    assert default.startswith("**Run `default`**: `params.yaml` as it is; seeds 0 to 2. Units: meta-point, pixel, group (the first")
-    assert "changes `mgca.k` from 0.06 to 0; seeds 0 to 2. Units: meta-point, pixel (" in trained
+    assert default.startswith("**Run `default`**: `params.yaml` as it is; seeds 0 to 5. Units: meta-point, pixel, group (the first")
+    assert "changes `mgca.k` from 0.06 to 0.2; seeds 0 to 2. Units: meta-point, pixel (" in trained
     assert "changes `segment.meta_points` from 36 to 9; the default run's decoders. Units: meta-point (" in inferred
     assert "as SCLIP reads them, without training. Units: meta-point, pixel, group (" in untrained
