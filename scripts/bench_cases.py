@@ -24,7 +24,7 @@ WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16
 MGCA = mgca.Settings(granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both")
 SEGMENT = Segment(
     unit="meta-point", meta_points=36, groups=8, affinity="cosine", short_side=448, max_ratio=4.5715, resize="bicubic", window=448,
-    stride=224, batch=32, precision="bfloat16", averaged="cosine", scale=14.3, threshold=0.5, templates=["a photo of a {}."],
+    stride=224, batch=32, precision="bfloat16", averaged="cosine", scale=14.3, threshold=0.5, refine=None, templates=["a photo of a {}."],
 )  # fmt: skip
 
 
@@ -148,7 +148,8 @@ def segment_case(device, which, classes=150, height=480, width=640):
 
     def ours():
         windows, where = cut_windows(image, SEGMENT)
-        return segmenter.classify(segmenter.describe(segmenter.embed(segmenter.encode(windows))), where, names, (height, width)).labels()
+        described = segmenter.describe(segmenter.embed(segmenter.encode(windows)))
+        return segmenter.classify(described, where, names, (height, width), image).labels()
 
     macs = {"bfloat16": len(cut_windows(image, SEGMENT)[0]) * (vit_macs(785) + decoder_macs(56 * 56))}
     return Case({"plain": plain, "ours": ours}[which], macs, WEIGHTS + 8 * height * width)  # labels are int64
