@@ -214,5 +214,26 @@ def publish(model, out, repository, private):
             click.echo(hub.push(out, repository, private))
 
 
+@main.command()
+@click.argument("source", type=click.Path(exists=True))
+@click.argument("out", type=click.Path())
+@click.option("--columns", nargs=2, default=("path", "caption"), show_default=True, metavar="PATH CAPTION", help="Columns of a table.")
+@click.option("--images", type=click.Path(file_okay=False, exists=True), help="Folder of the paths in SOURCE; by default, SOURCE's own.")
+def pack(source, out, columns, images):
+    """Make shards for training, in the new folder OUT, from pictures and captions.
+
+    SOURCE is a folder of pictures with NAME.txt beside each, a csv, tsv, jsonl or parquet table, or COCO's captions json. Pairs that cannot
+    be used are left out, counted by kind, and named; the exit code is then 1.
+    """
+    from .data import pack as packing
+
+    with errors_exit(2, f"{source}: "):
+        pairs, bad = packing.pack(source, out, columns, images)
+    click.echo(f"{pairs} pairs in {out}")
+    for kind, paths in bad.items():
+        click.echo(f"left out: {len(paths)} {kind}: {', '.join(paths[:5])}{', ...' * (len(paths) > 5)}", err=True)
+    sys.exit(bool(bad))
+
+
 if __name__ == "__main__":
     main()
