@@ -68,9 +68,10 @@ def main():
 @MODEL
 @SEED
 @DEVICE
+@click.option("--refine", type=click.Choice(["pamr"]), help="Let label borders follow the edges of the image; slower.")
 @click.option("-o", "--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
 @FORCE
-def segment(pictures, names, background, others, threshold, model, seed, device, out, force):
+def segment(pictures, names, background, others, threshold, model, seed, device, refine, out, force):
     """Segment PICTURES: files, folders, or patterns in quotes.
 
     For each image, writes to --out: NAME.overlay.png, NAME.labels.png (class indices), NAME.json (class areas in percent).
@@ -88,13 +89,15 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
 
     outputs = plan_outputs(gather(pictures), out, force)
     names, others = check_names(names, background, besides(names) if others == ["default"] else others)
-    segmenter, failed = load(model, device, seed), 0
+    segmenter, failed, made_with = load(model, device, seed), 0, {"model": model, "seed": seed}
+    if refine:
+        segmenter, made_with["refine"] = segmenter.with_unit(segmenter.settings.unit, refine=refine), refine
     out.mkdir(parents=True, exist_ok=True)
     for picture, files in tqdm(outputs.items(), "segment", disable=None):  # no bar where stderr is a file
         try:
             image = read_image(picture)
             segmentation = segmenter.segment(image, names, background, threshold, others)
-            write_segmentation(files, image, segmentation, {"picture": str(picture), "model": model, "seed": seed})
+            write_segmentation(files, image, segmentation, {"picture": str(picture)} | made_with)
         except ERRORS as error:
             failed += 1
             tqdm.write(f"{picture}: {one_line(error)}", file=sys.stderr)

@@ -67,7 +67,7 @@ def read_table(source, columns):
             from pyarrow.parquet import ParquetFile
         except ImportError:
             raise ValueError("parquet needs `pip install pyarrow`") from None
-        yield from (row for batch in ParquetFile(source).iter_batches(columns=list(columns)) for row in batch.to_pylist())
+        yield from (row for batch in ParquetFile(source).iter_batches() for row in batch.to_pylist())
         return
     with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         if kind != ".json":
