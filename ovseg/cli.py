@@ -225,8 +225,8 @@ def publish(model, out, repository, private):
 def pack(source, out, columns, images):
     """Make shards for training, in the new folder OUT, from pictures and captions.
 
-    SOURCE is a folder of pictures with NAME.txt beside each, a csv, tsv, jsonl or parquet table, or COCO's captions json. Pairs that cannot
-    be used are left out, counted by kind, and named; the exit code is then 1.
+    SOURCE is a folder with NAME.txt beside each picture, a csv, tsv, jsonl or parquet table, or COCO's captions json. Unusable pairs are
+    left out and named, with exit code 1.
     """
     from .data import pack as packing
 

@@ -63,10 +63,8 @@ def read_table(source, columns):
     if kind not in shards.TABLES:
         raise ValueError(f"must be a folder, or a file that ends in {', '.join(shards.TABLES)}")
     if kind == ".parquet":
-        try:
-            from pyarrow.parquet import ParquetFile
-        except ImportError:
-            raise ValueError("parquet needs `pip install pyarrow`") from None
+        from pyarrow.parquet import ParquetFile  # of no other use here, and large: not among the requirements
+
         yield from (row for batch in ParquetFile(source).iter_batches() for row in batch.to_pylist())
         return
     with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

@@ -22,13 +22,12 @@ def neighbours(height, width):
 
 
 def affinities(colours, own, near):
-    """Weights (n, 48) of pixels' neighbours, which sum to 1: the softmax of -|difference| / (0.1 * standard deviation), averaged over the
-    channels. The deviation is that of the neighbours and, once for each dilation, the pixel itself. colours: (N, 3), float32, of all
-    pixels. own: (n, 3), those of n pixels. near: (n, 48), indices of their neighbours."""
+    """Weights (n, 48) of n pixels' neighbours: the softmax of -|difference| / (0.1 * standard deviation), averaged over the channels, where
+    the deviation is of the neighbours and six times the pixel. colours: (N, 3), of all pixels. own: (n, 3). near: (n, 48), indices."""
     difference = colours.T[:, near] - own.T[..., None]  # 3, n, 48
     count = len(DILATIONS) * 9  # with the pixel itself, whose difference is 0
-    total, squares = difference.sum(-1, keepdim=True), difference.square().sum(-1, keepdim=True)
-    deviation = ((squares - total.square() / count).clamp(min=0) / (count - 1)).sqrt()
+    squares = difference.square().sum(-1, keepdim=True) - difference.sum(-1, keepdim=True).square() / count
+    deviation = (squares.clamp(min=0) / (count - 1)).sqrt()
     return (-difference.abs() / (0.1 * deviation + 1e-8)).mean(0).softmax(-1)
 
 
@@ -36,8 +35,7 @@ def pamr(pixels, scores):
     """Refine scores (C, H, W) by the colours of an image, pixels (H, W, 3), whose scale does not matter. Returns (C, H, W)."""
     height, width = scores.shape[1:]
     colours, near = pixels.to(scores).flatten(0, 1), neighbours(height, width).to(scores.device)
-    parts = zip(colours.split(PIXELS), near.split(PIXELS), strict=True)
-    weights = torch.cat([affinities(colours, *part) for part in parts])
+    weights = torch.cat([affinities(colours, *part) for part in zip(colours.split(PIXELS), near.split(PIXELS), strict=True)])
     refined = []
     for part in scores.flatten(1).split(CLASSES):
         part = part.T.contiguous()

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import random
 import resource
-import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,37 +62,31 @@ def test_worker_processes_give_each_pair_once_in_a_fixed_order(tmp_path):
     assert order(images, batch=5) == order(images, batch=5) and sorted(order(images, batch=5)) == list(range(20))
 
 
-@pytest.mark.parametrize(("counts", "workers", "batch"), [((40, 3, 17, 1, 9), 2, 6), ((33, 64, 2), 3, 5), ((8, 7, 5), 0, 4)])
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("counts", "workers", "batch"), [((40, 3, 17, 1, 9), 2, 6), ((8, 7, 5), 0, 4)])
 def test_workers_take_turns_pair_by_pair_however_they_send_them(tmp_path, counts, workers, batch):
-    images = stream(tmp_path, counts, workers=workers)
+    images, queues, expected = stream(tmp_path, counts, workers=workers), [], []
     paths = np.random.default_rng((3, 1)).permutation(images.paths).tolist()
-    queues = []
     for worker in range(max(1, workers)):  # each reads its own shards through a shuffle buffer of its own
         samples = (sample for path in paths[worker :: max(1, workers)] for sample in shards.read_samples(path))
         shuffled = wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((3, 1))))(samples)
-        names = [f"{os.path.basename(s['__url__'])[:-4]}/{s['__key__']}" for s in shuffled]
+        names = [f"{Path(sample['__url__']).stem}/{sample['__key__']}" for sample in shuffled]
         queues.append([images.keys.index(name) for name in names if name in images.keys])
-    expected = []
     while any(queues):
         expected += [queue.pop(0) for queue in queues if queue]
     assert list(order(images, seed=3, epoch=1, batch=batch)) == expected[: len(expected) // batch * batch]
 
 
-def _stream_with_little(images):
-    """Runs in a process of its own, which it leaves with few open files and, as root, with 1 MB of shared memory."""
+def stream_with_little(images):
+    """Stream with few open files and, as root, 1 MB of shared memory. It leaves the process so."""
     if os.geteuid() == 0 and ctypes.CDLL(None).unshare(0x00020000) == 0:  # CLONE_NEWNS: mounts of its own
-        subprocess.run(["mount", "--make-rprivate", "/"], check=False, capture_output=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/dev/shm"], check=False, capture_output=True)
+        os.system("mount --make-rprivate / && mount -t tmpfs -o size=1m tmpfs /dev/shm")
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30,) * 2)
-    batches = epoch_of(images, batch=150)
-    assert [dense.nbytes for _, dense in batches] == [150 * 64 * 64 * 3] * 2  # each twice the shared memory
+    assert [dense.nbytes for _, dense in epoch_of(images, batch=150)] == [150 * 64 * 64 * 3] * 2
 
 
 def test_a_stream_needs_neither_shared_memory_nor_many_open_files(tmp_path):
-    clip = SimpleNamespace(encode_dense=torch.from_numpy)
-    images = stream(tmp_path, (160, 150), clip, size=64, workers=2)
-    process = multiprocessing.get_context("fork").Process(target=_stream_with_little, args=(images,))
+    images = stream(tmp_path, (160, 150), SimpleNamespace(encode_dense=torch.from_numpy), size=64, workers=2)
+    process = multiprocessing.get_context("fork").Process(target=stream_with_little, args=(images,))
     process.start()
     process.join(60)
     process.kill()
