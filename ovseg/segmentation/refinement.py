@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from .resizing import resized
 from .windows import Scores, interpolation, stitch
 
-ITERATIONS = 10
 DILATIONS = (1, 2, 4, 8, 12, 24)  # of 3x3 neighbourhoods, in pixels
 PIXELS, CLASSES = 1 << 12, 32  # numbers handled at once, which bound the memory
 
@@ -25,10 +24,8 @@ def affinities(colours, own, near):
     """Weights (n, 48) of n pixels' neighbours: the softmax of -|difference| / (0.1 * standard deviation), averaged over the channels, where
     the deviation is of the neighbours and six times the pixel. colours: (N, 3), of all pixels. own: (n, 3). near: (n, 48), indices."""
     difference = colours.T[:, near] - own.T[..., None]  # 3, n, 48
-    count = len(DILATIONS) * 9  # with the pixel itself, whose difference is 0
-    squares = difference.square().sum(-1, keepdim=True) - difference.sum(-1, keepdim=True).square() / count
-    deviation = (squares.clamp(min=0) / (count - 1)).sqrt()
-    return (-difference.abs() / (0.1 * deviation + 1e-8)).mean(0).softmax(-1)
+    squares = difference.square().sum(-1, keepdim=True) - difference.sum(-1, keepdim=True).square() / 54  # 6 of the 54 differences are 0
+    return (-difference.abs() / (0.1 * (squares.clamp(min=0) / 53).sqrt() + 1e-8)).mean(0).softmax(-1)
 
 
 def pamr(pixels, scores):
@@ -39,7 +36,7 @@ def pamr(pixels, scores):
     refined = []
     for part in scores.flatten(1).split(CLASSES):
         part = part.T.contiguous()
-        for _ in range(ITERATIONS):
+        for _ in range(10):
             part = F.embedding_bag(near, part, mode="sum", per_sample_weights=weights)
         refined.append(part.T)
     return torch.cat(refined).unflatten(1, (height, width))

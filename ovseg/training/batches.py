@@ -72,7 +72,10 @@ class StreamedImages(NamedTuple):
         # `tuple` leaves arrays as they are and sends them through pipes: tensors would take shared memory and an open file each.
         # With pin_memory, a thread receives them while the GPU works.
         options = {"collate_fn": tuple, "pin_memory": torch.device(device).type == "cuda"}
-        pairs = _in_turns(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers, **options))
+        loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers, **options)
+        chunks = itertools.groupby(loader, lambda chunk: chunk[0])
+        turns = (turn for _, of_workers in chunks for turn in itertools.zip_longest(*(pairs for _, pairs in of_workers)))
+        pairs = (pair for turn in turns for pair in turn if pair)  # the first pair of each worker's chunk, then the second, ...
         shares = zip(*[pairs] * share, strict=False)  # an incomplete last batch is dropped
         for of_batch in itertools.islice(shares, skip, self.batches(batch)):
             rows, images = zip(*of_batch, strict=True)
@@ -86,13 +89,6 @@ def _decoded(urls, shuffle, rows_of, size):
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
         if key in rows_of:
             yield rows_of[key], center_crop(shards.decode_image(sample), size)
-
-
-def _in_turns(chunks):
-    """Yield the items of chunks (the chunk's number in its worker, items) in turns: the first item of each worker, the second, ..."""
-    for _, of_workers in itertools.groupby(chunks, key=lambda chunk: chunk[0]):
-        for items in itertools.zip_longest(*(items for _, items in of_workers)):
-            yield from filter(None, items)
 
 
 class Pairs(NamedTuple):
