@@ -68,9 +68,10 @@ def main():
 @MODEL
 @SEED
 @DEVICE
+@click.option("--refine", type=click.Choice(["pamr"]), help="Let label borders follow the edges of the image; slower.")
 @click.option("-o", "--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
 @FORCE
-def segment(pictures, names, background, others, threshold, model, seed, device, out, force):
+def segment(pictures, names, background, others, threshold, model, seed, device, refine, out, force):
     """Segment PICTURES: files, folders, or patterns in quotes.
 
     For each image, writes to --out: NAME.overlay.png, NAME.labels.png (class indices), NAME.json (class areas in percent).
@@ -88,13 +89,15 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
 
     outputs = plan_outputs(gather(pictures), out, force)
     names, others = check_names(names, background, besides(names) if others == ["default"] else others)
-    segmenter, failed = load(model, device, seed), 0
+    segmenter, failed, made_with = load(model, device, seed), 0, {"model": model, "seed": seed}
+    if refine:
+        segmenter, made_with["refine"] = segmenter.with_unit(segmenter.settings.unit, refine=refine), refine
     out.mkdir(parents=True, exist_ok=True)
     for picture, files in tqdm(outputs.items(), "segment", disable=None):  # no bar where stderr is a file
         try:
             image = read_image(picture)
             segmentation = segmenter.segment(image, names, background, threshold, others)
-            write_segmentation(files, image, segmentation, {"picture": str(picture), "model": model, "seed": seed})
+            write_segmentation(files, image, segmentation, {"picture": str(picture)} | made_with)
         except ERRORS as error:
             failed += 1
             tqdm.write(f"{picture}: {one_line(error)}", file=sys.stderr)
@@ -212,6 +215,27 @@ def publish(model, out, repository, private):
     if repository:
         with errors_exit(1, f"{out} was not uploaded to {repository}: ", (Exception,)):  # of huggingface_hub's HTTP library
             click.echo(hub.push(out, repository, private))
+
+
+@main.command()
+@click.argument("source", type=click.Path(exists=True))
+@click.argument("out", type=click.Path())
+@click.option("--columns", nargs=2, default=("path", "caption"), show_default=True, metavar="PATH CAPTION", help="Columns of a table.")
+@click.option("--images", type=click.Path(file_okay=False, exists=True), help="Folder of the paths in SOURCE; by default, SOURCE's own.")
+def pack(source, out, columns, images):
+    """Make shards for training, in the new folder OUT, from pictures and captions.
+
+    SOURCE is a folder with NAME.txt beside each picture, a csv, tsv, jsonl or parquet table, or COCO's captions json. Unusable pairs are
+    left out and named, with exit code 1.
+    """
+    from .data import pack as packing
+
+    with errors_exit(2, f"{source}: "):
+        pairs, bad = packing.pack(source, out, columns, images)
+    click.echo(f"{pairs} pairs in {out}")
+    for kind, paths in bad.items():
+        click.echo(f"left out: {len(paths)} {kind}: {', '.join(paths[:5])}{', ...' * (len(paths) > 5)}", err=True)
+    sys.exit(bool(bad))
 
 
 if __name__ == "__main__":

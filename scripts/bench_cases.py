@@ -1,21 +1,28 @@
-"""What bench.py measures: the losses, CLIP, a training step and segmentation, ours beside plain versions without our shortcuts.
+"""What bench.py measures: the losses, CLIP, a training step and segmentation, ours beside plain versions without our shortcuts; and the
+rate at which images are streamed from shards.
 
 Shapes are the paper's: ViT-B/16, d = 512, 28x28 embeddings of a 224 px image, 448 px windows, 150 classes.
 """
 
+import io
 import math
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import webdataset as wds
 from PIL import Image
 
 from ovseg.methods import mgca
 from ovseg.schema import Segment
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.segmentation.windows import cut_windows, to_labels
+from ovseg.training.batches import StreamedImages
 from ovseg.training.decoder import Decoder
 from ovseg.training.objectives import info_nce
 
@@ -24,7 +31,7 @@ WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16
 MGCA = mgca.Settings(granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both")
 SEGMENT = Segment(
     unit="meta-point", meta_points=36, groups=8, affinity="cosine", short_side=448, max_ratio=4.5715, resize="bicubic", window=448,
-    stride=224, batch=32, precision="bfloat16", averaged="cosine", scale=14.3, threshold=0.5, templates=["a photo of a {}."],
+    stride=224, batch=32, precision="bfloat16", averaged="cosine", scale=14.3, threshold=0.5, refine=None, templates=["a photo of a {}."],
 )  # fmt: skip
 
 
@@ -148,10 +155,30 @@ def segment_case(device, which, classes=150, height=480, width=640):
 
     def ours():
         windows, where = cut_windows(image, SEGMENT)
-        return segmenter.classify(segmenter.describe(segmenter.embed(segmenter.encode(windows))), where, names, (height, width)).labels()
+        described = segmenter.describe(segmenter.embed(segmenter.encode(windows)))
+        return segmenter.classify(described, where, names, (height, width), image).labels()
 
     macs = {"bfloat16": len(cut_windows(image, SEGMENT)[0]) * (vit_macs(785) + decoder_macs(56 * 56))}
     return Case({"plain": plain, "ours": ours}[which], macs, WEIGHTS + 8 * height * width)  # labels are int64
+
+
+def stream_case(device, workers, count=4096):
+    """An epoch of images like CC3M's at 256 px, from 8 shards: batches of 256, decoded by workers, which nothing encodes."""
+    folder, file, rng = tempfile.TemporaryDirectory(), io.BytesIO(), np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).resize((341, 256), Image.Resampling.BICUBIC)
+    Image.fromarray((np.asarray(smooth) + rng.normal(0, 7, (256, 341, 3))).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    paths = [f"{folder.name}/{shard}.tar" for shard in range(8)]
+    for path in paths:
+        with wds.TarWriter(path) as tar:
+            for key in range(count // 8):
+                tar.write({"__key__": f"{key}", "jpg": file.getvalue()})
+    keys = [f"{shard}/{key}" for shard in range(8) for key in range(count // 8)]
+    images = StreamedImages(SimpleNamespace(encode_dense=len), paths, keys, 224, workers)
+
+    def run(folder=folder):  # which goes with it
+        return sum(size for _, size, _ in images.epoch(0, 0, 256, 0, torch.device("cpu")))
+
+    return Case(run, {}, count * 224 * 224 * 3)
 
 
 def cases(device):
@@ -165,4 +192,5 @@ def cases(device):
     rows += [("segment over classes", f"{w}, {c} classes", segment_case, (w, c)) for c in (21, 150) for w in ("plain", "ours")]
     sizes = [(which, w, h) for w, h in ((640, 480), (2048, 1024)) for which in ("plain", "ours")]
     sizes += [("ours", 5472, 3648)]  # the plain one takes 12 GB of that
+    rows += [("stream over workers", f"4096 images, {w}", stream_case, (w,)) for w in (1, 2, 4, 8, 16) if w <= len(os.sched_getaffinity(0))]
     return rows + [("segment over image size", f"{which}, {w}x{h}", segment_case, (which, 150, h, w)) for which, w, h in sizes]

@@ -27,6 +27,10 @@ def test_plain_losses_have_the_values_and_gradients_of_ours():
         bench_cases.loss_case("cpu", which, 4, 49).run()
 
 
+def test_the_stream_reads_every_image():
+    assert bench_cases.stream_case("cpu", 0, 512).run() == 512
+
+
 class PatchMeans(torch.nn.Module):
     """In place of a CLIP: the mean colour of each of 28x28 patches, repeated to the width of embeddings."""
 

@@ -81,6 +81,14 @@ def test_background_threshold_and_others(here):
     assert {"sky", "road"} & set(json.loads((here / "out/a.json").read_text())["others"]) == {"road"}
 
 
+def test_refined_label_maps(here):
+    photo(here / "a.png")
+    run(0, "segment", "a.png", *CLASSES, "--refine", "pamr")
+    expected = Segmenter.load("models/default", "cpu").with_unit("pixel", refine="pamr").segment(Image.open("a.png"), NAMES)
+    assert np.array_equal(np.asarray(Image.open("out/a.labels.png")), expected.labels)
+    assert json.loads((here / "out/a.json").read_text())["refine"] == "pamr"
+
+
 def test_a_failed_picture_is_one_line_and_the_others_go_on(here):
     (here / "broken.jpg").write_bytes(photo(here / "a.jpg").read_bytes()[:-100])
     (here / "text.jpg").write_text("no picture")

@@ -82,7 +82,7 @@ def score_pictures(suite, segmenters, wanted=None):
         scores = []
         for segmenter in segmenters:
             described = segmenter.describe(embeddings[segmenter.decoder])
-            scores.append([segmenter.classify(described, where, named, truths[0].shape) for named in classes])
+            scores.append([segmenter.classify(described, where, named, truths[0].shape, image) for named in classes])
         yield image, truths, scores
     if windows is not None and row != len(windows):
         raise changed

@@ -18,6 +18,7 @@ from .images import TooLarge, center_crop, decoded, to_rgb
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 CAPTIONS = ("txt", "caption", "text")
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # of paths and captions: what data/pack.py makes shards of
 MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
 
 
@@ -55,7 +56,10 @@ def expand(spec):
         raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars")
     if missing:
         raise Incomplete(f"{len(missing)} of {len(matches)} shards of {spec} do not exist, the first {missing[0]}")
-    return [name for names in matches.values() for name in names]
+    paths = [name for names in matches.values() for name in names]
+    if paths[0].lower().endswith(TABLES):
+        raise FileNotFoundError(f"{paths[0]} is no tar: `ovseg pack {paths[0]} FOLDER` makes shards of its pairs")
+    return paths
 
 
 def read_samples(path, report=None):

@@ -143,7 +143,7 @@ class View:
         formed = SimpleNamespace(descriptions=F.normalize(means, dim=1), of_windows=of_windows, ids=ids.numpy())
         formed.points = marked[self.cells].nonzero().numpy()
         classes = torch.stack([self.texts.of_class(name) for name in (*names, *others)])
-        scores = self.segmenter.classify(formed.descriptions, self.where, classes, self.picture.truth.shape)
+        scores = self.segmenter.classify(formed.descriptions, self.where, classes, self.picture.truth.shape, self.picture.image)
         return formed, scores, scores.labels(self.segmenter.scale, threshold, len(others)).cpu().numpy()
 
     def unit_scores(self, formed, text, names):

@@ -18,7 +18,7 @@ from ..data.images import to_rgb
 from ..methods import groupvit
 from ..schema import LOCAL, Clip, Segment
 from ..training.decoder import Decoder
-from . import hub, units
+from . import hub, refinement, units
 from .names import check_names
 from .windows import BACKGROUND, Scores, cut_windows, probabilities, stitch
 
@@ -76,7 +76,8 @@ class Segmenter(ModelHubMixin):
             config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
         device = params.device(device)
         clip = FrozenCLIP.open(Clip.model_validate(config["clip"]), device)
-        segmenter = cls.of_training(folder / "seeds" / str(seed), clip, Segment.model_validate(config["segment"]), device)
+        settings = Segment.model_validate({"refine": None} | config["segment"])  # models that were saved before this key lack it
+        segmenter = cls.of_training(folder / "seeds" / str(seed), clip, settings, device)
         segmenter.folder = folder
         return segmenter
 
@@ -118,7 +119,7 @@ class Segmenter(ModelHubMixin):
         image = as_image(image)
         windows, where = cut_windows(image, self.settings)
         descriptions = self.describe(self.embed(self.encode(windows)))
-        scores = self.classify(descriptions, where, self._embed_classes((*names, *others)), (image.height, image.width))
+        scores = self.classify(descriptions, where, self._embed_classes((*names, *others)), (image.height, image.width), image)
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
         labels = scores.labels(self.scale, threshold, len(others))
         names = (BACKGROUND, *names) if background or others else tuple(names)
@@ -143,11 +144,13 @@ class Segmenter(ModelHubMixin):
         return F.normalize(units.form(embeddings, s.unit, s.meta_points, s.groups, s.affinity, self.grouping)[0], dim=1)
 
     @torch.no_grad()
-    def classify(self, descriptions, where, classes, size):
-        """Scores (H, W) = `size` of an image, stitched from its windows: cosines or, by segment.averaged, their softmax over the classes.
-        descriptions: from `describe`. where: WindowGrid of the windows. classes: (C, d), unit length."""
+    def classify(self, descriptions, where, classes, size, image):
+        """Scores (H, W) = `size` of a PIL RGB image, stitched from its windows: cosines or, by segment.averaged, their softmax over the
+        classes, refined by segment.refine. descriptions: from `describe`. where: WindowGrid of them. classes: (C, d), unit length."""
         cosines = torch.einsum("ndhw,cd->nchw", descriptions, classes)
         scores = probabilities(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
+        if self.settings.refine:
+            return refinement.refined(scores, where, self.settings, size, image)
         return stitch(scores, where, self.settings.window, size)
 
     @property
@@ -155,9 +158,9 @@ class Segmenter(ModelHubMixin):
         """Scale of the softmax over the scores, to compare it with a threshold; None if they are softmax already."""
         return None if self.settings.averaged == "softmax" else self.settings.scale
 
-    def with_unit(self, unit):
-        """Copy of this segmenter with another semantic unit. CLIP and decoder are shared."""
-        return Segmenter(self.clip, self.decoder, self.settings.model_copy(update={"unit": unit}), self.grouping)
+    def with_unit(self, unit, **others):
+        """Copy of this segmenter with another semantic unit, and other settings, if given. CLIP and decoder are shared."""
+        return Segmenter(self.clip, self.decoder, self.settings.model_copy(update={"unit": unit} | others), self.grouping)
 
 
 def as_image(image):

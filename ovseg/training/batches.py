@@ -62,14 +62,23 @@ class StreamedImages(NamedTuple):
     def epoch(self, seed, epoch, batch, skip, device):
         """See CachedImages.epoch. Each process reads its own shards. Skipped batches are read but not encoded."""
         world = distributed.joined()
+        share = batch // world.size
         own = np.random.default_rng((seed, epoch)).permutation(self.paths[world.rank :: world.size]).tolist()
         shuffle = wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((seed, epoch))))
         decode = partial(_decoded, shuffle=shuffle, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size)
-        stream = wds.DataPipeline(wds.SimpleShardList(own), wds.split_by_worker, decode)
-        loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=min(self.workers, len(own))))
-        chunks = zip(*[loader] * (batch // world.size), strict=False)  # an incomplete last batch is dropped
-        for chunk in itertools.islice(chunks, skip, self.batches(batch)):
-            rows, images = zip(*chunk, strict=True)
+        workers = min(self.workers, len(own))
+        chunk = wds.batched(max(1, share // max(1, workers)), list)  # one of each worker is this process' share of a batch
+        stream = wds.DataPipeline(wds.SimpleShardList(own), wds.split_by_worker, decode, chunk, enumerate)
+        # `tuple` leaves arrays as they are and sends them through pipes: tensors would take shared memory and an open file each.
+        # With pin_memory, a thread receives them while the GPU works.
+        options = {"collate_fn": tuple, "pin_memory": torch.device(device).type == "cuda"}
+        loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers, **options)
+        chunks = itertools.groupby(loader, lambda chunk: chunk[0])
+        turns = (turn for _, of_workers in chunks for turn in itertools.zip_longest(*(pairs for _, pairs in of_workers)))
+        pairs = (pair for turn in turns for pair in turn if pair)  # the first pair of each worker's chunk, then the second, ...
+        shares = zip(*[pairs] * share, strict=False)  # an incomplete last batch is dropped
+        for of_batch in itertools.islice(shares, skip, self.batches(batch)):
+            rows, images = zip(*of_batch, strict=True)
             encode = partial(self.clip.encode_dense, np.stack(images))  # b, H, W, 3
             yield world.gather(torch.tensor(rows, device=device)).cpu().numpy(), encode(), encode
 

@@ -50,8 +50,10 @@ def joined():
 def in_group(function, *arguments):
     """Return function(*arguments), called in the process group that `launch` or torchrun started. The last argument is a torch.device:
     for CUDA, each process gets its own GPU. Processes on one machine share its cores."""
+    import joblib  # here, because importing a decoder imports this module
+
     *arguments, device = arguments
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    torch.set_num_threads(max(1, joblib.cpu_count() // int(os.environ["LOCAL_WORLD_SIZE"])))
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

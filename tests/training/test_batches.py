@@ -1,14 +1,24 @@
 """Batches of cached features and of streamed images: which pairs they hold, in which order, with which features."""
 
+import ctypes
+import multiprocessing
+import os
+import random
+import resource
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
 from small import CPU, P, changed, colour, make_pairs, same, stream, write_array
 from tiny import bank_of
 
 from ovseg.clip.frozen import FrozenCLIP
+from ovseg.data import shards
 from ovseg.training import loop
-from ovseg.training.batches import CachedImages, StreamedImages, open_pairs
+from ovseg.training.batches import SHUFFLE, CachedImages, StreamedImages, open_pairs
 
 
 def epoch_of(images, seed=0, epoch=0, batch=6, skip=0):
@@ -47,9 +57,36 @@ def test_the_order_follows_seed_and_epoch(images):
     assert len({order(images), order(images, epoch=1), order(images, seed=1), tuple(range(18))}) == 4
 
 
-def test_worker_processes_give_each_pair_once_in_a_fixed_order(tmp_path):
-    images = stream(tmp_path, workers=2)
-    assert order(images, batch=5) == order(images, batch=5) and sorted(order(images, batch=5)) == list(range(20))
+@pytest.mark.parametrize(("counts", "workers", "batch"), [((40, 3, 17, 1, 9), 2, 6), ((8, 7, 5), 0, 4)])
+def test_workers_take_turns_pair_by_pair_however_they_send_them(tmp_path, counts, workers, batch):
+    images, queues, expected = stream(tmp_path, counts, workers=workers), [], []
+    paths = np.random.default_rng((3, 1)).permutation(images.paths).tolist()
+    for worker in range(max(1, workers)):  # each reads its own shards through a shuffle buffer of its own
+        samples = (sample for path in paths[worker :: max(1, workers)] for sample in shards.read_samples(path))
+        shuffled = wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((3, 1))))(samples)
+        names = [f"{Path(sample['__url__']).stem}/{sample['__key__']}" for sample in shuffled]
+        queues.append([images.keys.index(name) for name in names if name in images.keys])
+    while any(queues):
+        expected += [queue.pop(0) for queue in queues if queue]
+    assert list(order(images, seed=3, epoch=1, batch=batch)) == expected[: len(expected) // batch * batch]
+    assert sorted(expected) == list(range(sum(counts)))
+
+
+def stream_with_little(images):
+    """Stream with few open files and, as root, 1 MB of shared memory. It leaves the process so."""
+    if os.geteuid() == 0 and ctypes.CDLL(None).unshare(0x00020000) == 0:  # CLONE_NEWNS: mounts of its own
+        os.system("mount --make-rprivate / && mount -t tmpfs -o size=1m tmpfs /dev/shm")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30,) * 2)
+    assert [dense.nbytes for _, dense in epoch_of(images, batch=150)] == [150 * 64 * 64 * 3] * 2
+
+
+def test_a_stream_needs_neither_shared_memory_nor_many_open_files(tmp_path):
+    images = stream(tmp_path, (160, 150), SimpleNamespace(encode_dense=torch.from_numpy), size=64, workers=2)
+    process = multiprocessing.get_context("fork").Process(target=stream_with_little, args=(images,))
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 0  # None: it hangs
 
 
 def test_a_streamed_batch_is_drawn_from_the_whole_shard(tmp_path):
