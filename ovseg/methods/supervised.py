@@ -45,7 +45,7 @@ def read_labels(extension, background, class_file, paths, keys, size):
         if extension not in sample:
             raise ValueError(f"{key} has no {extension}: supervised.labels has to name label maps that all training pairs have")
         try:
-            stored = Image.fromarray(read_label_map(io.BytesIO(sample[extension])))
+            stored = read_label_map(io.BytesIO(sample[extension]))
         except ValueError as error:
             raise ValueError(f"{key}: {extension}: {error}") from None
         labels = center_crop(stored, size, Image.Resampling.NEAREST)
