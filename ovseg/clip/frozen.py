@@ -17,17 +17,15 @@ from ..schema import LOCAL
 from . import attention, dense
 
 
-def _preprocessing(model):
-    """The mean and standard deviation that all of open_clip's weights of an architecture have, for weights from a file: OpenAI's, with which
-    open_clip trains, if it has none. Raises ValueError if they differ."""
-    tags = map(functools.partial(open_clip.get_pretrained_cfg, model), open_clip.list_pretrained_tags_by_model(model))
+def _normalisation(model):
+    """{"mean", "std"} that all of open_clip's weights of an architecture need, for weights from a file; OpenAI's, with which open_clip
+    trains, if it has none. Raises ValueError if they differ."""
+    tags = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
     known = {(tag["mean"], tag["std"]) for tag in tags} or {(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)}
     if len(known) > 1:
-        several = " or ".join(str(mean) for mean, _ in sorted(known))
-        cure = "put it into a folder with an open_clip_config.json that holds its preprocess_cfg, and set clip.model to local-dir:FOLDER"
-        raise ValueError(f"clip.pretrained: a checkpoint of {model} may expect pictures with the mean {several}: {cure}")
-    ((mean, std),) = known
-    return {"mean": mean, "std": std}
+        cure = "use local-dir:FOLDER with an open_clip_config.json whose preprocess_cfg has those of yours"
+        raise ValueError(f"clip.pretrained: weights of {model} differ in the mean and std of their pictures: {cure}")
+    return dict(zip(("mean", "std"), *known, strict=True))
 
 
 class FrozenCLIP(nn.Module):
@@ -57,14 +55,11 @@ class FrozenCLIP(nn.Module):
     def open(cls, settings, device="cpu"):
         """Open a CLIP. settings: schema.Clip, with model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER"
         with open_clip_config.json and weights; and pretrained: open_clip's tag ("openai"), the path of a checkpoint, or None with
-        local-dir. Raises ValueError if its image tower is not supported, its tokenizer is not installed, or the mean and standard deviation
-        of its pictures are not known."""
-        preprocess = None
-        if settings.pretrained and not open_clip.pretrained.is_pretrained_cfg(settings.model, settings.pretrained):
-            preprocess = _preprocessing(settings.model)
-        options = {"device": device, "require_pretrained": True, "force_preprocess_cfg": preprocess}
-        clip = open_clip.create_model(settings.model, settings.pretrained, **options)
-        if settings.model.startswith(LOCAL):
+        local-dir. Raises ValueError if its image tower is not supported, its tokenizer not installed, or its mean and std not known."""
+        local, tagged = settings.model.startswith(LOCAL), open_clip.is_pretrained_cfg(settings.model, settings.pretrained or "")
+        options = {"require_pretrained": True, "force_preprocess_cfg": None if local or tagged else _normalisation(settings.model)}
+        clip = open_clip.create_model(settings.model, settings.pretrained, device=device, **options)
+        if local:
             file = Path(settings.model.removeprefix(LOCAL)) / "open_clip_config.json"
             if not {"mean", "std"} <= json.loads(file.read_text()).get("preprocess_cfg", {}).keys():
                 raise ValueError(f"clip.model = {settings.model!r}: {file.name} must hold mean and std in a preprocess_cfg")

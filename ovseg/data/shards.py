@@ -64,27 +64,26 @@ def read_samples(path, report=None, label=None):
     first dot; but if cat.1 has an image and a caption, or an image and a label map (of the extension `label`), it is a key of its own. A
     truncated or broken tar ends early. If files or samples share a name, the first one is used. A report counts what is wrong."""
     report, seen = report or Report(), {}
-    for stem, files in itertools.groupby(_read_files(path, report), lambda file: file[0]):
-        samples, repeated = _split([file[1:] for file in files], label)
-        if repeated:
-            report.skipped["file name twice"] += len(repeated)
-        for head, sample in samples.items():
-            name = f"{stem}.{head}" if head else stem
-            key = UNSAFE.sub(lambda character: ascii(character[0])[1:-1], name)
+    for stem, group in itertools.groupby(_read_files(path, report), lambda file: file[0]):
+        for head, files in _split([file[1:] for file in group], label).items():
+            sample = dict(reversed(files))
+            key = UNSAFE.sub(lambda character: ascii(character[0])[1:-1], name := f"{stem}.{head}".removesuffix("."))
+            if len(sample) < len(files):
+                report.skipped["file name twice"] += 1
             if key in seen:
                 apart = seen[key].isdisjoint(sample)
                 report.skipped["files of a sample apart in the tar: write it with tar --sort=name" if apart else "key twice"] += 1
                 continue
-            seen[key] = set(sample)
             if key != name:
                 report.repaired["key with line breaks or not UTF-8"] += 1
+            seen[key] = set(sample)
             yield {"__key__": key, "__url__": str(path), **sample}
 
 
 def _split(files, label):
-    """Split files with the same first part of their names into samples. files: (the rest of the name, bytes). Returns {head: {extension:
-    bytes}}, where head is the part of the rest that belongs to the key, and the heads of samples in which an extension comes twice."""
-    content, samples, repeated = {rest.lower(): data for rest, data in files}, {}, set()
+    """Split files with the same first part of their names into samples. files: (the rest of the name, bytes). Returns {head: [(extension,
+    bytes)]}, where head is the part of the rest that belongs to the key."""
+    content, samples = {rest.lower(): data for rest, data in files}, {}
     heads = {rest.rpartition(".")[0] for rest, _ in files if rest.lower().rpartition(".")[2] in suffixes()}
     for head in sorted(heads - {""}):
         names = {name: f"{head.lower()}.{name}" for name in (*CAPTIONS, "json", label)}
@@ -94,11 +93,8 @@ def _split(files, label):
     for rest, data in files:
         parts = rest.split(".")
         head = next((head for n in range(len(parts) - 1, 0, -1) if (head := ".".join(parts[:n])) in heads), "")
-        sample, extension = samples.setdefault(head, {}), rest[len(head) :].lstrip(".").lower()
-        if extension in sample:
-            repeated.add(head)
-        sample.setdefault(extension, data)
-    return samples, repeated
+        samples.setdefault(head, []).append((rest[len(head) :].lstrip(".").lower(), data))
+    return samples
 
 
 def _read_files(path, report):
