@@ -84,7 +84,8 @@ def _split(files, label):
     """Split files with the same first part of their names into samples. files: (the rest of the name, bytes). Returns {head: [(extension,
     bytes)]}, where head is the part of the rest that belongs to the key."""
     content, samples = {rest.lower(): data for rest, data in files}, {}
-    heads = {rest.rpartition(".")[0] for rest, _ in files if rest.lower().rpartition(".")[2] in suffixes()}
+    pictures = {*suffixes()} - {label}
+    heads = {rest.rpartition(".")[0] for rest, _ in files if rest.lower().rpartition(".")[2] in pictures}
     for head in sorted(heads - {""}):
         names = {name: f"{head.lower()}.{name}" for name in (*CAPTIONS, "json", label)}
         own = {name: content[rest] for name, rest in names.items() if rest in content}
