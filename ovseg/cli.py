@@ -102,8 +102,8 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
 
 
 def gather(inputs):
-    """List the pictures named by files, folders and glob patterns (which give files with a suffix that Pillow reads; others are named on
-    stderr), each once, in the given order: a list of Path. Raises FileNotFoundError for an input without pictures."""
+    """List the pictures named by files, folders and glob patterns (which give files with a suffix that Pillow reads, and name the others
+    on stderr), each once, in the given order: a list of Path. Raises FileNotFoundError for an input without pictures."""
     from .data.images import is_picture, some
 
     pictures, left_out = {}, []
@@ -112,7 +112,7 @@ def gather(inputs):
         matches = [name] if os.path.isfile(name) else sorted(glob.glob(pattern, recursive=True, include_hidden=whole))
         files = [file for file in matches if file == name or is_picture(os.path.basename(file))]
         if not files:
-            raise FileNotFoundError(f"{name}: no pictures found{matches and ', only ' + some(matches) or ''}")
+            raise FileNotFoundError(f"{name}: no pictures found{', only: ' * bool(matches)}{some(matches)}")
         pictures |= {os.path.abspath(file): Path(file) for file in files}
         left_out += [file for file in matches if file not in files]
     if left_out:

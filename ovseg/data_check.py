@@ -69,10 +69,9 @@ def check_benchmark(benchmark, limit=0):
     samples = benchmark.samples(step, lambda error: broken.append(str(error)))
     for key, image, stored in tqdm(samples, benchmark.name, math.ceil(len(benchmark) / step), mininterval=2, leave=False, disable=None):
         sizes.append(image.size)
-        if image.size != stored.size:
-            broken.append(benchmark.unlike(key, image, stored))
         ids, counts = np.unique(stored, return_counts=True)
-        notes.add(key, image, stored, ids)
+        if wrong := notes.add(key, image, stored, ids):
+            broken.append(wrong)
         pixels.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
         pictures.update(ids.tolist())
         first = dict.fromkeys(ids.tolist(), key) | first

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data import shards
-from ..data.images import TURNED, list_pictures, read_image, read_label_map, some
+from ..data.images import list_pictures, read_image, read_label_map, some
 from ..segmentation.windows import BACKGROUND
 from .layouts import CLASSES, LAYOUTS, ignored
 from .notes import Notes
@@ -60,21 +60,14 @@ class BenchmarkBase:
     def __iter__(self):
         notes = Notes(self)
         for key, image, stored in self.samples():
-            labels, ids = np.asarray(stored), np.unique(stored)
-            if image.size != stored.size:
-                raise ValueError(f"benchmark {self.name}: {self.unlike(key, image, stored)}")
-            notes.add(key, image, stored, ids)
-            known = self.decoded(ids)
-            if (largest := known[known != self.ignored].max(initial=0)) >= (count := len(self.classes)):
+            if wrong := notes.add(key, image, stored, np.unique(stored)):
+                raise ValueError(f"benchmark {self.name}: {wrong}")
+            labels = self.decoded(np.asarray(stored))
+            if (largest := labels[labels != self.ignored].max(initial=0)) >= (count := len(self.classes)):
                 raise ValueError(f"benchmark {self.name}: label map {key} holds {largest}: must be 0 to {count - 1} or {self.ignored}")
-            yield key, image, self.decoded(labels)
+            yield key, image, labels
         for line in notes.lines():
             tqdm.write(f"note: benchmark {self.name}: {line}", sys.stderr)
-
-    def unlike(self, key, image, stored):
-        """What to say of a picture and a label map of different sizes."""
-        turned = " after EXIF has turned it (store it upright, or turn its label map, too)" * (TURNED in image.info)
-        return f"{key}: image is {image.width}x{image.height}{turned}, label map {stored.width}x{stored.height}"
 
     def decoded(self, labels):
         """Class indices of a label map as stored, of the same shape."""

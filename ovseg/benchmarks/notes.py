@@ -11,7 +11,7 @@ class Notes:
         self.benchmark, self.ids, self.colours, self.first = benchmark, set(), {}, {}  # first: {what: key of the first picture}
 
     def add(self, key, image, stored, ids):
-        """Look at a picture, its label map as stored (both PIL) and the distinct ids in it (array)."""
+        """Look at a picture, its label map as stored (both PIL) and the distinct ids in it. Returns what is wrong with their sizes."""
         self.ids.update(self.benchmark.decoded(ids).tolist())
         palette = stored.getpalette() or []
         colours = {index: palette[3 * index : 3 * index + 3] for index in ids.tolist() if palette}
@@ -20,8 +20,10 @@ class Notes:
         if image.info.get(TURNED) == stored.size == image.size:  # so that the sizes do not tell
             self.first.setdefault("EXIF turns pictures upright: are their label maps upright, too?", key)
         if self.benchmark.ignored > IGNORED and IGNORED in ids and stored.mode in ("L", "P"):
-            text = f"{self.benchmark.ignored} is ignored, and {IGNORED} is a class, but label maps of 8 bits hold {IGNORED}"
-            self.first.setdefault(text, key)
+            self.first.setdefault("label maps of 8 bits hold 255: with more than 255 classes it is a class, and 65535 is ignored", key)
+        if image.size != stored.size:
+            turned = " after EXIF has turned it (store it upright, or turn its label map, too)" * (TURNED in image.info)
+            return f"{key}: image is {image.width}x{image.height}{turned}, label map {stored.width}x{stored.height}"
 
     def lines(self):
         """A list of texts of one line."""

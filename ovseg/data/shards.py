@@ -1,6 +1,5 @@
-"""Image-text pairs in webdataset shards, as img2dataset writes them. A sample has an image (jpg, jpeg, png, webp, else what Pillow reads),
-a caption (txt, else caption or text, else "caption" in its json) and optional other files (label maps). Unusable and repaired samples are
-counted by kind."""
+"""Image-text pairs in webdataset shards, as img2dataset writes them. A sample has an image (any that Pillow reads), a caption (txt, else
+caption or text, else "caption" in its json) and optional other files (label maps). Unusable and repaired samples are counted by kind."""
 
 import glob
 import io
@@ -19,6 +18,7 @@ from .images import TURNED, TooLarge, center_crop, decoded, suffixes, to_rgb
 
 CAPTIONS = ("txt", "caption", "text")
 MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
+APART = "files of a sample apart in the tar: write it with tar --sort=name"
 UNSAFE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # in a key: line breaks, and what tarfile makes of bytes that are not UTF-8
 
 
@@ -71,8 +71,7 @@ def read_samples(path, report=None, label=None):
             if len(sample) < len(files):
                 report.skipped["file name twice"] += 1
             if key in seen:
-                apart = seen[key].isdisjoint(sample)
-                report.skipped["files of a sample apart in the tar: write it with tar --sort=name" if apart else "key twice"] += 1
+                report.skipped[APART if seen[key].isdisjoint(sample) else "key twice"] += 1
                 continue
             if key != name:
                 report.repaired["key with line breaks or not UTF-8"] += 1
@@ -87,9 +86,8 @@ def _split(files, label):
     pictures = {*suffixes()} - {label}
     heads = {rest.rpartition(".")[0] for rest, _ in files if rest.lower().rpartition(".")[2] in pictures}
     for head in sorted(heads - {""}):
-        names = {name: f"{head.lower()}.{name}" for name in (*CAPTIONS, "json", label)}
-        own = {name: content[rest] for name, rest in names.items() if rest in content}
-        if label not in own and _caption(own) is None:
+        own = {name: content.get(f"{head.lower()}.{name}") for name in (*CAPTIONS, "json", label)}
+        if own[label] is None and _caption(own) is None:
             heads.discard(head)
     for rest, data in files:
         parts = rest.split(".")
@@ -99,18 +97,17 @@ def _split(files, label):
 
 
 def _read_files(path, report):
-    """Yield the files of a tar, (name up to its first dot, rest, bytes). Counts files that are no part of a sample, and a tar that is
-    broken or does not end properly."""
+    """Yield the files of a tar, (name up to its first dot, rest, bytes). Counts other files, and a tar that is broken or ends early."""
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 folder, slash, name = member.name.rpartition("/")
                 start, dot, rest = name.partition(".")
-                if member.isreg() and not re.match("__[^/]*__($|/)", member.name):  # webdataset's own metadata
-                    if start and dot:
-                        yield f"{folder}{slash}{start}", rest, tar.extractfile(member).read()
-                    else:  # such as macOS's ._ files
-                        report.repaired["hidden file left out" if dot else "file without suffix left out"] += 1
+                wanted = member.isreg() and not re.match("__[^/]*__($|/)", member.name)  # webdataset's own metadata
+                if wanted and start and dot:
+                    yield f"{folder}{slash}{start}", rest, tar.extractfile(member).read()
+                elif wanted:
+                    report.repaired["hidden file left out" if dot else "file without suffix left out"] += 1
                 tar.members = []  # which would grow
             tar.fileobj.seek(tar.offset)
             end = tar.fileobj.read()  # zeros, unless tarfile mistook a broken header for it
@@ -123,22 +120,17 @@ def _read_files(path, report):
 def _caption(sample):
     """The bytes of a raw sample's caption, or None."""
     try:
-        data = next((sample[name] for name in CAPTIONS if name in sample), None)
+        data = next((sample[name] for name in CAPTIONS if sample.get(name) is not None), None)
         return json.loads(sample["json"])["caption"].encode() if data is None else data
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # no json, or no caption string in it
         return None
-
-
-def _further(sample, extensions):
-    """What to add where an image or a caption is missing: whether there is one under a name with a further dot, as in cat.input.jpg."""
-    return " (but in a file with a further dot)" * any("." in name and name.rpartition(".")[2] in extensions for name in sample)
 
 
 def decode(sample, repaired=None):
     """Decode a raw sample into image and caption: (upright PIL RGB image, str). Raises BadSample. repaired: see decode_image."""
     data = _caption(sample)
     if data is None:
-        raise BadSample(f"no caption{_further(sample, CAPTIONS)}")
+        raise BadSample("no caption")
     text = data.decode("utf-8", "replace")
     caption = " ".join(text.split())
     if not caption:
@@ -153,7 +145,8 @@ def decode_image(sample, repaired=None):
     """Decode the image of a raw sample: an upright PIL RGB image. Raises BadSample. repaired: a Counter; repairs by kind are added."""
     data = next((sample[extension] for extension in suffixes() if extension in sample), None)
     if data is None:
-        raise BadSample(f"no image{_further(sample, suffixes())}")
+        further = any(name.rpartition(".")[2] in suffixes() for name in sample)  # as in cat.input.jpg
+        raise BadSample("no image" + " (but in a file with a further dot)" * further)
     try:
         image, mode = decoded(io.BytesIO(data), lambda image: (to_rgb(image), image.mode))
     except TooLarge:

@@ -96,31 +96,28 @@ def test_files_of_a_folder_belong_together_by_name_and_others_are_noted(tmp_path
 
 
 def test_what_may_be_wrong_with_ids_palettes_and_exif_is_noted(opened, tmp_path, capsys):
-    image, exif = np.zeros((8, 12, 3), np.uint8), Image.Exif()
+    image, ids, exif = np.zeros((8, 12, 3), np.uint8), np.eye(8, 12, dtype=np.uint8), Image.Exif()
 
-    def palette(colour):
-        labels = Image.fromarray(np.eye(8, 12, dtype=np.uint8))
-        labels.putpalette([0, 0, 0, *colour])
+    def coloured(palette):
+        (labels := Image.fromarray(ids)).putpalette(palette)
         return encoded(labels)
 
-    def upright(orientation):
+    def turned(orientation):
         exif[0x0112] = orientation
         return encoded(image, "JPEG", exif=exif)
 
-    masks = 255 * np.eye(8, 12, dtype=np.uint8)
-    turned = "EXIF turns pictures upright: are their label maps upright, too?"
-    for pictures, note in (
-        ({"p0": (image, masks), "p1": (image, masks)}, "all ids are 0 or 255, which is ignored: if these are masks of one class"),
-        ({"p0": (image, palette(b"123")), "p1": (image, palette(b"456"))}, "an id has another colour in another label map"),
-        ({"p0": (image, palette(b"123")), "p1": (image, palette(b"123"))}, None),
-        ({"p0": (upright(3), masks // 255), "p1": (image, masks)}, turned),
-        ({"p0": (upright(6), masks.T // 255), "p1": (upright(1), masks)}, None),
+    for first, second, note in (
+        ((image, 255 * ids), (image, 255 * ids), "all ids are 0 or 255, which is ignored: if these are masks of one class"),
+        ((image, coloured(b"abcdef")), (image, coloured(b"abcxyz")), "an id has another colour in another label map"),
+        ((image, coloured(b"abcdef")), (image, coloured(b"abcdef")), None),
+        ((turned(3), ids), (image, ids), "EXIF turns pictures upright: are their label maps upright, too?"),
+        ((turned(6), ids.T), (turned(1), ids), None),
     ):
-        for benchmark in opened({key: (name, labels) for key, (name, labels) in pictures.items()}):
+        for benchmark in opened({"p0": first, "p1": second}):
             list(benchmark)
             printed = capsys.readouterr().err
             assert printed.startswith(f"note: benchmark mine: {note}") if note else not printed
-    for benchmark in opened({"p0": (upright(6), masks // 255)}):
+    for benchmark in opened({"p0": (turned(6), ids)}):
         with pytest.raises(ValueError, match="p0: image is 8x12 after EXIF has turned it .*, label map 12x8"):
             list(benchmark)
 
@@ -130,10 +127,10 @@ def test_with_more_than_255_classes_65535_is_ignored(tmp_path, capsys):
     folder = write_benchmark(tmp_path, [labels, [[1, 255]]], [f"c{index}" for index in range(300)])
     (_, _, read), _ = FolderBenchmark("many", folder)
     assert np.array_equal(read, labels)
-    assert "65535 is ignored, and 255 is a class, but label maps of 8 bits hold 255 (first: 1)" in capsys.readouterr().err
-    iou = MeanIoU([f"c{index}" for index in range(300)])
+    assert "label maps of 8 bits hold 255: with more than 255 classes it is a class" in capsys.readouterr().err
+    iou = MeanIoU(range(300))
     iou.update(np.array([[0, 255, 299], [5, 8, 7]]), read)
-    assert {name: value for name, value in iou.compute().items() if value is not None} == dict(c0=100, c255=100, c299=50, c7=100, c8=0)
+    assert {index: value for index, value in iou.compute().items() if value is not None} == {0: 100, 7: 100, 8: 0, 255: 100, 299: 50}
     save(folder / "labels/0.png", np.where(labels == 299, 300, labels))
     with pytest.raises(ValueError, match="label map 0 holds 300: must be 0 to 299 or 65535"):
         list(FolderBenchmark("many", folder))
