@@ -116,7 +116,7 @@ def gather(inputs):
         pictures |= {os.path.abspath(file): Path(file) for file in files}
         left_out += [file for file in matches if file not in files]
     if left_out:
-        click.echo(f"{len(left_out)} left out, as Pillow does not read them: {some(left_out)}", err=True)
+        click.echo(f"{len(left_out)} left out, hidden or not read by Pillow: {some(left_out)}", err=True)
     return list(pictures.values())
 
 
