@@ -11,7 +11,6 @@ import click
 from safetensors import SafetensorError
 
 HUB = "hf-hub:"  # prefix of --model for a published model, as in open_clip and timm
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in a folder; a file given by name may have any
 # RuntimeError: GPU out of memory; TypeError, AttributeError: a malformed segmenter.json
 ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, MemoryError, ImportError, SafetensorError)
 
@@ -106,16 +105,21 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
 
 
 def gather(inputs):
-    """List the pictures named by files, folders and glob patterns (which give files that end in SUFFIXES), each once, in the given order:
-    a list of Path. Raises FileNotFoundError for an input without pictures."""
-    pictures = {}
+    """List the pictures named by files, folders and glob patterns (which give files with a suffix that Pillow reads, and name the others
+    on stderr), each once, in the given order: a list of Path. Raises FileNotFoundError for an input without pictures."""
+    from .data.images import is_picture, some
+
+    pictures, left_out = {}, []
     for name in map(str, inputs):
-        pattern = f"{glob.escape(name)}/*" if os.path.isdir(name) else name
-        matches = [file for file in sorted(glob.glob(pattern, recursive=True)) if file.lower().endswith(SUFFIXES)]
-        files = [name] if os.path.isfile(name) else matches
+        pattern, whole = (f"{glob.escape(name)}/*", True) if os.path.isdir(name) else (name, False)
+        matches = [name] if os.path.isfile(name) else sorted(glob.glob(pattern, recursive=True, include_hidden=whole))
+        files = [file for file in matches if file == name or is_picture(os.path.basename(file))]
         if not files:
-            raise FileNotFoundError(f"{name}: no pictures found")
+            raise FileNotFoundError(f"{name}: no pictures found{', only: ' * bool(matches)}{some(matches)}")
         pictures |= {os.path.abspath(file): Path(file) for file in files}
+        left_out += [file for file in matches if file not in files]
+    if left_out:
+        click.echo(f"{len(left_out)} left out, hidden or not read by Pillow: {some(left_out)}", err=True)
     return list(pictures.values())
 
 

@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from . import params
 from .benchmarks import datasets
-from .benchmarks.layouts import IGNORED
+from .benchmarks.notes import Notes
 from .data import shards
-
-SHOWN = 5  # unreadable files, and ids without a class, that a warning names
+from .data.images import some
 
 
 def print_reports(folders, limit):
@@ -23,7 +22,7 @@ def print_reports(folders, limit):
     benchmarks = [datasets.FolderBenchmark(Path(folder).resolve().name, folder) for folder in folders]
     warned = False
     for lines in (check_benchmark(benchmark, limit) for benchmark in benchmarks) if folders else check_study(limit):
-        print("\n  ".join(lines), end="\n\n")
+        print("\n  ".join(lines).encode("utf-8", "backslashreplace").decode(), end="\n\n")  # names of files may be in any encoding
         warned |= any(line.startswith("warning: ") for line in lines)
     return warned
 
@@ -65,20 +64,20 @@ def check_pairs(paths, max_bad_fraction, limit=0):
 
 def check_benchmark(benchmark, limit=0):
     """A report on a benchmark: sizes, and how often each label id occurs in its files. limit: of pictures, evenly spread."""
-    sizes, pixels, pictures, first, broken = [], Counter(), Counter(), {}, []
+    sizes, pixels, pictures, first, broken, notes = [], Counter(), Counter(), {}, [], Notes(benchmark)
     step = max(1, math.ceil(len(benchmark) / (limit or math.inf)))
     samples = benchmark.samples(step, lambda error: broken.append(str(error)))
-    for key, image, labels in tqdm(samples, benchmark.name, math.ceil(len(benchmark) / step), mininterval=2, leave=False, disable=None):
+    for key, image, stored in tqdm(samples, benchmark.name, math.ceil(len(benchmark) / step), mininterval=2, leave=False, disable=None):
         sizes.append(image.size)
-        if labels.shape != (image.height, image.width):
-            broken.append(f"{key}: image is {image.width}x{image.height}, label map {labels.shape[1]}x{labels.shape[0]}")
-        ids, counts = np.unique(labels, return_counts=True)
+        ids, counts = np.unique(stored, return_counts=True)
+        if wrong := notes.add(key, image, stored, ids):
+            broken.append(wrong)
         pixels.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
         pictures.update(ids.tolist())
         first = dict.fromkeys(ids.tolist(), key) | first
     classes = dict(enumerate(benchmark.classes))
     indices = {label: benchmark.decoded(np.array(label)).item() for label in sorted(pixels)}
-    names = {label: (classes | {IGNORED: "(ignored)"}).get(index, "(no class)") for label, index in indices.items()}
+    names = {label: (classes | {benchmark.ignored: "(ignored)"}).get(index, "(no class)") for label, index in indices.items()}
     rows = [[label, names[label], 100 * pixels[label] / pixels.total(), pictures[label]] for label in indices]
     lines = [f"benchmark {benchmark.name}: {len(sizes):,} of {len(benchmark):,} pictures, {len(classes)} classes", *_sizes(sizes)]
     lines += tabulate(rows, ["id", "class", "% of pixels", "pictures"], floatfmt=".2f").splitlines()
@@ -89,8 +88,7 @@ def check_benchmark(benchmark, limit=0):
     lines += _warning("ids without a class", [f"{label} (first in {first[label]})" for label in unknown])
     if [indices[label] for label in unknown] == [len(classes)]:
         lines.append(f"note: id {unknown[0]} is one above the last class: are all ids one too high?")
-    if set(indices) == {0, IGNORED} and len(classes) > 2:
-        lines.append(f"note: only ids 0 and {IGNORED} are present: are these masks of one class?")
+    lines += [f"note: {line}" for line in notes.lines()]
     return lines if sizes else [*lines, "warning: no usable picture"]
 
 
@@ -102,5 +100,4 @@ def _sizes(sizes):
 
 def _warning(what, items):
     """A warning that names the first items; no line without items."""
-    more = [f"and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
-    return [f"warning: {what}: {', '.join(items[:SHOWN] + more)}"] if items else []
+    return [f"warning: {what}: {some(items)}"] if items else []

@@ -55,8 +55,11 @@ def test_each_picture_gets_an_overlay_a_label_map_and_areas(here):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     photo(here / "a.png"), photo(here / "photos/b.JPG", 4000, 600, seed=1, exif=exif), photo(here / "photos/.hidden.png")
-    assert run(0, "segment", "a.png", "photos", "*.png", *CLASSES).stderr == "2 of 2 segmented, in out\n"
-    assert sorted(os.listdir("out")) == [f"{stem}.{ending}" for stem in "ab" for ending in ("json", "labels.png", "overlay.png")]
+    photo(here / "photos/caf\udce9.jfif", format="JPEG"), (here / "photos/d.HEIC").touch()  # a name in Latin-1
+    said = "2 left out, hidden or not read by Pillow: photos/.hidden.png, photos/d.HEIC\n3 of 3 segmented, in out\n"
+    assert run(0, "segment", "a.png", "photos", "*.png", *CLASSES).stderr == said
+    stems = ("a", "b", "caf\udce9")
+    assert sorted(os.listdir("out")) == [f"{stem}.{ending}" for stem in stems for ending in ("json", "labels.png", "overlay.png")]
     for stem, path, width, height in (("a", "a.png", 40, 33), ("b", "photos/b.JPG", 4000, 600)):
         segmentation = Segmenter.load("models/default", "cpu").segment(Image.open(path), NAMES)
         labels = Image.open(f"out/{stem}.labels.png")

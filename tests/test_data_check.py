@@ -26,11 +26,12 @@ def test_pixels_and_pictures_are_counted_by_stored_id(tmp_path):
 
 def test_ids_without_a_class_are_warned_of_and_suspicious_ids_noted(tmp_path):
     many = f"{', '.join(f'{index} (first in 0)' for index in range(3, 8))}, and 4 more"
+    masks = "all ids are 0 or 255, which is ignored: if these are masks of one class, they must hold 1 instead of 255"
     for number, (maps, unknown, note) in enumerate((
         ([[[0, 1]], [[2, 7]], [[1, 7]]], "7 (first in 1)", None), ([[[0, 1]], [[2, 1000]]], "1000 (first in 1)", None),
         ([[[*range(12)]]], many, None), ([[[0, 2]], [[1, 255]]], None, None),
         ([[[1, 2]], [[3, 255]]], "3 (first in 1)", "id 3 is one above the last class: are all ids one too high?"),
-        ([[[0, 255]]], None, "only ids 0 and 255 are present: are these masks of one class?"),
+        ([[[0, 255]]], None, masks),
     )):  # fmt: skip
         expected = {f"warning: ids without a class: {unknown}"} if unknown else set()
         expected |= {f"note: {note}"} if note else set()

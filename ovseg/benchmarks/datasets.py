@@ -3,13 +3,19 @@
 import functools
 import io
 import itertools
+import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
 from ..data import shards
-from ..data.images import read_image, read_label_map
+from ..data.images import list_pictures, read_image, read_label_map, some
 from ..segmentation.windows import BACKGROUND
-from .layouts import CLASSES, IGNORED, LAYOUTS
+from .layouts import CLASSES, LAYOUTS, ignored
+from .notes import Notes
 
 
 class NotHere(FileNotFoundError):
@@ -20,22 +26,29 @@ def _stop(error):
     raise error
 
 
+def _key(path, folder):
+    """A file's path in a folder without its suffix, with one encoding of accents: macOS's file names have another."""
+    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+
+
 class BenchmarkBase:
-    """Iterating yields (key, PIL RGB image, label map (H, W) of class indices and 255); len() is the number of images.
+    """Iterating yields (key, PIL RGB image, label map (H, W) of class indices and `ignored`); len() is the number of images.
     classes: names in the order of label values. background: whether the first is "background", pixels of no other
     class. named: all classes but the background. source: equal if images and their order are. files: paths of images or
-    shards. keys, label_files: of each image; empty for shards. Opening raises NotHere, FileNotFoundError if only a part
-    is missing, or ValueError on bad names. Iterating raises ValueError on an unreadable file or a wrong label map."""
+    shards. keys, label_files: of each image; empty for shards. notes: lines on files that are not read. Opening raises NotHere,
+    FileNotFoundError if only a part is missing, or ValueError on bad names. Iterating raises ValueError on an unreadable file
+    or a wrong label map, and at its end prints what notes.Notes has found."""
 
-    keys = label_files = ()
+    keys = label_files = notes = ()
 
     def __init__(self, name, classes, source):
         self.name, self.source = name, str(source)
         text = self._read(lambda path: Path(path).read_text(encoding="utf-8-sig"), classes, classes)  # with or without a byte order mark
         self.classes = [line.strip() for line in text.splitlines() if line.strip()]
         lower = [label.lower() for label in self.classes]
-        if not 2 <= len(lower) <= IGNORED or len(set(lower)) < len(lower):
-            raise ValueError(f"benchmark {name}: {classes} must hold 2 to {IGNORED} distinct names, one per line")
+        self.ignored = ignored(len(lower))
+        if not 2 <= len(lower) <= self.ignored or len(set(lower)) < len(lower):
+            raise ValueError(f"benchmark {name}: {classes} must hold 2 to {self.ignored} distinct names, one per line")
         self.background = self.classes[0] == BACKGROUND
         if BACKGROUND in lower and not self.background:
             raise ValueError(f"benchmark {name}: {classes}: {BACKGROUND!r} must be the first class, in lower case")
@@ -45,21 +58,23 @@ class BenchmarkBase:
         return len(self.files)
 
     def __iter__(self):
+        notes = Notes(self)
         for key, image, stored in self.samples():
-            labels = self.decoded(stored)
-            height, width = labels.shape
-            if image.size != (width, height):
-                raise ValueError(f"benchmark {self.name}: {key}: image is {image.width}x{image.height}, label map {width}x{height}")
-            if (largest := labels[labels != IGNORED].max(initial=0)) >= (count := len(self.classes)):
-                raise ValueError(f"benchmark {self.name}: label map {key} holds {largest}: must be 0 to {count - 1} or {IGNORED}")
+            if wrong := notes.add(key, image, stored, np.unique(stored)):
+                raise ValueError(f"benchmark {self.name}: {wrong}")
+            labels = self.decoded(np.asarray(stored))
+            if (largest := labels[labels != self.ignored].max(initial=0)) >= (count := len(self.classes)):
+                raise ValueError(f"benchmark {self.name}: label map {key} holds {largest}: must be 0 to {count - 1} or {self.ignored}")
             yield key, image, labels
+        for line in notes.lines():
+            tqdm.write(f"note: benchmark {self.name}: {line}", sys.stderr)
 
     def decoded(self, labels):
         """Class indices of a label map as stored, of the same shape."""
         return labels
 
     def samples(self, step=1, failed=_stop):
-        """Yields (key, PIL RGB image, label map (H, W) as stored) of every `step`-th picture; failed(ValueError) for unreadable ones."""
+        """Yields (key, PIL RGB image, PIL label map as stored) of every `step`-th picture; failed(ValueError) for unreadable ones."""
         for key, image, labels in zip(self.keys[::step], self.files[::step], self.label_files[::step], strict=True):
             try:
                 yield key, self._read(read_image, image, image), self._read(read_label_map, labels, labels)
@@ -72,13 +87,18 @@ class BenchmarkBase:
         except (ValueError, OSError, shards.BadSample) as error:
             raise ValueError(f"benchmark {self.name}: {where}: {error}") from None
 
+    def _leave_out(self, files, folder):
+        if files:
+            names = some([path.relative_to(folder).as_posix() for path in files])
+            self.notes = [f"{len(files):,} files are left out, as they are no pictures or belong to none: {names}"]
+
     def _require(self, paths, hint="", kind=FileNotFoundError):
         if missing := [path for path in paths if not path.exists()]:
             raise kind(f"benchmark {self.name}: {missing[0]} does not exist{hint}")
 
 
 class FolderBenchmark(BenchmarkBase):
-    """A folder with images/ (jpg, png, webp), labels/ (png of the same name) and classes.txt (one name per line)."""
+    """A folder with images/, labels/ (pngs of the same names) and classes.txt (one name per line). images/ may have subfolders."""
 
     def __init__(self, name, folder):
         self.name, self.folder = name, Path(folder)
@@ -87,14 +107,19 @@ class FolderBenchmark(BenchmarkBase):
         self._require((self.folder, labels), hint, NotHere)
         self._require((images, classes), hint)
         super().__init__(name, classes, self.folder)
-        self.files = sorted(path for path in images.iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
-        self.keys = [path.stem for path in self.files]
-        self.label_files = [labels / f"{key}.png" for key in self.keys]
+        self.files, others = list_pictures(images)
+        self.keys = [_key(path, images) for path in self.files]
         if not self.files:
-            raise FileNotFoundError(f"benchmark {name}: {images} holds no images ({', '.join(shards.IMAGES)})")
+            raise FileNotFoundError(f"benchmark {name}: {images} holds no images, only: {some([path.name for path in others])}")
         if twice := [key for key, count in Counter(self.keys).items() if count > 1]:
             raise ValueError(f"benchmark {name}: {images} holds several images named {twice[0]}")
-        self._require(self.label_files)
+        maps, other_labels = list_pictures(labels)
+        of_key = {_key(path, labels): path for path in sorted(maps, key=lambda path: path.suffix.lower() == ".png")}  # the last one counts
+        if missing := [key for key in self.keys if key not in of_key]:
+            there = some([path.relative_to(labels).as_posix() for path in maps + other_labels])
+            raise FileNotFoundError(f"benchmark {name}: {labels}/{missing[0]}.png does not exist, only: {there}")
+        self.label_files = [of_key[key] for key in self.keys]
+        self._leave_out([*others, *sorted({*maps, *other_labels} - {*self.label_files})], self.folder)
 
 
 class ShardBenchmark(BenchmarkBase):
@@ -107,28 +132,31 @@ class ShardBenchmark(BenchmarkBase):
             kind = FileNotFoundError if isinstance(error, shards.Incomplete) else NotHere
             raise kind(f"benchmark {name}: {error}") from None
         super().__init__(name, classes, spec)
-        self.label = label
+        self.label = label.lower()  # as extensions in samples are
 
-    _length = functools.cached_property(lambda self: sum(1 for path in self.files for _ in shards.read_samples(path)))
+    _length = functools.cached_property(lambda self: sum(1 for path in self.files for _ in shards.read_samples(path, label=self.label)))
 
     def __len__(self):
         return self._length
 
     def samples(self, step=1, failed=_stop):
-        index = itertools.count()
+        index, repaired = itertools.count(), Counter()
         for path in self.files:
             report = shards.Report()
-            for sample in (sample for sample in shards.read_samples(path, report) if next(index) % step == 0):
+            for sample in (sample for sample in shards.read_samples(path, report, self.label) if next(index) % step == 0):
                 key, where = sample["__key__"], f"{path}: sample {sample['__key__']}"
                 try:
                     if self.label not in sample:
-                        raise ValueError(f"benchmark {self.name}: {where} has no {self.label}")
-                    labels = self._read(read_label_map, io.BytesIO(sample[self.label]), f"{where}: {self.label}")
+                        there = ", ".join(name for name in sample if not name.startswith("__"))
+                        raise ValueError(f"benchmark {self.name}: {where} has no {self.label} next to {there} (see tar --sort=name)")
+                    labels = self._read(read_label_map, io.BytesIO(sample.pop(self.label)), f"{where}: {self.label}")
                     yield key, self._read(shards.decode_image, sample, where), labels
                 except ValueError as error:
                     failed(error)
             if report.skipped:  # e.g. a truncated tar: fewer images would make it another benchmark
                 failed(ValueError(f"benchmark {self.name}: {path}: {', '.join(report.skipped)}"))
+            repaired += report.repaired
+        self.notes = [f"{kind}: {count:,}" for kind, count in repaired.items()]
 
 
 class LayoutBenchmark(BenchmarkBase):
@@ -141,16 +169,18 @@ class LayoutBenchmark(BenchmarkBase):
         images, labels, *listing = (folder / part.format(split=split, key="*") for part in parts)
         listed = (listing or [images])[0]  # equal for voc and voc20, and for coco_object and coco_stuff, which share images
         super().__init__(name, classes, listed)
-        needed = ', '.join(part.format(split=split, key='*') for part in parts)
+        needed = ", ".join(part.format(split=split, key="*") for part in parts)
         hint = f": needed are {needed} in {folder} (docs/data.md)"
         self._require((folder, labels.parent), hint, NotHere)
         self._require(listing, hint)
         if listing:
-            self.keys = listed.read_text().split()
+            self.keys = self._read(lambda path: path.read_text(encoding="utf-8-sig"), listed, listed).split()
         else:  # sorted; Cityscapes has a folder for each city
             start, suffix = parts[0].format(split=split, key="*").split("*")
-            found = sorted((folder / start).rglob(f"*{suffix}"))
+            pictures, others = list_pictures(folder / start)
+            found = [path for path in pictures if path.name.endswith(suffix)]
             self.keys = [path.relative_to(folder / start).as_posix().removesuffix(suffix) for path in found]
+            self._leave_out([*others, *sorted({*pictures} - {*found})], folder)
         if not self.keys:
             raise FileNotFoundError(f"benchmark {name}: no pictures in {listed}{hint}")
         self.files, self.label_files = ([folder / part.format(split=split, key=key) for key in self.keys] for part in parts[:2])

@@ -11,6 +11,11 @@ IGNORED = 255
 THINGS, THINGS_AND_STUFF = 80, 171  # number of COCO-Stuff's classes; things come first
 
 
+def ignored(classes):
+    """The id of ignored pixels in label maps of this many classes: 255, or 65535 where 255 is a class."""
+    return IGNORED if classes <= IGNORED else 65535
+
+
 @dataclass(frozen=True)
 class Layout:
     """One benchmark's files. Paths are relative to the root; {split} is a part of the dataset, {key} an image of it.

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .layouts import IGNORED
+from .layouts import ignored
 
 
 class MeanIoU:
@@ -14,10 +14,10 @@ class MeanIoU:
         self.matrix = np.zeros((len(classes), len(classes)), np.int64)  # rows truth, columns prediction
 
     def update(self, predicted, truth):
-        """Add an image. predicted, truth: (H, W) integer arrays or tensors, 0 <= predicted < len(classes) where truth is not 255."""
+        """Add an image. predicted, truth: (H, W) integer arrays or tensors, 0 <= predicted < len(classes) where truth is not ignored."""
         arrays = (np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels) for labels in (predicted, truth))
         predicted, truth = (labels.astype(np.int64) for labels in arrays)
-        cells = (truth * len(self.classes) + predicted)[truth != IGNORED]
+        cells = (truth * len(self.classes) + predicted)[truth != ignored(len(self.classes))]
         self.matrix += np.bincount(cells, minlength=self.matrix.size).reshape(self.matrix.shape)
 
     def compute(self):

@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -11,7 +13,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data.files import source_digest
+from ..schema import LOCAL
 from . import attention, dense
+
+
+def _normalisation(model):
+    """{"mean", "std"} that all of open_clip's weights of an architecture need, for weights from a file; OpenAI's, with which open_clip
+    trains, if it has none. Raises ValueError if they differ."""
+    tags = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
+    known = {(tag["mean"], tag["std"]) for tag in tags} or {(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)}
+    if len(known) > 1:
+        cure = "use local-dir:FOLDER with an open_clip_config.json whose preprocess_cfg has those of yours"
+        raise ValueError(f"clip.pretrained: weights of {model} differ in the mean and std of their pictures: {cure}")
+    return dict(zip(("mean", "std"), *known, strict=True))
 
 
 class FrozenCLIP(nn.Module):
@@ -41,8 +55,14 @@ class FrozenCLIP(nn.Module):
     def open(cls, settings, device="cpu"):
         """Open a CLIP. settings: schema.Clip, with model: an open_clip architecture ("ViT-B-16-quickgelu"), or "local-dir:FOLDER"
         with open_clip_config.json and weights; and pretrained: open_clip's tag ("openai"), the path of a checkpoint, or None with
-        local-dir. Raises ValueError if its image tower is not supported or its tokenizer is not installed."""
-        clip = open_clip.create_model(settings.model, settings.pretrained, device=device, require_pretrained=True)
+        local-dir. Raises ValueError if its image tower is not supported, its tokenizer not installed, or its mean and std not known."""
+        local, tagged = settings.model.startswith(LOCAL), open_clip.is_pretrained_cfg(settings.model, settings.pretrained or "")
+        options = {"require_pretrained": True, "force_preprocess_cfg": None if local or tagged else _normalisation(settings.model)}
+        clip = open_clip.create_model(settings.model, settings.pretrained, device=device, **options)
+        if local:
+            file = Path(settings.model.removeprefix(LOCAL)) / "open_clip_config.json"
+            if not {"mean", "std"} <= json.loads(file.read_text()).get("preprocess_cfg", {}).keys():
+                raise ValueError(f"clip.model = {settings.model!r}: {file.name} must hold mean and std in a preprocess_cfg")
         try:
             return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision, settings.dense, settings.positions)
         except ImportError as error:  # SigLIP's tokenizer needs another package

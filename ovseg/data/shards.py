@@ -1,4 +1,4 @@
-"""Image-text pairs in webdataset shards, as img2dataset writes them. A sample has an image (jpg, jpeg, png or webp), a caption (txt, else
+"""Image-text pairs in webdataset shards, as img2dataset writes them. A sample has an image (any that Pillow reads), a caption (txt, else
 caption or text, else "caption" in its json) and optional other files (label maps). Unusable and repaired samples are counted by kind."""
 
 import glob
@@ -14,12 +14,13 @@ from pathlib import Path
 import webdataset as wds
 from tqdm import tqdm
 
-from .images import TooLarge, center_crop, decoded, to_rgb
+from .images import TURNED, TooLarge, center_crop, decoded, suffixes, to_rgb
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
 CAPTIONS = ("txt", "caption", "text")
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # of paths and captions: what data/pack.py makes shards of
 MIN_SIDE = 8  # pixels; a smaller image is a tracking pixel or a broken download
+APART = "files of a sample apart in the tar: write it with tar --sort=name"
+UNSAFE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # in a key: line breaks, and what tarfile makes of bytes that are not UTF-8
 
 
 class BadSample(Exception):
@@ -45,12 +46,12 @@ class Report:
 
 
 def expand(spec):
-    """Sorted shard paths from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder of
-    tars. Raises FileNotFoundError if nothing matches, Incomplete if only some parts of a brace range do."""
+    """Sorted shard paths from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder with tars
+    in it or its subfolders. Raises FileNotFoundError if nothing matches, Incomplete if only some parts of a brace range do."""
     if spec and Path(spec).is_dir():
-        spec = f"{glob.escape(str(spec))}/*.tar"
+        spec = f"{glob.escape(str(spec))}/**/*.[tT][aA][rR]"
     parts = [str(spec)] if Path(spec).is_file() else wds.shardlists.expand_urls(str(spec))
-    matches = {part: [part] if Path(part).is_file() else sorted(glob.glob(part)) for part in parts}
+    matches = {part: [part] if Path(part).is_file() else sorted(glob.glob(part, recursive=True)) for part in parts}
     missing = [part for part, names in matches.items() if not names]
     if len(missing) == len(matches):
         raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars")
@@ -62,47 +63,78 @@ def expand(spec):
     return paths
 
 
-def read_samples(path, report=None):
-    """Yield the raw samples of one shard, {"__key__": str, "__url__": path, extension: bytes}. A truncated or broken
-    tar ends early. If files or samples share a name, the first one is used. A report counts all three cases."""
-    report, repeated, seen = report or Report(), set(), set()
+def read_samples(path, report=None, label=None):
+    """Yield the raw samples of one shard, {"__key__": str, "__url__": path, extension: bytes}. As in webdataset, a key ends at a file's
+    first dot; but if cat.1 has an image and a caption, or an image and a label map (of the extension `label`), it is a key of its own. A
+    truncated or broken tar ends early. If files or samples share a name, the first one is used. A report counts what is wrong."""
+    report, seen = report or Report(), {}
+    for stem, group in itertools.groupby(_read_files(path, report), lambda file: file[0]):
+        for head, files in _split([file[1:] for file in group], label).items():
+            sample = dict(reversed(files))
+            key = UNSAFE.sub(lambda character: ascii(character[0])[1:-1], name := f"{stem}.{head}".removesuffix("."))
+            if len(sample) < len(files):
+                report.skipped["file name twice"] += 1
+            if key in seen:
+                report.skipped[APART if seen[key].isdisjoint(sample) else "key twice"] += 1
+                continue
+            if key != name:
+                report.repaired["key with line breaks or not UTF-8"] += 1
+            seen[key] = set(sample)
+            yield {"__key__": key, "__url__": str(path), **sample}
 
-    def skip_repeated(error):  # the only error of grouping: a second file of one name
-        return not repeated.add(str(error.args[0]).split(".")[0])
 
-    for sample in wds.tariterators.group_by_keys(_read_files(path, report), handler=skip_repeated):
-        if sample["__key__"] in seen:  # its files are not contiguous in the tar
-            report.skipped["key twice"] += 1
-        else:
-            seen.add(sample["__key__"])
-            yield sample
-    if repeated:
-        report.skipped["file name twice"] += len(repeated)
+def _split(files, label):
+    """Split files with the same first part of their names into samples. files: (the rest of the name, bytes). Returns {head: [(extension,
+    bytes)]}, where head is the part of the rest that belongs to the key."""
+    content, samples = {rest.lower(): data for rest, data in files}, {}
+    pictures = {*suffixes()} - {label}
+    heads = {rest.rpartition(".")[0] for rest, _ in files if rest.lower().rpartition(".")[2] in pictures}
+    for head in sorted(heads - {""}):
+        own = {name: content.get(f"{head.lower()}.{name}") for name in (*CAPTIONS, "json", label)}
+        if own[label] is None and _caption(own) is None:
+            heads.discard(head)
+    for rest, data in files:
+        parts = rest.split(".")
+        head = next((head for n in range(len(parts) - 1, 0, -1) if (head := ".".join(parts[:n])) in heads), "")
+        samples.setdefault(head, []).append((rest[len(head) :].lstrip(".").lower(), data))
+    return samples
 
 
 def _read_files(path, report):
-    """Yield the files of a tar, as webdataset's tar_file_iterator, but count a tar that is broken or does not end properly."""
+    """Yield the files of a tar, (name up to its first dot, rest, bytes). Counts other files, and a tar that is broken or ends early."""
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.isreg() and not re.match("__[^/]*__($|/)", member.name):  # webdataset's own metadata
-                    yield {"fname": member.name, "data": tar.extractfile(member).read(), "__url__": str(path)}
+                folder, slash, name = member.name.rpartition("/")
+                start, dot, rest = name.partition(".")
+                wanted = member.isreg() and not re.match("__[^/]*__($|/)", member.name)  # webdataset's own metadata
+                if wanted and start and dot:
+                    yield f"{folder}{slash}{start}", rest, tar.extractfile(member).read()
+                elif wanted:
+                    report.repaired["hidden file left out" if dot else "file without suffix left out"] += 1
                 tar.members = []  # which would grow
             tar.fileobj.seek(tar.offset)
-            rest = tar.fileobj.read()  # zeros, unless tarfile mistook a broken header for the end
-            if len(rest) < tarfile.BLOCKSIZE or any(rest):
+            end = tar.fileobj.read()  # zeros, unless tarfile mistook a broken header for it
+            if len(end) < tarfile.BLOCKSIZE or any(end):
                 raise tarfile.ReadError
     except Exception:  # tarfile and decompressors raise many kinds of error on broken bytes
         report.skipped["truncated tar"] += 1
 
 
+def _caption(sample):
+    """The bytes of a raw sample's caption, or None."""
+    try:
+        data = next((sample[name] for name in CAPTIONS if sample.get(name) is not None), None)
+        return json.loads(sample["json"])["caption"].encode() if data is None else data
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # no json, or no caption string in it
+        return None
+
+
 def decode(sample, repaired=None):
     """Decode a raw sample into image and caption: (upright PIL RGB image, str). Raises BadSample. repaired: see decode_image."""
-    try:
-        data = next((sample[name] for name in CAPTIONS if name in sample), None)
-        data = json.loads(sample["json"])["caption"].encode() if data is None else data
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # no json, or no caption string in it
-        raise BadSample("no caption") from None
+    data = _caption(sample)
+    if data is None:
+        raise BadSample("no caption")
     text = data.decode("utf-8", "replace")
     caption = " ".join(text.split())
     if not caption:
@@ -115,11 +147,12 @@ def decode(sample, repaired=None):
 
 def decode_image(sample, repaired=None):
     """Decode the image of a raw sample: an upright PIL RGB image. Raises BadSample. repaired: a Counter; repairs by kind are added."""
-    data = next((sample[extension] for extension in IMAGES if extension in sample), None)
+    data = next((sample[extension] for extension in suffixes() if extension in sample), None)
     if data is None:
-        raise BadSample("no image")
+        further = any(name.rpartition(".")[2] in suffixes() for name in sample)  # as in cat.input.jpg
+        raise BadSample("no image" + " (but in a file with a further dot)" * further)
     try:
-        image, mode, turned = decoded(io.BytesIO(data), lambda image: (to_rgb(image), image.mode, image.getexif().get(0x0112, 1) != 1))
+        image, mode = decoded(io.BytesIO(data), lambda image: (to_rgb(image), image.mode))
     except TooLarge:
         raise BadSample("image too large") from None
     except (OSError, ValueError):
@@ -127,7 +160,7 @@ def decode_image(sample, repaired=None):
     if min(image.size) < MIN_SIDE:
         raise BadSample("image too small")
     if repaired is not None:
-        repaired.update(["rotated by EXIF"] * turned + [f"{mode} to RGB"] * (mode != "RGB"))
+        repaired.update(["rotated by EXIF"] * (TURNED in image.info) + [f"{mode} to RGB"] * (mode != "RGB"))
     return image
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from .. import params
 from ..benchmarks.datasets import open_benchmark
-from ..benchmarks.layouts import IGNORED
+from ..benchmarks.layouts import IGNORED, ignored
 from ..clip.frozen import FrozenCLIP
 from ..data import preparation, shards
 from ..data.images import center_crop, read_label_map
@@ -74,7 +74,7 @@ def training_pair(p, index, folder):
     side, truth, classes = p.clip.image_size, NO_TRUTH, ()
     for name, settings in p.benchmarks.items():  # samples of the rendered world hold the label maps of its benchmarks
         if settings.label in sample:
-            labels = Image.fromarray(read_label_map(io.BytesIO(sample[settings.label])))
+            labels = read_label_map(io.BytesIO(sample[settings.label]))
             truth, classes = center_crop(labels, side, Image.Resampling.NEAREST), open_benchmark(name, settings).classes
     return Picture(Image.fromarray(center_crop(image, side)), f"training pair {index}", truth, classes, caption, side)
 
@@ -169,5 +169,5 @@ def errors(labels, names, truth, classes):
     is not in names counts as background if names include it, and is not judged otherwise."""
     index = {name.lower(): place for place, name in enumerate(names)}
     expected = [index.get(name.lower(), index.get(BACKGROUND, -1)) for name in classes]
-    expected = np.array(expected + [-1] * (IGNORED + 1 - len(classes)))[truth]
+    expected = np.array(expected + [-1] * (ignored(len(classes)) + 1 - len(classes)))[truth]
     return np.where(expected < 0, NOT_JUDGED, np.where(expected == labels, RIGHT, WRONG)).astype(np.uint8)

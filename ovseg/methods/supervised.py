@@ -45,12 +45,12 @@ def read_labels(extension, background, class_file, paths, keys, size):
         if extension not in sample:
             raise ValueError(f"{key} has no {extension}: supervised.labels has to name label maps that all training pairs have")
         try:
-            stored = Image.fromarray(read_label_map(io.BytesIO(sample[extension])))
+            stored = read_label_map(io.BytesIO(sample[extension]))
         except ValueError as error:
             raise ValueError(f"{key}: {extension}: {error}") from None
         labels = center_crop(stored, size, Image.Resampling.NEAREST)
-        if (highest := labels.max(where=labels != IGNORED, initial=0)) >= len(classes) + background:
-            raise ValueError(f"{key}: its label map holds {highest}: must be at most {len(classes) + background - 1}")
+        if (highest := labels.max(where=labels != IGNORED, initial=0)) >= (count := min(IGNORED, len(classes) + background)):
+            raise ValueError(f"{key}: its label map holds {highest}: must be at most {count - 1}")
         maps[rows.pop(key)] = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1) if background else labels
     if rows:
         raise ValueError(f"{next(iter(rows))}: the shards have changed since `prepare` read them; run it again")

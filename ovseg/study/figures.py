@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from scipy import ndimage
 
-from ..benchmarks.layouts import IGNORED
+from ..benchmarks.layouts import ignored
 from ..benchmarks.miou import MeanIoU, mean
 from ..data.files import write_whole
 from ..segmentation.windows import BACKGROUND
@@ -99,7 +99,7 @@ def colour_bar(figure, low, high, name, label):
 
 def overlay(image, labels, colours):
     """Paint a label map (H, W), indices into colours (C, 3) uint8, over its picture in greyscale: (H, W, 3) uint8. Ignored is grey."""
-    painted = np.vstack([colours, np.full((IGNORED + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
+    painted = np.vstack([colours, np.full((ignored(len(colours)) + 1 - len(colours), 3), 128, np.uint8)])[np.asarray(labels)]
     grey = np.asarray(image).mean(-1, keepdims=True)
     return (grey * (1 - PAINT) + painted * PAINT).astype(np.uint8)
 
@@ -249,4 +249,4 @@ def write_segmentation(files, image, segmentation, made_with):
     write_whole(overlay, lambda part: figure.savefig(part, format="png"))
     about = made_with | {"width": image.width, "height": image.height, "others": segmentation.others, "threshold": segmentation.threshold}
     about |= {"percent": {name: round(value, 3) for name, value in percentages(segmentation).items()}}
-    write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+    write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8", "backslashreplace"))

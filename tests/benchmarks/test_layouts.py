@@ -70,6 +70,12 @@ def test_pictures_labels_and_classes_are_those_of_the_layout(name, tmp_path):
     assert all(abs(int(np.asarray(image)[0, 0, 0]) - 40 * number) < 5 for number, (_, image, _) in enumerate(samples))
     assert samples[0][2].tolist() == STORED[name][1] and samples[0][2].dtype == np.uint8
     assert np.unique(samples[1][2]) == [0 if name in REDUCED else 2 if name == "coco_object" else 1]
+    if listing := PLACES[name][0]:
+        save(tmp_path / listing.format("val"), "\ufeff" + "\n".join(KEYS[name][:2]))  # with a byte order mark
+    else:
+        save((tmp_path / files(name, KEYS[name])[0][0]).with_name("._a.jpg"), b"")  # of macOS
+    again = open_benchmark(name, spec)
+    assert again.keys == list(KEYS[name][:2]) and [note[:20] for note in again.notes] == ["1 files are left out"] * (not listing)
     other = open_calibration(benchmark, spec)  # the training split
     assert [key for key, _, _ in other] == [KEYS[name][2]] and other.classes == benchmark.classes
     assert other.source != benchmark.source and all(str(path).startswith(str(tmp_path)) for path in other.files)

@@ -117,6 +117,7 @@ def test_a_checkpoint_file_opens_as_the_model_it_was_saved_from(tmp_path):
     torch.save(model.state_dict(), path)
     opened = FrozenCLIP.open(settings(name, str(path), dense="sclip"))
     path.unlink()  # pytest would keep its 170 MB
+    assert (opened.mean, opened.std) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     assert torch.equal(opened.encode_dense(images), FrozenCLIP(model, None, mode="sclip").encode_dense(images))
 
 
@@ -129,3 +130,20 @@ def test_an_unsupported_tower_and_a_tokenizer_that_is_not_installed_are_named_in
     monkeypatch.setattr(open_clip, "get_tokenizer", Mock(side_effect=ModuleNotFoundError("absent", name="transformers")))
     with pytest.raises(ValueError, match=r"clip.model = 'local-dir:.*': its tokenizer needs `pip install transformers`"):
         FrozenCLIP.open(local_dir(tmp_path)[1])
+
+
+def test_weights_from_a_file_need_a_mean_that_is_known(tmp_path, monkeypatch):
+    create = Mock(side_effect=RuntimeError)
+    monkeypatch.setattr(open_clip, "create_model", create)
+    for name, mean in {"ViT-B-16-SigLIP": (0.5, 0.5, 0.5), "ViT-B-16": open_clip.OPENAI_DATASET_MEAN}.items():
+        with pytest.raises(RuntimeError):
+            FrozenCLIP.open(settings(name, "weights.pt"))
+        assert create.call_args.kwargs["force_preprocess_cfg"]["mean"] == mean
+    with pytest.raises(ValueError, match="weights of ViT-L-14 differ in the mean and std of their pictures: use local-dir:"):
+        FrozenCLIP.open(settings("ViT-L-14", "weights.pt"))
+    monkeypatch.undo()
+    _, given = local_dir(tmp_path)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config["model_cfg"]}))
+    with pytest.raises(ValueError, match="open_clip_config.json must hold mean and std in a preprocess_cfg"):
+        FrozenCLIP.open(given)

@@ -1,11 +1,13 @@
 """Reading of pictures and label maps: modes, EXIF, broken files; the centre crop."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
-from tiny import encoded
+from PIL import Image, PngImagePlugin
+from tiny import encoded, save
 
 from ovseg.data import images
 from ovseg.data.images import center_crop, read_image, read_label_map, to_rgb
@@ -59,7 +61,7 @@ PNG, JPEG = (encoded(PIXELS[..., 0], kind) for kind in ("PNG", "JPEG"))
 @pytest.mark.parametrize("read", [read_image, read_label_map])
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", PNG[:60], PNG[:-300], JPEG[:-300]], ids=range(5))
 def test_a_broken_picture_is_a_value_error_of_one_line(read, content):
-    with pytest.raises(ValueError, match="not a picture of a format that Pillow reads|cannot be decoded: ") as caught:
+    with pytest.raises(ValueError, match="not a picture of a format that Pillow reads|cannot be decoded: |a label map as JPEG") as caught:
         read(io.BytesIO(content))
     assert len(str(caught.value).splitlines()) == 1
 
@@ -84,9 +86,47 @@ def test_label_maps_are_read_as_stored(tmp_path):
     for file in (file_of(stored), tmp_path / "p.png"):
         assert np.array_equal(read_label_map(file), stored)
     assert np.array_equal(read_label_map(file_of(stored.astype(np.uint16) * 200)), stored * 200.0)
-    for other in (PIXELS, PIXELS[..., 0] > 99):
-        with pytest.raises(ValueError, match="a label map of mode (RGB|1): must be a grey or palette image of 8 bits or more"):
-            read_label_map(file_of(other))
+    with pytest.raises(ValueError, match="a label map of mode RGB: must be a grey or palette image"):
+        read_label_map(file_of(PIXELS))
+    for kind in ("JPEG", "MPO"):  # whatever the file's name says
+        with pytest.raises(ValueError, match="a label map as (JPEG|MPO), which changes ids: must be a PNG"):
+            read_label_map(file_of(stored, kind=kind))
+
+
+def png_of(ids, bits, colour):
+    """A PNG file by its specification, independent of Pillow. ids: (H, W). colour: 0 grey, 3 palette."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = np.unpackbits(ids[..., None].astype(np.uint8), axis=-1)[..., 8 - bits :].reshape(len(ids), -1)
+    header = struct.pack(">2I5B", ids.shape[1], ids.shape[0], bits, colour, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(range(40, 40 + 3 * 2**bits))) if colour == 3 else b""
+    data = zlib.compress(b"".join(b"\0" + np.packbits(row).tobytes() for row in rows))
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("colour", [0, 3], ids=["grey", "palette"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_ids_of_few_bits_are_read_as_stored(bits, colour):
+    ids = np.random.default_rng(bits).integers(0, 2**bits, (11, 13))
+    read = np.asarray(read_label_map(png_of(ids, bits, colour)))
+    assert read.dtype == np.uint8 and np.array_equal(read, ids)
+
+
+def test_pictures_are_listed_by_the_suffixes_that_pillow_reads_and_others_apart(tmp_path):
+    pictures = ["a.JPG", "b.bmp", "b.c.tif", "d.jfif", "e.Jpe", "sub/f.gif"]
+    others = ["._a.JPG", ".hidden/g.png", "h.heic", "notes"]
+    for name in pictures + others:
+        save(tmp_path / name, "")
+    found = [[path.relative_to(tmp_path).as_posix() for path in paths] for paths in images.list_pictures(tmp_path)]
+    assert [sorted(names) for names in found] == [sorted(pictures), sorted(others)]
+
+
+def test_a_png_with_a_long_compressed_text_is_read():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 3_000_000, zip=True)
+    assert np.array_equal(read_image(file_of(PIXELS, pnginfo=info)), PIXELS)
 
 
 def test_a_crop_is_the_centre():

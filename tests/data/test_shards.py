@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import encoded
+from tiny import bank_of, encoded
 
-from ovseg.data import images, shards
+from ovseg.data import images, preparation, shards
 from ovseg.data.shards import BadSample, Report, expand
 
 
@@ -148,6 +148,48 @@ def test_of_repeated_names_the_first_counts(tmp_path):
         pairs, report = read_all(write_tar(tmp_path / "s.tar", samples))
         assert [key for key, _, _ in pairs] == ["s/a", "s/b", "s/c", "s/d"] and {caption for *_, caption in pairs} == {"a cat on the sofa"}
         assert report.skipped == {"file name twice" if order == "abbcd" else "key twice": 1}
+
+
+def test_a_further_dot_is_part_of_the_key_of_a_complete_sample(tmp_path):
+    caption, labels = {**GOOD, "txt": b"a dog"}, {"seg.png": encoded(GREY, "PNG")}
+    del caption["json"]
+    for number, (samples, keys) in enumerate((
+        ([("c0", GOOD | labels), ("c0.1", GOOD | labels), ("c0.2", caption), ("c1.1", GOOD)], ["c0", "c0.1", "c0.2", "c1.1"]),
+        ([("i_jpg.rf.aa", {"JPG": GOOD["jpg"], "TXT": b"a cat"}), ("i_jpg.rf.bb", caption)], ["i_jpg.rf.aa", "i_jpg.rf.bb"]),
+        ([("v1.0/a.b", {"bmp": encoded(smooth(), "BMP"), "json": b'{"caption": "a cat"}'})], ["v1.0/a.b"]),
+        ([("a", GOOD | {"seg.png": b"", "seg.json": b"{}", "notes.txt": b"no image"})], ["a"]),
+    )):  # fmt: skip
+        pairs, report = read_all(path := write_tar(tmp_path / f"{number}.tar", samples))
+        assert [key for key, *_ in pairs] == [f"{number}/{key}" for key in keys] and report == Report(len(keys))
+        assert [sample.keys() >= {"seg.png"} for sample in shards.read_samples(path)][:2] == [number in (0, 3)] * min(2, len(keys))
+    alone = write_tar(tmp_path / "l.tar", [(key, {"jpg": GOOD["jpg"], "SEG.png": b""}) for key in ("cat0", "cat0.1")])
+    assert [sample["__key__"] for sample in shards.read_samples(alone, label="seg.png")] == ["cat0", "cat0.1"]
+    _, report = read_all(write_tar(tmp_path / "n.tar", [("a", {"input.jpg": GOOD["jpg"], "txt": b"a cat"})]))
+    assert report.skipped == {"no image (but in a file with a further dot)": 1}
+
+
+def test_files_apart_in_the_tar_are_told_from_repeated_keys(tmp_path):
+    parts = [(key, {name: GOOD[name]}) for name in ("jpg", "txt") for key in "ab"]
+    _, report = read_all(write_tar(tmp_path / "s.tar", parts))
+    assert report.skipped == {"no caption": 2, "files of a sample apart in the tar: write it with tar --sort=name": 2}
+
+
+def test_hidden_files_and_names_that_are_no_utf_8_or_no_line_are_repaired(tmp_path):
+    names = {"caf\udce9": "caf\\udce9", "two\nlines\r": "two\\nlines\\r", "\U0001f431 é": "\U0001f431 é", "x/._y": None, "x/y": "x/y"}
+    pairs, report = read_all(write_tar(tmp_path / "s.tar", [(name, {"jpg": GOOD["jpg"], "txt": b"a cat"}) for name in names]))
+    assert [key for key, *_ in pairs] == [f"s/{key}" for key in names.values() if key] and not report.skipped
+    assert report.repaired == {"key with line breaks or not UTF-8": 2, "hidden file left out": 2}
+    rest = [*map(list, zip(*pairs, strict=True))][0]
+    preparation.save(tmp_path / "p", ["\udce9/s.tar"], rest, bank_of([], []))
+    assert preparation.load_keys(tmp_path / "p") == rest and preparation.load_paths(tmp_path / "p") == ["\udce9/s.tar"]
+
+
+def test_a_folder_s_subfolders_are_read(tmp_path):
+    for name in ("b/c/0.tar", "1.TAR", "b/2.tar", "b/._2.tar", "b/3.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    expected = [f"{tmp_path}/{name}" for name in ("1.TAR", "b/2.tar", "b/c/0.tar")]
+    assert expand(str(tmp_path)) == expected and expand(f"{tmp_path}/**/*.tar") == expected[1:]
 
 
 @pytest.fixture
