@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..data import shards
 from ..data.images import read_image, read_label_map
+from ..segmentation.names import read_classes, synonyms
 from ..segmentation.windows import BACKGROUND
 from .layouts import CLASSES, IGNORED, LAYOUTS
 
@@ -22,24 +23,22 @@ def _stop(error):
 
 class BenchmarkBase:
     """Iterating yields (key, PIL RGB image, label map (H, W) of class indices and 255); len() is the number of images.
-    classes: names in the order of label values. background: whether the first is "background", pixels of no other
-    class. named: all classes but the background. source: equal if images and their order are. files: paths of images or
-    shards. keys, label_files: of each image; empty for shards. Opening raises NotHere, FileNotFoundError if only a part
-    is missing, or ValueError on bad names. Iterating raises ValueError on an unreadable file or a wrong label map."""
+    classes: names in the order of label values, of several the first. background: whether the first class is "background",
+    pixels of no other class. named: all classes but the background. texts: of these, all names, as in "car; automobile".
+    source: equal if images and their order are. files: paths of images or shards. keys, label_files: of each image; empty
+    for shards. Opening raises NotHere, FileNotFoundError if only a part is missing, or ValueError on bad names. Iterating
+    raises ValueError on an unreadable file or a wrong label map."""
 
     keys = label_files = ()
 
     def __init__(self, name, classes, source):
         self.name, self.source = name, str(source)
-        text = self._read(lambda path: Path(path).read_text(encoding="utf-8-sig"), classes, classes)  # with or without a byte order mark
-        self.classes = [line.strip() for line in text.splitlines() if line.strip()]
-        lower = [label.lower() for label in self.classes]
-        if not 2 <= len(lower) <= IGNORED or len(set(lower)) < len(lower):
-            raise ValueError(f"benchmark {name}: {classes} must hold 2 to {IGNORED} distinct names, one per line")
+        listed = self._read(read_classes, classes, classes)
+        if len(listed) > IGNORED:
+            raise ValueError(f"benchmark {name}: {classes}: holds {len(listed)} classes: must be at most {IGNORED}")
+        self.classes = [synonyms(label)[0] for label in listed]
         self.background = self.classes[0] == BACKGROUND
-        if BACKGROUND in lower and not self.background:
-            raise ValueError(f"benchmark {name}: {classes}: {BACKGROUND!r} must be the first class, in lower case")
-        self.named = self.classes[1:] if self.background else self.classes
+        self.named, self.texts = self.classes[self.background :], listed[self.background :]
 
     def __len__(self):
         return len(self.files)
@@ -78,15 +77,18 @@ class BenchmarkBase:
 
 
 class FolderBenchmark(BenchmarkBase):
-    """A folder with images/ (jpg, png, webp), labels/ (png of the same name) and classes.txt (one name per line)."""
+    """A folder with images/ (jpg, png, webp), labels/ (png of the same name) and classes.txt (one class per line). classes: another
+    list in its place, of as many classes as classes.txt, if the folder has one."""
 
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, classes=None):
         self.name, self.folder = name, Path(folder)
-        images, labels, classes = (self.folder / part for part in ("images", "labels", "classes.txt"))
+        images, labels, own = (self.folder / part for part in ("images", "labels", "classes.txt"))
         hint = ": needed are images/, labels/ and classes.txt"
         self._require((self.folder, labels), hint, NotHere)
-        self._require((images, classes), hint)
-        super().__init__(name, classes, self.folder)
+        self._require((images, Path(classes or own)), hint)
+        super().__init__(name, classes or own, self.folder)
+        if classes and own.exists() and (count := len(self._read(read_classes, own, own))) != len(self.classes):
+            raise ValueError(f"benchmark {name}: {classes} holds {len(self.classes)} classes, {own} {count}: must be the same classes")
         self.files = sorted(path for path in images.iterdir() if path.suffix.lower()[1:] in shards.IMAGES)
         self.keys = [path.stem for path in self.files]
         self.label_files = [labels / f"{key}.png" for key in self.keys]

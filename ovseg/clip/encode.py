@@ -2,7 +2,7 @@
 
     train/texts.npy              (T, d)        every text of the bank
     train/pairs.npy              (N, d, h, w)  dense features of the training images, if they are cached
-    benchmarks/NAME/classes.npy  (C, d)        class embeddings of benchmark NAME (float32, unit length)
+    benchmarks/NAME/classes.npy  (C, d)        embeddings of the class names of benchmark NAME (float32, unit length)
     benchmarks/NAME/MODE.npy     (W, d, h, w)  dense features of the windows of its pictures, in order; MODE is one of dense.DENSE_MODES
 
 Others are float16 and not normalised. The JSON beside an array holds what it was made with and, once it is complete, its number of rows and

@@ -39,7 +39,7 @@ def train_run(run, device):
     if p.train.method == "supervised":
         name = p.supervised.labels
         benchmark = datasets.open_benchmark(name, p.benchmarks[name])
-        classes = f"data/features/benchmarks/{name}/classes.npy"
+        classes = evaluation.open_classes(benchmark, "mean")
         labels_of = functools.partial(supervised.read_labels, benchmark.label, benchmark.background, classes)
     for seed in range(p.train.seeds):
         trained = loop.train_into(run.model / "seeds" / str(seed), seed, p, labels_of, device)
@@ -55,7 +55,7 @@ def open_segmenters(run, device):
     p = run.params
     suite, clip = evaluation.open_suite(p), evaluation.open_clip(p.clip, device)
     if run.kind == "untrained":
-        return suite, {None: Segmenter(clip, Decoder(suite[0].classes.shape[1]).to(device), p.segment)}
+        return suite, {None: Segmenter(clip, Decoder(suite[0].classes.shape[-1]).to(device), p.segment)}
     folders = {seed: run.model / "seeds" / str(seed) for seed in range(p.train.seeds)}
     return suite, {seed: Segmenter.of_training(folder, clip, p.segment, device) for seed, folder in folders.items()}
 

@@ -65,14 +65,12 @@ def test_bad_class_names_are_refused(opened, tmp_path):
     opened(PICTURES)
     for content, message in {
         "café\nsofa\n".encode("latin-1"): ".*can't decode byte 0xe9",
-        b"Background\ncat\nsofa\n": "'background' must be the first class, in lower case",
-        b"cat\nbackground\nsofa\n": "'background' must be the first class",
-        b"cat\nsofa\n Cat\n": "must hold 2 to 255 distinct names",
-        b"cat\n": "must hold 2 to 255 distinct names",
-        "\n".join(f"c{i}" for i in range(256)).encode(): "must hold 2 to 255 distinct names",
+        b"cat\nbackground\nsofa\n": "line 2, 'background': 'background' must be the first class",
+        b"cat\nsofa\n Cat\n": "line 3, 'Cat': 'Cat' is listed twice, the first time in line 1",
+        "\n".join(f"c{i}" for i in range(256)).encode(): "holds 256 classes: must be at most 255",
     }.items():
         (tmp_path / "classes.txt").write_bytes(content)
-        with pytest.raises(ValueError, match=f"benchmark mine: .*classes.txt:? {message}"):
+        with pytest.raises(ValueError, match=f"benchmark mine: .*classes.txt: {message}"):
             FolderBenchmark("mine", tmp_path)
 
 
