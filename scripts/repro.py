@@ -71,6 +71,8 @@ class Runner:
                 self.running.add(process)
                 code = process.wait()
                 self.running.discard(process)
+            if code and "stopped" in self.failed:
+                return
             say(f"{'done  ' if code == 0 else 'FAILED'} {name}  {time.perf_counter() - started:.0f} s")
             if code:
                 self.failed.append(name)
@@ -90,12 +92,16 @@ class Runner:
         if names:
             say(f"{len(names)} runs, {self.jobs} at a time")
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(self.run, names))
+            try:
+                list(pool.map(self.run, names))
+            except KeyboardInterrupt:  # of which the running stages know, too
+                self.failed.append("stopped")
+                raise
         if self.failed:
             sys.exit(f"failed: {', '.join(self.failed)}. Run again to go on: finished stages are not repeated.")
 
 
-if __name__ == "__main__":
+def main():
     try:
         p = params.load()
     except params.ParamsError as error:
@@ -115,3 +121,10 @@ if __name__ == "__main__":
     runner.run_all(changed("run", "untrained"))
     runner.run_all(changed("inferred"))
     sys.exit(subprocess.run(["dvc", "repro"]).returncode)  # the figures
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped. Run again to go on: finished stages are not repeated.")

@@ -129,14 +129,10 @@ def test_iou_is_that_of_all_pixels(here, names, threshold):
     assert printed == pytest.approx(dict(zip([*names, "mIoU"], [*iou, np.mean(iou)], strict=True)), abs=0.3)
 
 
-def test_other_names_of_the_same_classes_are_evaluated_side_by_side(here):
+def test_another_list_replaces_classes_txt(here):
     benchmark(here / "plain", ["background", "cat", "sofa"]), benchmark(here / "rich", ["background", "cat; kitten", "sofa; couch"])
-    ious = []
-    for arguments in (["plain"], ["rich"], ["plain", "--classes", "rich/classes.txt"]):
-        run(0, "evaluate", *arguments, "--json", "a.json", "--force")
-        ious.append(json.loads((here / "a.json").read_text())["iou"])
-    plain, rich, other = ious
-    assert rich == other != plain and list(rich) == list(plain) == ["background", "cat", "sofa"]
+    rich, other, plain = (run(0, "evaluate", *words.split()).stdout for words in ("rich", "plain --classes rich/classes.txt", "plain"))
+    assert rich == other != plain
 
 
 WRONG = {  # a command: what its error says

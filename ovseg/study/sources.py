@@ -40,7 +40,7 @@ def check_machine(runs):
 
 def stripped(notebook):
     """A notebook with nothing but its cells' texts and tags: what JupyterLab, VS Code or Colab save besides does not matter here."""
-    notebook.metadata = {}
+    notebook.metadata, notebook.nbformat_minor = {}, 5  # Colab and VS Code write older ones
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", {"tags": cell.metadata.get("tags", [])}
         if cell.cell_type == "code":

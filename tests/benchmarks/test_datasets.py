@@ -65,8 +65,6 @@ def test_bad_class_names_are_refused(opened, tmp_path):
     opened(PICTURES)
     for content, message in {
         "café\nsofa\n".encode("latin-1"): ".*can't decode byte 0xe9",
-        b"cat\nbackground\nsofa\n": "line 2, 'background': 'background' must be the first class",
-        b"cat\nsofa\n Cat\n": "line 3, 'Cat': 'Cat' is listed twice, the first time in line 1",
         "\n".join(f"c{i}" for i in range(256)).encode(): "holds 256 classes: must be at most 255",
     }.items():
         (tmp_path / "classes.txt").write_bytes(content)
