@@ -35,7 +35,7 @@ def visible_gpus():
 def changed(*kinds):
     """Names of the stages of these kinds that have to run. Ends if another DVC process holds its lock for LOCK_WAIT seconds."""
     for attempt in itertools.count(1):
-        done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
+        done = subprocess.run(["dvc", "status", "--json"], capture_output=True, encoding="utf-8")
         if done.returncode == 0:
             return [name for name in json.loads(done.stdout) if name.split("@")[0] in kinds]
         if "acquire lock" not in done.stderr or attempt * 4 > LOCK_WAIT:  # DVC waits 3 s itself
@@ -76,7 +76,8 @@ class Runner:
             say(f"{'done  ' if code == 0 else 'FAILED'} {name}  {time.perf_counter() - started:.0f} s")
             if code:
                 self.failed.append(name)
-                print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), f"(the end of {log})", flush=True)
+                lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+                print("".join(lines[-15:]), f"(the end of {log})", flush=True)
         finally:
             self.slots.put(environment)
 

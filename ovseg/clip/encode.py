@@ -44,7 +44,7 @@ class ArrayWriter:
     def __init__(self, path, row, made_with, block, dtype=np.float16):
         self.path, self.part, self.json = Path(path), Path(f"{path}.part"), Path(path).with_suffix(".json")
         self.row, self.dtype, self.made_with = row, np.dtype(dtype), made_with
-        record = json.loads(self.json.read_text()) if self.json.is_file() else {}
+        record = json.loads(self.json.read_text(encoding="utf-8")) if self.json.is_file() else {}
         same = record.get("made_with") == made_with
         self.complete = same and "sha256" in record and self.path.is_file()
         self.rows = record["rows"] if self.complete else 0
@@ -84,7 +84,8 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self.file, header)  # has the same length for any number of rows
 
     def _record(self, **about):
-        write_whole(self.json, lambda part: part.write_text(json.dumps({"made_with": self.made_with} | about, indent=1) + "\n"))
+        text = json.dumps({"made_with": self.made_with} | about, indent=1) + "\n"
+        write_whole(self.json, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def digest(values):

@@ -80,7 +80,7 @@ def evaluate_run(run, suite, segmenters):
     _write_json(run.result, result)
     if run.kind == "trained":
         segmenters[0].save_settings(run.model, p.clip)
-        prepared = json.loads(Path("results/prepare.json").read_text())
+        prepared = json.loads(Path("results/prepare.json").read_text(encoding="utf-8"))
         counts = {"pairs": prepared["pairs"], "captions": prepared["captions"], "rendered": p.data.shards is None}
         _write_json(run.model / "result.json", result | {"data": counts})
     return result

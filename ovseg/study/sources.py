@@ -57,7 +57,7 @@ def main(folder=Path("runs/sources")):
     for path in sorted(Path("notebooks").glob("*.ipynb")):
         nbformat.write(stripped(nbformat.read(path, as_version=4)), folder / path.name)
     for name, run in runs.items():
-        (folder / f"runs/{name}.json").write_text(json.dumps(run.depends(), indent=1, sort_keys=True) + "\n")
+        (folder / f"runs/{name}.json").write_text(json.dumps(run.depends(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
