@@ -29,15 +29,13 @@ def read_classes(path):
     classes, line_of = [], {}
     for number, line in lines:
         where, names = f"line {number}, {line!r}", synonyms(line)
-        if wrong := re.search(r"""[,\t"\[\]{}]|^'|'$|^\d+:""", line):
-            raise ValueError(f"{where}, holds {wrong[0]!r}: must be a class's name, or several with ; between them (car; automobile)")
+        if wrong := re.search(r"""[,\t"\[\]{}]|^'|'$|^\d+(:|[.)]\s)|^;|;\s*;|;$""", line):
+            raise ValueError(f"{where}, holds {wrong[0]!r}: must be one class: its name, or several with ; between them (car; automobile)")
         if line.strip("_").lower() == BACKGROUND:
             names = [BACKGROUND]
         for name in names:
             if name.strip("_").lower() in UNLABELLED:
                 raise ValueError(f"{where}: no class: write {BACKGROUND!r} for pixels of no other class; 255 marks pixels to ignore")
-            if not name:
-                raise ValueError(f"{where}: a name is empty")
             if name.lower() == BACKGROUND and (classes or names[1:]):
                 raise ValueError(f"{where}: {BACKGROUND!r} must be the first class, without other names")
             if name.lower() in line_of:

@@ -36,7 +36,7 @@ def test_lists_whose_meaning_is_certain_are_read(tmp_path, text, classes):
     ("car\nBackground", "line 2, 'Background': 'background' must be the first class"),
     ("background; sky\ncar", "line 1, .* without other names"),
     ("car\n\ncat; CAR", "line 3, 'cat; CAR': 'CAR' is listed twice, the first time in line 1"),
-    ("car\ncat;", "line 2, 'cat;': a name is empty"),
+    ("car\ncat;", "line 2, 'cat;', holds ';': .*; between them"),
     ("car\n", "holds 1 classes: must be at least 2, one per line"),
 ])  # fmt: skip
 def test_other_lists_are_refused_with_the_line_and_the_cure(tmp_path, text, message):
