@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUTF8 := 1
 
 .PHONY: quick repro test test-browser lab inspect report bench lock
 quick: $(VENV)/ready # in the folder quick/
@@ -19,7 +20,7 @@ lab: $(VENV)/ready
 	jupyter lab notebooks
 
 inspect: $(VENV)/inspect # the inspector, a page served on this machine only
-	JUPYTER_PATH=$(CURDIR)/scripts voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 --VoilaExecutor.startup_timeout=300
+	JUPYTER_PATH="$(CURDIR)/scripts" voila notebooks/inspect.ipynb --template=offline --Voila.ip=127.0.0.1 --VoilaExecutor.startup_timeout=300
 
 report: $(VENV)/ready # writes report/index.html
 	python scripts/report.py
@@ -44,4 +45,6 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -r requirements.lock
 	$(VENV)/bin/python -m pip install --no-deps -e .
+	@# in a folder without git, as of a zip, DVC has to be told
+	@[ -e .git ] || git rev-parse --git-dir > /dev/null 2>&1 || $(VENV)/bin/dvc config --local core.no_scm true
 	touch $@

@@ -60,7 +60,7 @@ def main():
 
 @main.command()
 @click.argument("pictures", nargs=-1, required=True)
-@click.option("--classes", "names", required=True, **NAMES, help="What to look for, e.g. 'car,tree,road'.")
+@click.option("--classes", "names", required=True, **NAMES, help="What to look for, e.g. 'car;automobile,tree,road'.")
 @click.option("--background", is_flag=True, help="Allow background: pixels that match no class.")
 @click.option("--others", **NAMES, help="Other classes, reported as background; 'default': a built-in list.")
 @THRESHOLD
@@ -134,16 +134,18 @@ def load(model, device, seed):
 
 @main.command()
 @click.argument("folder")
+@click.option("--classes", metavar="FILE", help="Another list of the classes, in place of classes.txt.")
 @THRESHOLD
 @MODEL
 @SEED
 @DEVICE
 @click.option("--json", "file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Also write the result to this file.")
 @FORCE
-def evaluate(folder, threshold, model, seed, device, file, force):
+def evaluate(folder, classes, threshold, model, seed, device, file, force):
     """Evaluate a model on a FOLDER of pictures with label maps: IoU of each class and mIoU, in percent.
 
-    FOLDER holds images/, labels/ (pngs of the same names: indices of the classes, 255 ignored) and classes.txt (a name per line).
+    FOLDER holds images/, labels/ (pngs of the same names: indices of the classes, 255 ignored) and classes.txt: a line for
+    each class, its name or several with ; between them (car; automobile).
     """
     from tabulate import tabulate
 
@@ -153,12 +155,12 @@ def evaluate(folder, threshold, model, seed, device, file, force):
 
     if file and file.exists() and not force:
         raise ValueError(f"{file} exists already; --force replaces it")
-    benchmark = FolderBenchmark(Path(folder).resolve().name, folder)
+    benchmark = FolderBenchmark(Path(folder).resolve().name, folder, classes)
     if threshold is not None and not (benchmark.background and threshold >= 0):  # NaN passes click's range
         raise ValueError(f"--threshold requires a first class named 'background'; here it is {benchmark.classes[0]!r}")
     segmenter = load(model, device, seed)
     with errors_exit(1):
-        result = evaluate_folder(segmenter, benchmark, threshold) | {"model": model, "seed": seed}
+        result = evaluate_folder(segmenter, benchmark, threshold) | {"classes": classes, "model": model, "seed": seed}
         click.echo(f"{result['pictures']} pictures, {model}, seed {seed}, threshold {result['threshold']}; IoU in percent:")
         click.echo(tabulate([*result["iou"].items(), ("mIoU", result["miou"])], tablefmt="plain", floatfmt=".1f", missingval="-"))
         if file:
@@ -187,8 +189,8 @@ def models(folder):
     rows = []
     for file in sorted(Path(folder).glob("*/segmenter.json")):
         with errors_exit(2, f"{file.parent}: segmenter.json or result.json is broken: "):
-            settings, result = json.loads(file.read_text()), file.with_name("result.json")
-            miou = json.loads(result.read_text())["miou"] if result.is_file() else {}
+            settings, result = json.loads(file.read_text(encoding="utf-8")), file.with_name("result.json")
+            miou = json.loads(result.read_text(encoding="utf-8"))["miou"] if result.is_file() else {}
             own = {name: by_unit[unit] for name, by_unit in miou.items() if (unit := settings["segment"]["unit"]) in by_unit}
             seeds = len(list(file.parent.glob("seeds/*/decoder.safetensors")))
             read_by = ", ".join(filter(None, (settings["clip"][key] for key in ("model", "pretrained", "dense"))))

@@ -12,7 +12,7 @@ PRETRAINED_CLIP = f"{LOCAL}models/clip"  # the output of the stage `pretrain`
 MODES = ("clip", "maskclip", "sclip", "clearclip", "naclip", "pearl")  # of dense features (clip/attention.py)
 LAYOUTS = ("voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k")  # benchmarks/layouts.py
 # Keys of `segment` that may differ between runs; the others are fixed when benchmark windows are encoded.
-INFERENCE = ("unit", "meta_points", "groups", "affinity", "batch", "precision", "averaged", "scale", "threshold", "refine")
+INFERENCE = ("unit", "meta_points", "groups", "affinity", "batch", "precision", "synonyms", "averaged", "scale", "threshold", "refine")
 
 
 def _one_slot(template):
@@ -163,6 +163,7 @@ class Segment(Section):
     stride: Count
     batch: Count
     precision: Precision
+    synonyms: Literal["mean", "max"]
     averaged: Literal["cosine", "softmax"]
     scale: Positive
     threshold: Share

@@ -36,7 +36,7 @@ def timed(function, device, repeats=3):
 
 def resident(what):
     """Bytes of this process' memory: "VmRSS" now, "VmHWM" at its highest since `peak_memory` reset it."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) * 1024
 
 
@@ -50,7 +50,7 @@ def peak_memory(function, device):
     if not Path("/proc/self/clear_refs").exists():
         function()
         return float("nan")
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to what is held now
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM to what is held now
     before = resident("VmRSS")
     function()
     return resident("VmHWM") - before
@@ -148,7 +148,7 @@ def main():
     speed = {name: f"{rate / 1e9:.0f}" for name, rate in found["rates"].items()}
     print(f"floor from float32 {speed['float32']} GMAC/s, bfloat16 {speed['bfloat16']} GMAC/s; copy {speed['copy']} GB/s")
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if options.figure:
         growth(found).savefig(options.figure, dpi=110)
 

@@ -31,7 +31,8 @@ WEIGHTS = 2 * 86_000_000  # bytes of a ViT-B in bfloat16
 MGCA = mgca.Settings(granularity="object+region+pixel", alpha=0.4, beta=0.05, k=0.06, tau=0.07, direction="both")
 SEGMENT = Segment(
     unit="meta-point", meta_points=36, groups=8, affinity="cosine", short_side=448, max_ratio=4.5715, resize="bicubic", window=448,
-    stride=224, batch=32, precision="bfloat16", averaged="cosine", scale=14.3, threshold=0.5, refine=None, templates=["a photo of a {}."],
+    stride=224, batch=32, precision="bfloat16", synonyms="mean", averaged="cosine", scale=14.3, threshold=0.5, refine=None,
+    templates=["a photo of a {}."],
 )  # fmt: skip
 
 

@@ -26,15 +26,15 @@ def main(runs=Path("runs"), results=Path("results"), out=Path("report")):
     exporter = HTMLExporter(extra_loaders=[DictLoader({"folded.html.j2": FOLDED})], template_file="folded.html.j2")
     links, rows = {name: f"[{name}]({quote(name)}.html)" for name in notebooks}, []
     for name, path in notebooks.items():
-        (out / f"{name}.html").write_text(re.sub("(?s)<script.*?</script>", "", exporter.from_filename(str(path))[0]))
-    for result in (json.loads(path.read_text()) for path in sorted(results.glob("runs/*.json"))):
+        (out / f"{name}.html").write_text(re.sub("(?s)<script.*?</script>", "", exporter.from_filename(str(path))[0]), encoding="utf-8")
+    for result in (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("runs/*.json"))):
         unit = dict(result["parameters"])["segment.unit"]
         miou = {name: by_unit[unit] for name, by_unit in result["miou"].items()}
         rows.append({"run": result["run"]} | miou | {"notebook": links.pop(result["run"], "")})
     table, others = pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1f"), "\n".join(f"- {link}" for link in links.values())
     index = f"# Runs\n\n[Do the findings hold?](REPORT.html) mIoU in percent, by each run's own unit:\n\n{table}\n\n{others}\n"
-    for name, text in {"index": index, "REPORT": (results / "REPORT.md").read_text()}.items():
-        (out / f"{name}.html").write_text(HEAD + markdown2html(text))
+    for name, text in {"index": index, "REPORT": (results / "REPORT.md").read_text(encoding="utf-8")}.items():
+        (out / f"{name}.html").write_text(HEAD + markdown2html(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

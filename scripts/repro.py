@@ -35,7 +35,7 @@ def visible_gpus():
 def changed(*kinds):
     """Names of the stages of these kinds that have to run. Ends if another DVC process holds its lock for LOCK_WAIT seconds."""
     for attempt in itertools.count(1):
-        done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
+        done = subprocess.run(["dvc", "status", "--json"], capture_output=True, encoding="utf-8")
         if done.returncode == 0:
             return [name for name in json.loads(done.stdout) if name.split("@")[0] in kinds]
         if "acquire lock" not in done.stderr or attempt * 4 > LOCK_WAIT:  # DVC waits 3 s itself
@@ -71,10 +71,13 @@ class Runner:
                 self.running.add(process)
                 code = process.wait()
                 self.running.discard(process)
+            if code and "stopped" in self.failed:
+                return
             say(f"{'done  ' if code == 0 else 'FAILED'} {name}  {time.perf_counter() - started:.0f} s")
             if code:
                 self.failed.append(name)
-                print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), f"(the end of {log})", flush=True)
+                lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+                print("".join(lines[-15:]), f"(the end of {log})", flush=True)
         finally:
             self.slots.put(environment)
 
@@ -90,12 +93,16 @@ class Runner:
         if names:
             say(f"{len(names)} runs, {self.jobs} at a time")
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(self.run, names))
+            try:
+                list(pool.map(self.run, names))
+            except KeyboardInterrupt:  # of which the running stages know, too
+                self.failed.append("stopped")
+                raise
         if self.failed:
             sys.exit(f"failed: {', '.join(self.failed)}. Run again to go on: finished stages are not repeated.")
 
 
-if __name__ == "__main__":
+def main():
     try:
         p = params.load()
     except params.ParamsError as error:
@@ -115,3 +122,10 @@ if __name__ == "__main__":
     runner.run_all(changed("run", "untrained"))
     runner.run_all(changed("inferred"))
     sys.exit(subprocess.run(["dvc", "repro"]).returncode)  # the figures
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped. Run again to go on: finished stages are not repeated.")

@@ -118,7 +118,7 @@ def benchmark(folder, names):
     write_benchmark(folder, maps, names)
 
 
-@pytest.mark.parametrize("names, threshold", [(["background", "cat", "sofa"], 0.55), (["cat", "sofa", "tall tree", "sky"], None)])
+@pytest.mark.parametrize("names, threshold", [(["background", "cat", "sofa"], 0.55), (["cat; dog", "sofa", "tall tree", "sky"], None)])
 def test_iou_is_that_of_all_pixels(here, names, threshold):
     benchmark(here / "mine", names)
     segmenter, background = Segmenter.load("models/default", "cpu"), names[0] == "background"
@@ -132,10 +132,18 @@ def test_iou_is_that_of_all_pixels(here, names, threshold):
     iou = 100 * matrix.diagonal() / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
     written = json.loads((here / "results/mine.json").read_text())
     assert [*written.pop("iou").values(), written.pop("miou")] == pytest.approx([*iou, np.mean(iou)], abs=0.3)
-    about = {"benchmark": "mine", "model": "models/default", "seed": 0, "pictures": 2, "threshold": threshold, "unit": "pixel"}
+    names = [name.split(";")[0] for name in names]
+    about = {"benchmark": "mine", "classes": None, "model": "models/default", "seed": 0}
+    about |= {"pictures": 2, "threshold": threshold, "unit": "pixel"}
     printed = {name: float(value) for name, value in (line.rsplit(maxsplit=1) for line in lines)}
     assert head == f"2 pictures, models/default, seed 0, threshold {threshold}; IoU in percent:" and written == about
     assert printed == pytest.approx(dict(zip([*names, "mIoU"], [*iou, np.mean(iou)], strict=True)), abs=0.3)
+
+
+def test_another_list_replaces_classes_txt(here):
+    benchmark(here / "plain", ["background", "cat", "sofa"]), benchmark(here / "rich", ["background", "cat; kitten", "sofa; couch"])
+    rich, other, plain = (run(0, "evaluate", *words.split()).stdout for words in ("rich", "plain --classes rich/classes.txt", "plain"))
+    assert rich == other != plain
 
 
 WRONG = {  # a command: what its error says
@@ -150,6 +158,8 @@ WRONG = {  # a command: what its error says
     "segment a.png --classes a,b --seed 7": "models/default cannot be loaded: ",
     "segment a.png --classes a,b --seed 1": "models/default cannot be loaded: ",
     "evaluate mine --threshold 0.5": "a first class named 'background'; here it is 'cat'",
+    "evaluate mine --classes more.txt": "more.txt holds 4 classes, mine/classes.txt 3: must be the same classes",
+    "evaluate mine --classes absent.txt": "absent.txt does not exist",
     "evaluate mine --json a.png": "a.png exists already; --force replaces it",
     "check-data": "no params.yaml",
     "check-data mine absent": "absent does not exist",
@@ -161,7 +171,7 @@ WRONG = {  # a command: what its error says
 @pytest.mark.parametrize("command", WRONG)
 def test_wrong_usage_is_refused_before_work_in_one_line(here, command):
     photo(here / "a.png"), benchmark(here / "mine", ["cat", "sofa", "sky"])
-    save(here / "models/default/seeds/1/decoder.safetensors", b"no weights")
+    save(here / "models/default/seeds/1/decoder.safetensors", b"no weights"), save(here / "more.txt", "cat\nsofa\nsky\nsea\n")
     assert WRONG[command] in refused(*command.split()) and not (here / "out").exists()
 
 

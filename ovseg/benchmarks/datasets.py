@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..data import shards
 from ..data.images import list_pictures, read_image, read_label_map, some
+from ..segmentation.names import read_classes, synonyms
 from ..segmentation.windows import BACKGROUND
 from .layouts import CLASSES, LAYOUTS, ignored
 from .notes import Notes
@@ -33,26 +34,21 @@ def _key(path, folder):
 
 class BenchmarkBase:
     """Iterating yields (key, PIL RGB image, label map (H, W) of class indices and `ignored`); len() is the number of images.
-    classes: names in the order of label values. background: whether the first is "background", pixels of no other
-    class. named: all classes but the background. source: equal if images and their order are. files: paths of images or
-    shards. keys, label_files: of each image; empty for shards. notes: lines on files that are not read. Opening raises NotHere,
-    FileNotFoundError if only a part is missing, or ValueError on bad names. Iterating raises ValueError on an unreadable file
-    or a wrong label map, and at its end prints what notes.Notes has found."""
+    classes: names in the order of label values, of several the first. background: whether the first is "background", pixels of no
+    other class. named: all classes but the background. texts: of these, all names, as in "car; automobile". source: equal if
+    images and their order are. files: paths of images or shards. keys, label_files: of each image; empty for shards. notes: lines
+    on files that are not read. Opening raises NotHere, FileNotFoundError if only a part is missing, or ValueError on bad names.
+    Iterating raises ValueError on an unreadable file or a wrong label map, and at its end prints what notes.Notes has found."""
 
     keys = label_files = notes = ()
 
     def __init__(self, name, classes, source):
         self.name, self.source = name, str(source)
-        text = self._read(lambda path: Path(path).read_text(encoding="utf-8-sig"), classes, classes)  # with or without a byte order mark
-        self.classes = [line.strip() for line in text.splitlines() if line.strip()]
-        lower = [label.lower() for label in self.classes]
-        self.ignored = ignored(len(lower))
-        if not 2 <= len(lower) <= self.ignored or len(set(lower)) < len(lower):
-            raise ValueError(f"benchmark {name}: {classes} must hold 2 to {self.ignored} distinct names, one per line")
+        listed = self._read(read_classes, classes, classes)
+        self.ignored = ignored(len(listed))
+        self.classes = [synonyms(label)[0] for label in listed]
         self.background = self.classes[0] == BACKGROUND
-        if BACKGROUND in lower and not self.background:
-            raise ValueError(f"benchmark {name}: {classes}: {BACKGROUND!r} must be the first class, in lower case")
-        self.named = self.classes[1:] if self.background else self.classes
+        self.named, self.texts = self.classes[self.background :], listed[self.background :]
 
     def __len__(self):
         return len(self.files)
@@ -98,15 +94,18 @@ class BenchmarkBase:
 
 
 class FolderBenchmark(BenchmarkBase):
-    """A folder with images/, labels/ (pngs of the same names) and classes.txt (one name per line). images/ may have subfolders."""
+    """A folder with images/, labels/ (pngs of the same names) and classes.txt (one class per line). images/ may have subfolders.
+    classes: another list in place of classes.txt, of as many classes as that, if the folder has one."""
 
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, classes=None):
         self.name, self.folder = name, Path(folder)
-        images, labels, classes = (self.folder / part for part in ("images", "labels", "classes.txt"))
+        images, labels, own = (self.folder / part for part in ("images", "labels", "classes.txt"))
         hint = ": needed are images/, labels/ and classes.txt"
         self._require((self.folder, labels), hint, NotHere)
-        self._require((images, classes), hint)
-        super().__init__(name, classes, self.folder)
+        self._require((images, Path(classes or own)), hint)
+        super().__init__(name, classes or own, self.folder)
+        if classes and own.exists() and (count := len(self._read(read_classes, own, own))) != len(self.classes):
+            raise ValueError(f"benchmark {name}: {classes} holds {len(self.classes)} classes, {own} {count}: must be the same classes")
         self.files, others = list_pictures(images)
         self.keys = [_key(path, images) for path in self.files]
         if not self.files:

@@ -10,6 +10,7 @@ from ..clip.encode import ArrayWriter, files_digest, stacks
 from ..data import images, shards
 from ..data.files import source_digest
 from ..segmentation import resizing, windows
+from ..segmentation.names import all_names
 from . import datasets
 
 
@@ -19,12 +20,13 @@ def encode_benchmarks(clip, benchmarks, segment, folder, modes):
     and scenes; VOC 21 and VOC20) are stored once, in the folder of the first of them. Other files in the folder are deleted."""
     folder, places = Path(folder), {}  # places: {source: folder of its windows}
     for benchmark in benchmarks:
-        place = folder / benchmark.name
-        made_with = {"clip": clip.fingerprint, "classes": benchmark.classes, "templates": segment.templates}
+        place, names = folder / benchmark.name, all_names(benchmark.texts)
+        made_with = {"clip": clip.fingerprint, "templates": segment.templates}
+        made_with |= {"classes": [*benchmark.classes[: benchmark.background], *benchmark.texts]}
         made_with |= {"label": getattr(benchmark, "label", None), "files": files_digest([*benchmark.files, *benchmark.label_files])}
-        classes = ArrayWriter(place / "classes.npy", (clip.width,), made_with, len(benchmark.named), np.float32)
+        classes = ArrayWriter(place / "classes.npy", (clip.width,), made_with, len(names), np.float32)
         if not classes.rows:
-            classes.append(clip.embed_classes(benchmark.named, segment.templates))
+            classes.append(clip.embed_classes(names, segment.templates))
         classes.finish()
         if places.setdefault(benchmark.source, place) == place:
             encode_windows(clip, benchmark, segment, place, modes)

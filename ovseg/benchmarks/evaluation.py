@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..clip.encode import as_tensor, open_cached
+from ..segmentation.names import merged
 from ..segmentation.windows import BACKGROUND, cut_windows, raw_labels, window_grid
 from . import datasets
 from .miou import MeanIoU, mean
@@ -16,7 +17,7 @@ from .miou import MeanIoU, mean
 
 @dataclass
 class Encoded:
-    """A benchmark with embeddings (C, d) of its class names, unit length, and its cached windows' dense features, if any. threshold: the
+    """A benchmark with the embeddings of its classes (see names.merged), and its cached windows' dense features, if any. threshold: the
     softmax score below which a pixel is background; None: the segmenter's own. Raises ValueError for one without a background."""
 
     benchmark: datasets.BenchmarkBase
@@ -45,12 +46,18 @@ def open_suite(p, folder="data/features/benchmarks"):
     first, suite = {}, []
     for benchmark in datasets.open_benchmarks(p.benchmarks):
         pictures = first.setdefault(benchmark.source, benchmark.name)  # whose folder holds the windows of all with the same pictures
-        classes = open_cached(Path(folder) / benchmark.name / "classes.npy")
+        classes = open_classes(benchmark, p.segment.synonyms, folder)
         windows = open_cached(Path(folder) / pictures / f"{p.clip.dense}.npy") if p.clip.cache_images else None
         if classes is None or (windows is None and p.clip.cache_images):
             raise FileNotFoundError(f"benchmark {benchmark.name}: its features are not in {folder}: run `dvc repro encode`")
-        suite.append(Encoded(benchmark, as_tensor(classes), windows, p.evaluate.thresholds.get(benchmark.name)))
+        suite.append(Encoded(benchmark, classes, windows, p.evaluate.thresholds.get(benchmark.name)))
     return suite
+
+
+def open_classes(benchmark, how, folder="data/features/benchmarks"):
+    """The embeddings of a benchmark's classes (see names.merged) from those of their names, which `encode` made; None if it did not."""
+    names = open_cached(Path(folder) / benchmark.name / "classes.npy")
+    return None if names is None else merged(as_tensor(names), benchmark.texts, how)
 
 
 def open_clip(settings, device):
@@ -106,7 +113,7 @@ def evaluate(segmenters, suite):
 
 def encode_classes(segmenter, benchmark, threshold=None):
     """The Encoded of a benchmark whose pictures the segmenter's CLIP encodes."""
-    return Encoded(benchmark, segmenter.clip.embed_classes(benchmark.named, segmenter.settings.templates), None, threshold)
+    return Encoded(benchmark, segmenter.embed_classes(tuple(benchmark.texts)), None, threshold)
 
 
 def evaluate_folder(segmenter, benchmark, threshold=None):

@@ -14,7 +14,7 @@ def model_config(model):
     """The open_clip configuration of a model by its name or "local-dir:FOLDER": a dict, None if there is none."""
     file = Path(model.removeprefix(LOCAL)) / "open_clip_config.json" if model.startswith(LOCAL) else CONFIGS / f"{model}.json"
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         config = config.get("model_cfg", config)
         return config if "vision_cfg" in config else None
     except (OSError, ValueError, AttributeError):

@@ -2,7 +2,7 @@
 
     train/texts.npy              (T, d)        every text of the bank
     train/pairs.npy              (N, d, h, w)  dense features of the training images, if they are cached
-    benchmarks/NAME/classes.npy  (C, d)        class embeddings of benchmark NAME (float32, unit length)
+    benchmarks/NAME/classes.npy  (C, d)        embeddings of the class names of benchmark NAME (float32, unit length)
     benchmarks/NAME/MODE.npy     (W, d, h, w)  dense features of the windows of its pictures, in order; MODE is one of dense.DENSE_MODES
 
 Others are float16 and not normalised. The JSON beside an array holds what it was made with and, once it is complete, its number of rows and
@@ -44,7 +44,7 @@ class ArrayWriter:
     def __init__(self, path, row, made_with, block, dtype=np.float16):
         self.path, self.part, self.json = Path(path), Path(f"{path}.part"), Path(path).with_suffix(".json")
         self.row, self.dtype, self.made_with = row, np.dtype(dtype), made_with
-        record = json.loads(self.json.read_text()) if self.json.is_file() else {}
+        record = json.loads(self.json.read_text(encoding="utf-8")) if self.json.is_file() else {}
         same = record.get("made_with") == made_with
         self.complete = same and "sha256" in record and self.path.is_file()
         self.rows = record["rows"] if self.complete else 0
@@ -84,7 +84,8 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self.file, header)  # has the same length for any number of rows
 
     def _record(self, **about):
-        write_whole(self.json, lambda part: part.write_text(json.dumps({"made_with": self.made_with} | about, indent=1) + "\n"))
+        text = json.dumps({"made_with": self.made_with} | about, indent=1) + "\n"
+        write_whole(self.json, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def digest(values):

@@ -61,7 +61,7 @@ class FrozenCLIP(nn.Module):
         clip = open_clip.create_model(settings.model, settings.pretrained, device=device, **options)
         if local:
             file = Path(settings.model.removeprefix(LOCAL)) / "open_clip_config.json"
-            if not {"mean", "std"} <= json.loads(file.read_text()).get("preprocess_cfg", {}).keys():
+            if not {"mean", "std"} <= json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg", {}).keys():
                 raise ValueError(f"clip.model = {settings.model!r}: {file.name} must hold mean and std in a preprocess_cfg")
         try:
             return cls(clip, open_clip.get_tokenizer(settings.model), settings.precision, settings.dense, settings.positions)

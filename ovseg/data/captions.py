@@ -1,6 +1,7 @@
 """Texts: an image is paired with its caption or with a prompt built from one of the caption's nouns (MGCA §4.1)."""
 
 import functools
+import html
 import json
 from array import array
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ def nouns(caption):
     """Distinct nouns of a caption by TextBlob's default tagger, lower case, in order of appearance. Single letters are ignored."""
     from textblob.en import tag  # takes a second to import, and only `prepare` looks for nouns
 
-    words = (word.lower() for word, kind in tag(caption) if kind.startswith("NN"))
+    words = (word.lower() for word, kind in tag(html.unescape(caption)) if kind.startswith("NN"))
     return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha()))
 
 
@@ -31,11 +32,12 @@ class TextBank:
 
     @classmethod
     def collect(cls, tagged, templates):
-        """Build the bank from N pairs (caption, nouns). Runs of whitespace in captions, including line breaks, become one space."""
+        """Build the bank from N pairs (caption, nouns). In captions, runs of whitespace, including line breaks, become one space, and
+        HTML's names of characters (&amp;) become these."""
         captions, nouns = {}, {}  # their indices
         caption_index, noun_index, offset = array("i"), array("i"), array("q", [0])
         for text, words in tagged:
-            caption_index.append(captions.setdefault(" ".join(text.split()), len(captions)))
+            caption_index.append(captions.setdefault(" ".join(html.unescape(text).split()), len(captions)))
             noun_index.extend(nouns.setdefault(word, len(nouns)) for word in words)
             offset.append(len(noun_index))
         return cls(list(captions), list(nouns), list(templates), *map(np.array, (caption_index, noun_index, offset)))

@@ -24,6 +24,7 @@ from ..data import preparation, shards
 from ..data.images import center_crop, read_label_map
 from ..methods import mgca
 from ..segmentation import units
+from ..segmentation.names import all_names, merged, synonyms
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND, cut_windows, probabilities
 from ..training.decoder import Decoder
@@ -84,7 +85,7 @@ class Texts:
 
     def __init__(self, segmenter):
         self.segmenter, clip, templates = segmenter, segmenter.clip, segmenter.settings.templates
-        self.of_class = functools.cache(lambda name: clip.embed_classes([name], templates)[0])  # (d,), unit length
+        self.of_class = functools.cache(lambda name: merged(clip.embed_classes(synonyms(name), templates), [name], "mean")[0])  # (d,)
         self.raw = functools.cache(  # (d,), not normalised, as in the losses
             lambda text, is_class=False: clip.encode_text([template.format(text) for template in templates] if is_class else [text]).mean(0)
         )
@@ -142,7 +143,8 @@ class View:
         ids = of_windows.cpu()[self.cells] + self.cells[0] * (int(of_windows.max()) + 1)
         formed = SimpleNamespace(descriptions=F.normalize(means, dim=1), of_windows=of_windows, ids=ids.numpy())
         formed.points = marked[self.cells].nonzero().numpy()
-        classes = torch.stack([self.texts.of_class(name) for name in (*names, *others)])
+        listed = (*names, *others)
+        classes = merged(torch.stack([self.texts.of_class(name) for name in all_names(listed)]), listed, s.synonyms)
         scores = self.segmenter.classify(formed.descriptions, self.where, classes, self.picture.truth.shape, self.picture.image)
         return formed, scores, scores.labels(self.segmenter.scale, threshold, len(others)).cpu().numpy()
 

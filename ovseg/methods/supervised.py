@@ -32,11 +32,10 @@ class Labels(NamedTuple):
     classes: torch.Tensor  # (C, d), unit length
 
 
-def read_labels(extension, background, class_file, paths, keys, size):
+def read_labels(extension, background, classes, paths, keys, size):
     """Read the Labels of pairs, cropped like their images but not rotated by EXIF, at the centre of each embedding's cell. extension:
-    of label maps in the shards. background: whether label 0 is the background. class_file: embeddings of the classes (C, d), unit
+    of label maps in the shards. background: whether label 0 is the background. classes: their embeddings (C, d), unit
     length. paths: of shards. keys: of pairs. size: embeddings per side. Raises ValueError if a map, class or sample is missing."""
-    classes = torch.from_numpy(np.load(class_file))
     rows, maps = {key: row for row, key in enumerate(keys)}, np.full((len(keys), size, size), IGNORED, np.uint8)
     for sample in (sample for path in paths for sample in shards.read_samples(path)):
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"

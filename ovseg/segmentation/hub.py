@@ -41,8 +41,8 @@ def write_model(model, out, where=None):
     for source, target in files.items():
         (out / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, out / target)
-    (out / "segmenter.json").write_text(json.dumps(config, indent=2) + "\n")
-    (out / "config.json").write_text('{"architectures": ["ovseg.Segmenter"]}\n')  # the Hub counts its downloads
+    (out / "segmenter.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (out / "config.json").write_text('{"architectures": ["ovseg.Segmenter"]}\n', encoding="utf-8")  # the Hub counts its downloads
     (out / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -89,7 +89,7 @@ def read_json(folder, name):
     file = Path(folder) / name
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no {name}: must be a trained model (after `make quick`: quick/models/default)")
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def make_card(result, where):

@@ -19,7 +19,7 @@ from ..methods import groupvit
 from ..schema import LOCAL, Clip, Segment
 from ..training.decoder import Decoder
 from . import hub, refinement, units
-from .names import check_names
+from .names import all_names, check_names, merged, synonyms
 from .windows import BACKGROUND, Scores, cut_windows, probabilities, stitch
 
 
@@ -61,7 +61,9 @@ class Segmenter(ModelHubMixin):
         if settings.unit == "learned-group" and grouping is None:
             raise ValueError("segment.unit = 'learned-group': only a training by groupvit has groups")
         self.clip, self.decoder, self.settings, self.grouping = clip, decoder.eval(), settings, grouping
-        self._embed_classes = functools.lru_cache(1)(lambda names: clip.embed_classes(names, settings.templates))  # cached across images
+        self.embed_classes = functools.lru_cache(1)(  # of a tuple of names, for `classify`; cached across images
+            lambda names: merged(clip.embed_classes(all_names(names), settings.templates), names, settings.synonyms)
+        )
 
     @classmethod
     def load(cls, folder, device="auto", seed=0):
@@ -76,7 +78,7 @@ class Segmenter(ModelHubMixin):
             config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
         device = params.device(device)
         clip = FrozenCLIP.open(Clip.model_validate(config["clip"]), device)
-        settings = Segment.model_validate({"refine": None} | config["segment"])  # models that were saved before this key lack it
+        settings = Segment.model_validate({"synonyms": "mean", "refine": None} | config["segment"])  # models saved before these keys lack them
         segmenter = cls.of_training(folder / "seeds" / str(seed), clip, settings, device)
         segmenter.folder = folder
         return segmenter
@@ -103,15 +105,16 @@ class Segmenter(ModelHubMixin):
         if clip["model"].startswith(LOCAL):  # relative to the folder, so that it loads from any working directory
             clip["model"] = LOCAL + os.path.relpath(clip["model"].removeprefix(LOCAL), folder)
         config = {"clip": clip, "segment": self.settings.model_dump()}
-        write_whole(Path(folder) / "segmenter.json", lambda part: part.write_text(json.dumps(config, indent=2) + "\n"))
+        write_whole(Path(folder) / "segmenter.json", lambda part: part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
 
     def segment(self, image, names, background=False, threshold=None, others=None):
         """Segment an image into the named classes. Returns a Segmentation at the original image size.
 
-        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: one or more distinct class names. background:
-        whether pixels may belong to no class; they get label 0, and the labels of names start at 1. threshold: 0..1, the softmax score
-        below which a pixel is background; None: from settings. others: additional names (see check_names); pixels most similar to one of
-        them are background, too, and the softmax is over all. Raises ValueError (empty image, bad names, bad threshold) and TypeError.
+        image: PIL image of any size and mode, or (H, W, 3) or (H, W) uint8 array. names: one or more distinct classes, as "car" or, with
+        synonyms, "car; automobile". background: whether pixels may belong to no class; they get label 0, and the labels of names start at
+        1. threshold: 0..1, the softmax score below which a pixel is background; None: from settings. others: additional names (see
+        check_names); pixels most similar to one of them are background, too, and the softmax is over all. Raises ValueError (empty image,
+        bad names, bad threshold) and TypeError.
         """
         names, others = check_names(names, background, others)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
@@ -119,10 +122,11 @@ class Segmenter(ModelHubMixin):
         image = as_image(image)
         windows, where = cut_windows(image, self.settings)
         descriptions = self.describe(self.embed(self.encode(windows)))
-        scores = self.classify(descriptions, where, self._embed_classes((*names, *others)), (image.height, image.width), image)
+        scores = self.classify(descriptions, where, self.embed_classes((*names, *others)), (image.height, image.width), image)
         threshold = None if not background else self.settings.threshold if threshold is None else threshold
         labels = scores.labels(self.scale, threshold, len(others))
-        names = (BACKGROUND, *names) if background or others else tuple(names)
+        names = tuple(synonyms(name)[0] for name in names)
+        names = (BACKGROUND, *names) if background or others else names
         return Segmentation(labels.cpu().numpy(), names, scores, tuple(others), threshold)
 
     @torch.no_grad()
@@ -146,8 +150,10 @@ class Segmenter(ModelHubMixin):
     @torch.no_grad()
     def classify(self, descriptions, where, classes, size, image):
         """Scores (H, W) = `size` of a PIL RGB image, stitched from its windows: cosines or, by segment.averaged, their softmax over the
-        classes, refined by segment.refine. descriptions: from `describe`. where: WindowGrid of them. classes: (C, d), unit length."""
-        cosines = torch.einsum("ndhw,cd->nchw", descriptions, classes)
+        classes, refined by segment.refine. descriptions: from `describe`. where: WindowGrid of them. classes: (C, d), unit
+        length; or (C, S, d), S names of each class, whose largest cosine counts."""
+        names = classes.unbind(1) if classes.ndim == 3 else [classes]
+        cosines = functools.reduce(torch.maximum, (torch.einsum("ndhw,cd->nchw", descriptions, of_name) for of_name in names))
         scores = probabilities(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
         if self.settings.refine:
             return refinement.refined(scores, where, self.settings, size, image)

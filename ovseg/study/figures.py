@@ -1,11 +1,14 @@
 """Matplotlib figures of pictures, label maps and maps of values, and the colours of classes. Files of a segmentation."""
 
+import functools
 import itertools
 import json
+import sys
 import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import hsv_to_rgb, to_rgba_array
 from matplotlib.patheffects import withStroke
@@ -112,6 +115,26 @@ def legend(figure, classes, colours, shown):
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
+@functools.cache
+def written(names):
+    """Names as figures write them: in an installed font that has their characters, or as their index if there is none. names: a tuple."""
+    missing = set("".join(names)) - _characters(font_manager.findfont("DejaVu Sans"))
+    for font in font_manager.fontManager.ttflist if missing else ():
+        upright = font.style == "normal" and font.weight in (400, 500) and not font.name.startswith("Last Resort")  # which has boxes
+        if upright and missing & _characters(font.fname):
+            plt.rcParams["font.family"] = [*plt.rcParams["font.family"], font.name]
+            missing -= _characters(font.fname)
+    if missing:
+        print(f"no installed font has {' '.join(sorted(missing))}: figures show such a class by its index", file=sys.stderr)
+    return [str(index) if missing & set(name) else name for index, name in enumerate(names)]
+
+
+def _characters(file):
+    """The characters of a font's file; none of a font of bitmaps, as of coloured emoji, which Matplotlib cannot draw."""
+    font = font_manager.get_font(file)
+    return set(map(chr, font.get_charmap())) if font.scalable else set()
+
+
 def large_regions(labels, classes):
     """Positions for class names: (class index, x, y) of the pixel deepest inside each large region of labels (H, W)."""
     for index in np.unique(labels[labels < len(classes)]):
@@ -139,12 +162,13 @@ def segmentations(rows, titles, classes, title=None):
     pictures = [[np.asarray(image), *(overlay(image, labels, colours) for labels in of_row)] for image, *of_row in rows.values()]
     captions = [[f"picture {n}", "", *(miou(m, truth, classes) for m in predicted)] for n, (_, truth, *predicted) in rows.items()]
     figure = grid(pictures, titles, 2.3, captions, title=title)
+    names = written(tuple(classes))
     axes = [axis for number, axis in enumerate(figure.axes) if number % len(pictures[0])]  # of the label maps
-    unnamed = set().union(*({*np.unique(m)} - name_regions(axis, m, classes) for axis, m in zip(axes, maps, strict=True)))
+    unnamed = set().union(*({*np.unique(m)} - name_regions(axis, m, names) for axis, m in zip(axes, maps, strict=True)))
     pixels = sum(np.bincount(labels[labels < len(classes)], minlength=len(classes)) for labels in maps)
     others = [index for index in np.argsort(-pixels, kind="stable") if pixels[index] and index in unnamed]
     if others:
-        legend(figure, classes, colours, sorted(others[:NAMED]))
+        legend(figure, names, colours, sorted(others[:NAMED]))
     if len(others) > NAMED:
         figure.supxlabel(f"the {NAMED} classes of the most pixels; {len(others) - NAMED} more are shown", fontsize=9)
     return figure
@@ -229,7 +253,7 @@ def draw_overlay(image, segmentation):
     colours = palette(segmentation.names)
     figure = grid([[overlay(image.resize(size), labels, colours)]])
     figure.set_size_inches(*(max(1, 10 * side / max(size)) for side in size))
-    names = [name.replace("$", r"\$") for name in segmentation.names]  # no formulas
+    names = [name.replace("$", r"\$") for name in written(segmentation.names)]  # no formulas
     name_regions(figure.axes[0], labels, names, 12)
     areas = [*percentages(segmentation).values()]
     shown = [index for index in np.argsort(areas)[::-1] if areas[index]][: NAMED]
@@ -249,4 +273,4 @@ def write_segmentation(files, image, segmentation, made_with):
     write_whole(overlay, lambda part: figure.savefig(part, format="png"))
     about = made_with | {"width": image.width, "height": image.height, "others": segmentation.others, "threshold": segmentation.threshold}
     about |= {"percent": {name: round(value, 3) for name, value in percentages(segmentation).items()}}
-    write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8", "backslashreplace"))
+    write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8", "backslashreplace", encoding="utf-8"))

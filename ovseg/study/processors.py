@@ -28,13 +28,13 @@ def write(folder, processor):
     rows = load_results(Path(folder, run.result) for run in params.load_runs(path).values()).rows
     grouped = rows.groupby(["run", "benchmark", "unit"], sort=False)["miou"]
     miou = [[*key, [round(value, 4) for value in values]] for key, values in grouped]
-    FILE.write_text(json.dumps({"processor": processor, "parameters": digest(params.load(path=path)), "miou": miou}) + "\n")
+    FILE.write_text(json.dumps({"processor": processor, "parameters": digest(params.load(path=path)), "miou": miou}) + "\n", encoding="utf-8")
 
 
 def compare(results, p, path=FILE):
     """({finding: its verdict on the other processor}, a sentence on how far means over seeds differ), or None if the file is of other
     parameters. Only seeds that both have are read. results: results.Results. p: Params."""
-    other = json.loads(Path(path).read_text())
+    other = json.loads(Path(path).read_text(encoding="utf-8"))
     if other.get("parameters") != digest(p):
         return None
     there = {(run, benchmark, unit, seed): v for run, benchmark, unit, vs in other["miou"] for seed, v in enumerate(vs)}

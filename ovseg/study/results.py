@@ -115,7 +115,7 @@ def load_results(paths):
     for path in map(Path, paths):
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: `dvc repro` makes it")
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         run, of_run = result["run"], dict(result["parameters"])
         suite = suite or set(result["miou"])
         if set(result["miou"]) != suite:

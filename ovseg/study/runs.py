@@ -39,7 +39,7 @@ def train_run(run, device):
     if p.train.method == "supervised":
         name = p.supervised.labels
         benchmark = datasets.open_benchmark(name, p.benchmarks[name])
-        classes = f"data/features/benchmarks/{name}/classes.npy"
+        classes = evaluation.open_classes(benchmark, "mean")
         labels_of = functools.partial(supervised.read_labels, benchmark.label, benchmark.background, classes)
     for seed in range(p.train.seeds):
         trained = loop.train_into(run.model / "seeds" / str(seed), seed, p, labels_of, device)
@@ -55,7 +55,7 @@ def open_segmenters(run, device):
     p = run.params
     suite, clip = evaluation.open_suite(p), evaluation.open_clip(p.clip, device)
     if run.kind == "untrained":
-        return suite, {None: Segmenter(clip, Decoder(suite[0].classes.shape[1]).to(device), p.segment)}
+        return suite, {None: Segmenter(clip, Decoder(suite[0].classes.shape[-1]).to(device), p.segment)}
     folders = {seed: run.model / "seeds" / str(seed) for seed in range(p.train.seeds)}
     return suite, {seed: Segmenter.of_training(folder, clip, p.segment, device) for seed, folder in folders.items()}
 
@@ -74,13 +74,13 @@ def evaluate_run(run, suite, segmenters):
     variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run)}
     iou = evaluation.evaluate(variants, suite)
     seconds = round(time.perf_counter() - started, 1)
-    trainings = [json.loads((run.model / "seeds" / str(seed) / "training.json").read_text()) for seed in segmenters if seed is not None]
+    trainings = [json.loads((run.model / "seeds" / str(seed) / "training.json").read_text(encoding="utf-8")) for seed in segmenters if seed is not None]
     spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": seconds}
     result = make_result(run, iou, spent, trainings[0]["weights"] if trainings else 0)
     _write_json(run.result, result)
     if run.kind == "trained":
         segmenters[0].save_settings(run.model, p.clip)
-        prepared = json.loads(Path("results/prepare.json").read_text())
+        prepared = json.loads(Path("results/prepare.json").read_text(encoding="utf-8"))
         counts = {"pairs": prepared["pairs"], "captions": prepared["captions"], "rendered": p.data.shards is None}
         _write_json(run.model / "result.json", result | {"data": counts})
     return result
@@ -142,7 +142,7 @@ def beside(result, others):
     for benchmark, unit in ((benchmark, unit) for benchmark, by_unit in result["miou"].items() for unit in by_unit):
         row = {"benchmark": benchmark, "unit": unit, "this run": _spread(result, benchmark, unit)}
         for title, run in others.items():
-            other = json.loads(run.result.read_text()) if run.result.is_file() else {}
+            other = json.loads(run.result.read_text(encoding="utf-8")) if run.result.is_file() else {}
             row |= {title: "–", f"this - {title}": "–"}
             if benchmark in other.get("miou", {}) and other["parameters"] == json.loads(json.dumps(parameters(run.params))):
                 by = unit if unit in other["miou"][benchmark] else run.params.segment.unit
@@ -167,7 +167,7 @@ def _spread(result, benchmark, unit):
 
 
 def _write_json(path, values):
-    write_whole(path, lambda part: part.write_text(json.dumps(values, indent=1) + "\n"))
+    write_whole(path, lambda part: part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8"))
 
 
 def main():

@@ -40,7 +40,7 @@ def check_machine(runs):
 
 def stripped(notebook):
     """A notebook with nothing but its cells' texts and tags: what JupyterLab, VS Code or Colab save besides does not matter here."""
-    notebook.metadata = {}
+    notebook.metadata, notebook.nbformat_minor = {}, 5  # Colab and VS Code write older ones
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", {"tags": cell.metadata.get("tags", [])}
         if cell.cell_type == "code":
@@ -57,7 +57,7 @@ def main(folder=Path("runs/sources")):
     for path in sorted(Path("notebooks").glob("*.ipynb")):
         nbformat.write(stripped(nbformat.read(path, as_version=4)), folder / path.name)
     for name, run in runs.items():
-        (folder / f"runs/{name}.json").write_text(json.dumps(run.depends(), indent=1, sort_keys=True) + "\n")
+        (folder / f"runs/{name}.json").write_text(json.dumps(run.depends(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -105,10 +105,10 @@ def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/feat
     """Open the output of `prepare` and `encode` as Pairs: features if `encode` kept them, else images, decoded by `workers` processes."""
     cache, paths = Path(cache), preparation.load_paths(prepared)
     array = encode.open_cached(cache / "pairs.npy")
-    made_of = {"texts": json.loads((cache / "texts.json").read_text())["sha256"]}
+    made_of = {"texts": json.loads((cache / "texts.json").read_text(encoding="utf-8"))["sha256"]}
     if array is not None:
         images = CachedImages(array)
-        made_of["images"] = json.loads((cache / "pairs.json").read_text())["sha256"]
+        made_of["images"] = json.loads((cache / "pairs.json").read_text(encoding="utf-8"))["sha256"]
     else:
         from ..clip.frozen import FrozenCLIP  # slow import, not needed with cached features
 

@@ -159,7 +159,7 @@ def train_into(folder, seed, p, labels_of, device):
         side = 2 * pairs.images.first(1, device).shape[-1]  # of the decoder's output
         labels = labels_of(pairs.paths, preparation.load_keys("data/prepared"), side)
     mark, file = fingerprint(p, seed, pairs, labels), folder / "training.json"
-    about = json.loads(file.read_text()) if file.is_file() else {}
+    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if world.from_first(about.get("fingerprint") == mark and all((folder / name).is_file() for name in about["files"])):
         return False
     checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
@@ -172,6 +172,6 @@ def train_into(folder, seed, p, labels_of, device):
         about["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
         about["weights"] = sum(parameter.numel() for parameter in learner.parameters())
         about["parameters"] = {name: section.model_dump() for name, section in (p.sections | {"train": p.train}).items()}
-        write_whole(file, lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
+        write_whole(file, lambda part: part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8"))
         checkpoint.unlink()
     return True

@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
                 matrices = list(matrices)
                 for p in matrices:
                     self.state[p].setdefault("momentum", torch.zeros_like(p)).lerp_(p.grad, 1 - kept)
-                ahead = torch.stack([p.grad.lerp(self.state[p]["momentum"], kept) for p in matrices])  # Nesterov's look ahead; n, rows, columns
+                ahead = torch.stack([p.grad.lerp(self.state[p]["momentum"], kept) for p in matrices])  # Nesterov's; n, rows, columns
                 for p, direction in zip(matrices, orthogonalised(ahead), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 

@@ -175,6 +175,6 @@ def save_clip(model, settings, folder):
     Path(folder).mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     config = {"model_cfg": model_config(settings), "preprocess_cfg": preprocess}
-    (Path(folder) / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (Path(folder) / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, Path(folder) / "open_clip_model.safetensors")

@@ -22,7 +22,7 @@ from ..data.shards import parallel
 TRAIN, BENCHMARK, PRETRAIN, CALIBRATION = 0, 1, 2, 3  # splits: no two share a picture
 PER_SHARD = 1024
 
-_YAML = YAML(typ="safe").load(Path(__file__).with_name("things.yaml").read_text())
+_YAML = YAML(typ="safe").load(Path(__file__).with_name("things.yaml").read_text(encoding="utf-8"))
 THINGS = {  # {name: [(shape, RGB, coordinates), ...]}, the parts in drawing order
     name: [(shape, tuple(_YAML["colours"][colour]), tuple(points)) for shape, colour, points in parts]
     for name, parts in _YAML["things"].items()
@@ -203,8 +203,8 @@ def render_shards(settings, folder):
         for first in range(0, count, PER_SHARD):
             shards.append((folder / f"{name}-{first // PER_SHARD:05d}.tar", split, range(first, min(first + PER_SHARD, count))))
     list(parallel(functools.partial(_render_shard, settings), shards, "render scenes"))
-    (folder / "scenes.txt").write_text("\n".join(CLASSES) + "\n")
-    (folder / "things.txt").write_text("\n".join(("background", *THINGS)) + "\n")
+    (folder / "scenes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    (folder / "things.txt").write_text("\n".join(("background", *THINGS)) + "\n", encoding="utf-8")
 
 
 def _render_shard(settings, shard):

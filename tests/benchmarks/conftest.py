@@ -18,13 +18,14 @@ def mine(tmp_path):
 
 @pytest.fixture
 def sharing(tmp_path):
-    """Three benchmarks in shards: things and all are of the same pictures, apart, between them, of others; all has no background."""
+    """Three benchmarks in shards: things and all are of the same pictures, apart, between them, of others; all has no background. In
+    things and apart a class has two names."""
     for name, seeds in (("same", (0, 1)), ("other", (2, 3))):
         with wds.TarWriter(str(tmp_path / f"{name}.tar")) as tar:
             for seed in seeds:
                 labels = np.random.default_rng(seed).integers(0, 3, (40, 50 + seed), dtype=np.uint8)
                 tar.write({"__key__": f"p{seed}", "png": picture(40, 50 + seed, seed), "things.png": labels, "all.png": 3 - labels})
-    (tmp_path / "things.txt").write_text("background\ncat\nsofa\n")
+    (tmp_path / "things.txt").write_text("background\ncat; kitten\nsofa\n")
     (tmp_path / "all.txt").write_text("cat\nsofa\ntall tree\nsky\n")
     same, other, things, all_ = (str(tmp_path / name) for name in ("same.tar", "other.tar", "things.txt", "all.txt"))
     return {

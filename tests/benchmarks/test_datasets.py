@@ -65,16 +65,9 @@ def test_unreadable_pictures_are_reported_and_others_are_read(opened, tmp_path):
 
 def test_bad_class_names_are_refused(opened, tmp_path):
     opened(PICTURES)
-    for content, message in {
-        "café\nsofa\n".encode("latin-1"): ".*can't decode byte 0xe9",
-        b"Background\ncat\nsofa\n": "'background' must be the first class, in lower case",
-        b"cat\nbackground\nsofa\n": "'background' must be the first class",
-        b"cat\nsofa\n Cat\n": "must hold 2 to 255 distinct names",
-        b"cat\n": "must hold 2 to 255 distinct names",
-    }.items():
-        (tmp_path / "classes.txt").write_bytes(content)
-        with pytest.raises(ValueError, match=f"benchmark mine: .*classes.txt:? {message}"):
-            FolderBenchmark("mine", tmp_path)
+    (tmp_path / "classes.txt").write_bytes("café\nsofa\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="benchmark mine: .*classes.txt: .*can't decode byte 0xe9"):
+        FolderBenchmark("mine", tmp_path)
 
 
 def test_files_of_a_folder_belong_together_by_name_and_others_are_noted(tmp_path, capsys):

@@ -84,6 +84,15 @@ def test_clip_and_each_decoder_run_once_a_picture_for_all_segmenters_and_benchma
     assert [calls.count(module) for module in (clip, several["0"].decoder, several["1"].decoder)] == [windows] * 3
 
 
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_names_of_a_class_are_merged_from_the_cache_as_without_it(several, sharing, suite_of, clip, how):
+    p, segmenter = study(sharing), Segmenter(clip, several["0"].decoder, changed(synonyms=how))
+    cached = suite_of(p.model_copy(update={"segment": segmenter.settings}))[0]
+    direct = evaluation.encode_classes(segmenter, cached.benchmark)
+    assert cached.benchmark.classes == ["background", "cat", "sofa"] and direct.classes.shape[:-1] == ((2,) if how == "mean" else (2, 2))
+    torch.testing.assert_close(cached.classes, direct.classes)  # in another batch
+
+
 def test_examples_show_the_truth_and_each_segmenters_labels(several, mine, suite_of):
     (encoded,), segmenters = suite_of(study(mine, thresholds={"mine": 0.55})), list(several.values())
     rows, pictures = evaluation.examples(segmenters, encoded, [2, 0]), score([encoded], segmenters)

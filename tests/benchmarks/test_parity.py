@@ -130,7 +130,7 @@ def test_both_give_the_same_iou_to_the_last_digit(clip, decoder, preset, tmp_pat
     assert sum(value is not None and value > 30 for value in ious) > 3
 
     encoded = Encoded(open_benchmark(name, Benchmark(layout=name, folder=str(tmp_path))), classes, None, threshold)
-    segmenter._embed_classes = lambda names: classes
+    segmenter.embed_classes = lambda names: classes
     for predicted, (_, image, _) in zip(expected, encoded.benchmark, strict=True):
         assert np.array_equal(segmenter.segment(image, encoded.benchmark.named, background, threshold).labels, predicted)
     iou, known = evaluate({"it": segmenter}, [encoded])[name]["it"], [value for value in ious if value is not None]

@@ -20,6 +20,7 @@ def test_nouns_are_the_distinct_nouns_in_order():
     assert nouns("a dog, a Dog and a DOG") == ("dog",) and nouns("the 3 birds of 2019!") == ("birds",)
     assert nouns('"quoted" words , and (bracketed) ones ... e.g. U.S. cities') == ("words", "ones", "cities")
     assert nouns("person 's well-known T-shirt : 50 % off in 2012 :-)") == ("person",) and nouns("A Café – 日本") == ("café", "日本")
+    assert nouns("salt &amp; pepper&nbsp;") == ("salt", "pepper") and bank_of(["a &amp;&nbsp; b"], TEMPLATES).captions == ["a & b"]
     assert {nouns(caption) for caption in ("x", "running quickly", "", "!?! ...")} == {()}
 
 

@@ -98,7 +98,7 @@ def test_one_class_with_background_has_a_default_list_of_others(tiny):
     assert result.names == ("background", "apple trees") and set(result.others) == set(OTHERS) - {"tree"}
     given = tiny.segment(image, ["apple trees"], background=True, threshold=0.01, others=result.others)
     assert np.array_equal(result.labels, given.labels) and result.scores.shape == (1, 40, 33)
-    left_out = {"dog": set(), "Tree": {"tree"}, "seaside": {"sea"}, "Grassland walls": {"grass", "wall"}, "rail": {"railway"}}
+    left_out = {"dog": set(), "fir; Tree": {"tree"}, "seaside": {"sea"}, "Grassland walls": {"grass", "wall"}, "rail": {"railway"}}
     assert {name: set(OTHERS) - set(besides([name])) for name in left_out} == left_out  # names with the beginning of a word in common
 
 
@@ -123,10 +123,11 @@ def test_bad_images_and_bad_names_are_errors(tiny):
         ("cat", [], "at least two classes, or one with background=True or with others"),
         (["cat", "dog", " cat"], None, "'cat' occurs twice"),
         (["cat"], ["sky", "cat"], "'cat' occurs twice"),
-        (["cat", " "], None, "names = .*must be non-empty strings"),
+        (["cat; dog", "dog"], ["sky"], "'dog' occurs twice"),
+        (["cat", "dog;"], None, "names = .*must be non-empty strings"),
         (None, None, "names = .*must be non-empty strings"),
         (["cat"], [3], "others = .*must be non-empty strings"),
-        (["Background", "cat"], ["sky"], "names must not include 'background'"),
+        (["dog; Background", "cat"], ["sky"], "names must not include 'background'"),
     ):
         for background in (False, True):
             with pytest.raises(ValueError, match=message):

@@ -16,7 +16,7 @@ FILES = {  # stages: the files that rerun them
     "prepare encode run": "ovseg/data/captions.py",
     "encode": "models/clip/open_clip_model.safetensors",
     "encode run": "ovseg/clip/dense.py data/prepared/pairs.npz",
-    "encode run inferred untrained figures": "ovseg/benchmarks/miou.py",
+    "encode run inferred untrained figures": "ovseg/benchmarks/miou.py ovseg/segmentation/names.py",
     "run": "ovseg/methods/tcl.py ovseg/training/loop.py data/features/train/pairs.npy",
     "run inferred untrained": "runs/sources/run.ipynb ovseg/training/decoder.py",
     "run inferred untrained figures": "ovseg/segmentation/units.py data/features/benchmarks/things/clip.npy",

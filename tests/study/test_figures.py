@@ -1,9 +1,12 @@
 """Figures: what they show and say, and colours that are apart by measures that the code does not use."""
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
 from ovseg.segmentation.segmenter import Segmentation
@@ -75,6 +78,16 @@ def test_label_maps_carry_names_a_legend_and_their_miou():
         assert [text.get_text() for text in axis.texts] == ["sky", tree]
     overlay.canvas.draw()
     assert figures.miou(truth, np.full((20, 20), 255), ["sky", "car", "tree"]) == ""
+
+
+def test_names_are_in_a_font_that_has_their_characters_or_their_index(capsys):
+    labels, names = np.repeat([[0, 1, 2]], 12, 0).repeat(4, 1), ("пес", "Ⓐ", "猫🐶")
+    assert not {"Ⓐ", "猫"} & set(map(chr, get_font(findfont("DejaVu Sans")).get_charmap()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a missing glyph
+        written = texts(figures.segmentations({0: (np.zeros((12, 12, 3), np.uint8), labels)}, ["picture", "truth"], names))
+    assert {"пес", "Ⓐ", "2"} <= set(written) and "猫🐶" not in written
+    assert capsys.readouterr().err == "no installed font has 猫 🐶: figures show such a class by its index\n"
 
 
 def test_borders_and_masks_are_drawn_in_blocks_and_heat_clips_at_its_ends():

@@ -154,9 +154,11 @@ def test_a_second_repro_runs_nothing_and_outputs_saved_in_a_notebook_rerun_only_
     source = project / "notebooks/run.ipynb"
     notebook = nbformat.read(source, as_version=4)
     for count, cell in enumerate(notebook.cells):  # as when somebody runs and saves it in JupyterLab or Colab
+        del cell["id"]
         cell.metadata |= {"scrolled": True, "id": f"colab{count}"}
         if cell.cell_type == "code":
             cell.execution_count, cell.outputs = count, [nbformat.v4.new_output("stream", text="output")]
+    notebook.nbformat_minor = 4  # as VS Code and Colab
     notebook.metadata.kernelspec = {"name": "mine", "display_name": "Mine"}
     nbformat.write(notebook, source)
     assert re.findall(r"Running stage '([^']+)'", run(project, "dvc", "repro")) == ["sources"]
