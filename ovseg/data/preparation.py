@@ -44,15 +44,15 @@ def read_shard(path):
 def save(folder, paths, keys, bank):
     """Write the bank, the keys of the pairs and the shard paths into folder, for TextBank.load, `load_keys` and `load_paths`."""
     bank.save(folder)
-    (Path(folder) / "pairs.txt").write_text("\n".join(keys) + "\n", **TEXT, encoding="utf-8")
-    (Path(folder) / "shards.txt").write_text("\n".join(map(str, paths)) + "\n", **TEXT, encoding="utf-8")
+    (Path(folder) / "pairs.txt").write_text("\n".join(keys) + "\n", **TEXT)
+    (Path(folder) / "shards.txt").write_text("\n".join(map(str, paths)) + "\n", **TEXT)
 
 
 def load_keys(folder):
     """Keys of the pairs, in the order of the bank."""
-    return (Path(folder) / "pairs.txt").read_text(**TEXT, encoding="utf-8").split("\n")[:-1]
+    return (Path(folder) / "pairs.txt").read_text(**TEXT).split("\n")[:-1]
 
 
 def load_paths(folder):
     """Paths of the shards that were prepared."""
-    return (Path(folder) / "shards.txt").read_text(**TEXT, encoding="utf-8").split("\n")[:-1]
+    return (Path(folder) / "shards.txt").read_text(**TEXT).split("\n")[:-1]

@@ -273,4 +273,4 @@ def write_segmentation(files, image, segmentation, made_with):
     write_whole(overlay, lambda part: figure.savefig(part, format="png"))
     about = made_with | {"width": image.width, "height": image.height, "others": segmentation.others, "threshold": segmentation.threshold}
     about |= {"percent": {name: round(value, 3) for name, value in percentages(segmentation).items()}}
-    write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8", "backslashreplace", encoding="utf-8"))
+    write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8", "backslashreplace"))

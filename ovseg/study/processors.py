@@ -28,7 +28,8 @@ def write(folder, processor):
     rows = load_results(Path(folder, run.result) for run in params.load_runs(path).values()).rows
     grouped = rows.groupby(["run", "benchmark", "unit"], sort=False)["miou"]
     miou = [[*key, [round(value, 4) for value in values]] for key, values in grouped]
-    FILE.write_text(json.dumps({"processor": processor, "parameters": digest(params.load(path=path)), "miou": miou}) + "\n", encoding="utf-8")
+    study = {"processor": processor, "parameters": digest(params.load(path=path)), "miou": miou}
+    FILE.write_text(json.dumps(study) + "\n", encoding="utf-8")
 
 
 def compare(results, p, path=FILE):

@@ -74,7 +74,8 @@ def evaluate_run(run, suite, segmenters):
     variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run)}
     iou = evaluation.evaluate(variants, suite)
     seconds = round(time.perf_counter() - started, 1)
-    trainings = [json.loads((run.model / "seeds" / str(seed) / "training.json").read_text(encoding="utf-8")) for seed in segmenters if seed is not None]
+    files = [run.model / "seeds" / str(seed) / "training.json" for seed in segmenters if seed is not None]
+    trainings = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": seconds}
     result = make_result(run, iou, spent, trainings[0]["weights"] if trainings else 0)
     _write_json(run.result, result)
