@@ -78,7 +78,8 @@ class Segmenter(ModelHubMixin):
             config["clip"]["model"] = LOCAL + os.path.normpath(folder / config["clip"]["model"].removeprefix(LOCAL))
         device = params.device(device)
         clip = FrozenCLIP.open(Clip.model_validate(config["clip"]), device)
-        settings = Segment.model_validate({"synonyms": "mean", "refine": None} | config["segment"])  # models saved before these keys lack them
+        since = {"synonyms": "mean", "refine": None}  # models saved before these keys lack them
+        settings = Segment.model_validate(since | config["segment"])
         segmenter = cls.of_training(folder / "seeds" / str(seed), clip, settings, device)
         segmenter.folder = folder
         return segmenter
