@@ -200,10 +200,10 @@ def correspondences(pictures, texts, mined, shown, title=None):
     return figure
 
 
-def plan_outputs(pictures, out, force=False):
+def plan_outputs(pictures, out, force=False, endings=("overlay.png", "labels.png", "json")):
     """Plan the files to write into the folder out: {picture: [overlay, label map, areas]}, all of them Path. Raises ValueError if two
     pictures have the same name, or if a file is one of the pictures or (without force) exists."""
-    outputs = {picture: [out / f"{picture.stem}.{ending}" for ending in ("overlay.png", "labels.png", "json")] for picture in pictures}
+    outputs = {picture: [out / f"{picture.stem}.{ending}" for ending in endings] for picture in pictures}
     by_name, inputs = {}, {picture.resolve() for picture in pictures}
     for picture, files in outputs.items():
         if by_name.setdefault(picture.stem, picture) is not picture:
@@ -235,6 +235,20 @@ def draw_overlay(image, segmentation):
     shown = [index for index in np.argsort(areas)[::-1] if areas[index]][: NAMED]
     legend(figure, [f"{name} {area:.1f}%" for name, area in zip(names, areas, strict=True)], colours, shown)
     return figure
+
+
+def write_comparison(file, image, titles, segmentations):
+    """Write one figure of a PIL RGB image and its segmentations into the same classes, side by side. titles: of the segmentations."""
+    image = image.copy()
+    image.thumbnail((DRAWN // 2, DRAWN // 2))
+    names = segmentations[0].names
+    maps = [Image.fromarray(s.labels.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST) for s in segmentations]
+    colours, size = palette(names), 4.0 / max(1, image.height / image.width)
+    figure = grid([[image, *(overlay(image, labels, colours) for labels in maps)]], ["", *titles], size)
+    areas = np.sum([[*percentages(s).values()] for s in segmentations], 0)
+    legend(figure, [name.replace("$", r"\$") for name in names], colours, [i for i in np.argsort(-areas) if areas[i]][:NAMED])
+    plt.close(figure)
+    write_whole(file, lambda part: figure.savefig(part, format="png"))
 
 
 def write_segmentation(files, image, segmentation, made_with):
