@@ -39,7 +39,7 @@ TEXT, CROSS = (ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size) fo
 
 
 class Inspector(widgets.HBox):
-    """The page. p: Params. models: folder of runs. prepared: folder of `prepare`. clips: published CLIPs (published.parse), shown as runs."""
+    """The page. p: Params. models: folder of runs. prepared: folder of `prepare`. clips: further runs, as in open_run."""
 
     def __init__(self, p, models="models", prepared="data/prepared", clips=()):
         self.p, self.prepared, self.opened, self.click, self.updating = p, prepared, (None, None), (0.5, 0.5), False
