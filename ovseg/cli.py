@@ -94,23 +94,23 @@ def segment(pictures, names, background, others, threshold, model, clips, dense,
     from .study.figures import plan_outputs, write_comparison, write_segmentation
 
     pictures = gather(pictures)
-    folders = {clip: out / re.sub(r"[^\w.-]+", "-", clip).strip("-.") for clip in clips} if len(clips) > 1 else {None: out}
-    if len({*folders.values()}) < max(1, len(clips)):
+    folders = [out / re.sub(r"[^\w.-]+", "-", clip).strip("-.") for clip in clips] if len(clips) > 1 else [out]
+    if len({*folders}) < len(folders):
         raise ValueError("--clip: each must have another name")
-    outputs = {clip: plan_outputs(pictures, folder, force) for clip, folder in folders.items()}
+    outputs = [plan_outputs(pictures, folder, force) for folder in folders]
     comparisons = plan_outputs(pictures, out, force, ["comparison.png"]) if len(clips) > 1 else {}
     names, others = check_names(names, background, besides(names) if others == ["default"] else others)
     segmenters, failed = [load(model, device, seed, clip, dense) for clip in clips or [None]], 0
-    for folder in folders.values():
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for picture in tqdm(pictures, "segment", disable=None):  # no bar where stderr is a file
         try:
-            image, found = read_image(picture), []
-            for (segmenter, about), planned in zip(segmenters, outputs.values(), strict=True):
-                found.append(segmenter.segment(image, names, background, threshold, others))
-                write_segmentation(planned[picture], image, found[-1], {"picture": str(picture)} | about)
+            image = read_image(picture)
+            for (segmenter, about), planned in zip(segmenters, outputs, strict=True):
+                segmentation = segmenter.segment(image, names, background, threshold, others)
+                write_segmentation(planned[picture], image, segmentation, {"picture": str(picture)} | about)
             if comparisons:
-                write_comparison(*comparisons[picture], image, clips, found)
+                write_comparison(*comparisons[picture], [planned[picture][0] for planned in outputs], clips)
         except ERRORS as error:
             failed += 1
             tqdm.write(f"{picture}: {one_line(error)}", file=sys.stderr)
@@ -133,8 +133,7 @@ def gather(inputs):
 
 
 def load(model, device, seed, clip=None, dense=None):
-    """Load the Segmenter of --model or of one --clip: (Segmenter, a dict of what it is). Raises ValueError for options that exclude each
-    other."""
+    """Open --model or one --clip: (Segmenter, a dict of what it is). Raises ValueError for options that exclude each other."""
     if clip and (model or seed) or dense and not clip:
         raise ValueError("--clip, with or without --dense, excludes --model and --seed" if clip else "--dense needs --clip")
     from .segmentation import published

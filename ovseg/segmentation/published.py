@@ -32,9 +32,8 @@ def settings(patch, image_size):
     SCLIP's code; the paper's scale and meta-points are for trained embeddings. The threshold has not been chosen on any data."""
     window = min(448, 2 * image_size) // patch * patch
     size = {"short_side": window, "max_ratio": 4.5715, "resize": "bicubic", "window": window, "stride": window // 2, "batch": 8}
-    units = {"unit": "pixel", "meta_points": 36, "groups": 8, "affinity": "cosine"}
-    scores = {"precision": "float32", "averaged": "cosine", "scale": 40.0, "threshold": 0.5}
-    return Segment(**size, **units, **scores, templates=TEMPLATES)
+    units = {"unit": "pixel", "meta_points": 36, "groups": 8, "affinity": "cosine", "precision": "float32"}
+    return Segment(**size, **units, averaged="cosine", scale=40.0, threshold=0.5, templates=TEMPLATES)
 
 
 def open_published(model, pretrained, dense, device):
@@ -94,9 +93,6 @@ def check_download(model, pretrained):
     except hf.errors.EntryNotFoundError:
         pass  # the next one is
     except Exception as error:  # of the network, in whatever library; a name that cannot be one of the Hub
-        needed = f"{files[0]} from https://huggingface.co/{repository}"
-        how = f"save it, and give its path in place of {pretrained!r}"
-        if model.startswith(HUB):
-            needed, how = f"open_clip_config.json and {needed}", "save them in a folder, and give the folder"
-        why = textwrap.shorten(str(error), 100)
-        raise FileNotFoundError(f"{model}: no download ({why}); needed is {needed}: {how}") from None
+        how = f"save it, and give its path in place of {pretrained!r}" if pretrained else "save both in a folder, and give the folder"
+        needed = "open_clip_config.json and " * (not pretrained) + f"{files[0]} from https://huggingface.co/{repository}: {how}"
+        raise FileNotFoundError(f"{model}: no download ({textwrap.shorten(str(error), 100)}); needed is {needed}") from None

@@ -237,16 +237,9 @@ def draw_overlay(image, segmentation):
     return figure
 
 
-def write_comparison(file, image, titles, segmentations):
-    """Write one figure of a PIL RGB image and its segmentations into the same classes, side by side. titles: of the segmentations."""
-    image = image.copy()
-    image.thumbnail((DRAWN // 2, DRAWN // 2))
-    names = segmentations[0].names
-    maps = [Image.fromarray(s.labels.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST) for s in segmentations]
-    colours, size = palette(names), 4.0 / max(1, image.height / image.width)
-    figure = grid([[image, *(overlay(image, labels, colours) for labels in maps)]], ["", *titles], size)
-    areas = np.sum([[*percentages(s).values()] for s in segmentations], 0)
-    legend(figure, [name.replace("$", r"\$") for name in names], colours, [i for i in np.argsort(-areas) if areas[i]][:NAMED])
+def write_comparison(file, overlays, titles):
+    """Write one figure of overlays of the same picture, files of `write_segmentation`, side by side."""
+    figure = grid([[plt.imread(overlay) for overlay in overlays]], titles, 7)
     plt.close(figure)
     write_whole(file, lambda part: figure.savefig(part, format="png"))
 

@@ -94,7 +94,7 @@ def test_without_a_download_one_line_says_which_file_is_needed(monkeypatch, tmp_
         ("ViT-B-16-quickgelu", "openai", f"ViT-B-16-quickgelu: no download ({error}); needed is open_clip_model.safetensors from "
          "https://huggingface.co/timm/vit_base_patch16_clip_224.openai: save it, and give its path in place of 'openai'"),
         ("hf-hub:me/mine", None, f"hf-hub:me/mine: no download ({error}); needed is open_clip_config.json and open_clip_model.safetensors "
-         "from https://huggingface.co/me/mine: save them in a folder, and give the folder"),
+         "from https://huggingface.co/me/mine: save both in a folder, and give the folder"),
     ]:  # fmt: skip
         with pytest.raises(FileNotFoundError) as raised:
             Segmenter.untrained(model, tag, device="cpu")
