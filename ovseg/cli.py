@@ -4,13 +4,15 @@ import contextlib
 import glob
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import click
 from safetensors import SafetensorError
 
-HUB = "hf-hub:"  # prefix of --model for a published model, as in open_clip and timm
+from .schema import HUB, MODES
+
 # RuntimeError: GPU out of memory; TypeError, AttributeError: a malformed segmenter.json
 ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, MemoryError, ImportError, SafetensorError)
 
@@ -44,7 +46,9 @@ class Commands(click.Group):
 
 NAMES = {"type": lambda text: [name.strip() for name in text.split(",")], "metavar": "NAMES"}  # of --classes and --others
 THRESHOLD = click.option("--threshold", type=click.FloatRange(0, 1), help="Softmax score below which a pixel is background.")
-MODEL = click.option("--model", default="models/default", show_default=True, metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.")
+MODEL = click.option("--model", metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.  [default: models/default]")
+CLIP = {"metavar": "NAME/TAG", "help": f"Instead, a CLIP without training: NAME/TAG of open_clip, NAME/FILE, {HUB}OWNER/NAME or a folder."}
+DENSE = click.option("--dense", type=click.Choice(MODES), help="How to read the CLIP of --clip.  [default: sclip]")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the decoder.")
 DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
@@ -65,15 +69,18 @@ def main():
 @click.option("--others", **NAMES, help="Other classes, reported as background; 'default': a built-in list.")
 @THRESHOLD
 @MODEL
+@click.option("--clip", "clips", multiple=True, **CLIP)
+@DENSE
 @SEED
 @DEVICE
 @click.option("--refine", type=click.Choice(["pamr"]), help="Let label borders follow the edges of the image; slower.")
 @click.option("-o", "--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
 @FORCE
-def segment(pictures, names, background, others, threshold, model, seed, device, refine, out, force):
+def segment(pictures, names, background, others, threshold, model, clips, dense, seed, device, refine, out, force):
     """Segment PICTURES: files, folders, or patterns in quotes.
 
-    For each image, writes to --out: NAME.overlay.png, NAME.labels.png (class indices), NAME.json (class areas in percent).
+    For each image, writes to --out: NAME.overlay.png, NAME.labels.png (class indices), NAME.json (class areas in percent). With several
+    --clip: the same to a folder in --out for each, and NAME.comparison.png.
     """
     if threshold is not None and not (background and threshold >= 0):  # NaN passes click's range
         raise ValueError(f"--threshold {threshold}: must be between 0 and 1, and requires --background")
@@ -84,23 +91,32 @@ def segment(pictures, names, background, others, threshold, model, seed, device,
 
     from .data.images import read_image
     from .segmentation.names import besides, check_names
-    from .study.figures import plan_outputs, write_segmentation
+    from .study.figures import plan_outputs, write_comparison, write_segmentation
 
-    outputs = plan_outputs(gather(pictures), out, force)
+    pictures = gather(pictures)
+    folders = [out / re.sub(r"[^\w.-]+", "-", clip).strip("-.") for clip in clips] if len(clips) > 1 else [out]
+    if len({*folders}) < len(folders):
+        raise ValueError("--clip: each must have another name")
+    outputs = [plan_outputs(pictures, folder, force) for folder in folders]
+    comparisons = plan_outputs(pictures, out, force, ["comparison.png"]) if len(clips) > 1 else {}
     names, others = check_names(names, background, besides(names) if others == ["default"] else others)
-    segmenter, failed, made_with = load(model, device, seed), 0, {"model": model, "seed": seed}
+    segmenters, failed = [load(model, device, seed, clip, dense) for clip in clips or [None]], 0
     if refine:
-        segmenter, made_with["refine"] = segmenter.with_unit(segmenter.settings.unit, refine=refine), refine
-    out.mkdir(parents=True, exist_ok=True)
-    for picture, files in tqdm(outputs.items(), "segment", disable=None):  # no bar where stderr is a file
+        segmenters = [(s.with_unit(s.settings.unit, refine=refine), about | {"refine": refine}) for s, about in segmenters]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    for picture in tqdm(pictures, "segment", disable=None):  # no bar where stderr is a file
         try:
             image = read_image(picture)
-            segmentation = segmenter.segment(image, names, background, threshold, others)
-            write_segmentation(files, image, segmentation, {"picture": str(picture)} | made_with)
+            for (segmenter, about), planned in zip(segmenters, outputs, strict=True):
+                segmentation = segmenter.segment(image, names, background, threshold, others)
+                write_segmentation(planned[picture], image, segmentation, {"picture": str(picture)} | about)
+            if comparisons:
+                write_comparison(*comparisons[picture], [planned[picture][0] for planned in outputs], clips)
         except ERRORS as error:
             failed += 1
             tqdm.write(f"{picture}: {one_line(error)}", file=sys.stderr)
-    click.echo(f"{len(outputs) - failed} of {len(outputs)} segmented, in {out}", err=True)
+    click.echo(f"{len(pictures) - failed} of {len(pictures)} segmented, in {out}", err=True)
     sys.exit(failed > 0)
 
 
@@ -123,13 +139,20 @@ def gather(inputs):
     return list(pictures.values())
 
 
-def load(model, device, seed):
-    """Load the Segmenter of --model."""
+def load(model, device, seed, clip=None, dense=None):
+    """Open --model or one --clip: (Segmenter, a dict of what it is). Raises ValueError for options that exclude each other."""
+    if clip and (model or seed) or dense and not clip:
+        raise ValueError("--clip, with or without --dense, excludes --model and --seed" if clip else "--dense needs --clip")
+    from .segmentation import published
     from .segmentation.segmenter import Segmenter
 
+    if clip:
+        dense = dense or "sclip"
+        return Segmenter.untrained(*published.parse(clip), dense, device), {"clip": clip, "dense": dense}
+    model = model or "models/default"
     with errors_exit(2, f"{model} cannot be loaded: "):
         opened = Segmenter.from_pretrained if model.startswith(HUB) else Segmenter.load
-        return opened(model.removeprefix(HUB), device=device, seed=seed)
+        return opened(model.removeprefix(HUB), device=device, seed=seed), {"model": model, "seed": seed}
 
 
 @main.command()
@@ -137,11 +160,13 @@ def load(model, device, seed):
 @click.option("--classes", metavar="FILE", help="Another list of the classes, in place of classes.txt.")
 @THRESHOLD
 @MODEL
+@click.option("--clip", **CLIP)
+@DENSE
 @SEED
 @DEVICE
 @click.option("--json", "file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Also write the result to this file.")
 @FORCE
-def evaluate(folder, classes, threshold, model, seed, device, file, force):
+def evaluate(folder, classes, threshold, model, clip, dense, seed, device, file, force):
     """Evaluate a model on a FOLDER of pictures with label maps: IoU of each class and mIoU, in percent.
 
     FOLDER holds images/, labels/ (pngs of the same names: indices of the classes, 255 ignored) and classes.txt: a line for
@@ -158,10 +183,11 @@ def evaluate(folder, classes, threshold, model, seed, device, file, force):
     benchmark = FolderBenchmark(Path(folder).resolve().name, folder, classes)
     if threshold is not None and not (benchmark.background and threshold >= 0):  # NaN passes click's range
         raise ValueError(f"--threshold requires a first class named 'background'; here it is {benchmark.classes[0]!r}")
-    segmenter = load(model, device, seed)
+    segmenter, about = load(model, device, seed, clip, dense)
     with errors_exit(1):
-        result = evaluate_folder(segmenter, benchmark, threshold) | {"classes": classes, "model": model, "seed": seed}
-        click.echo(f"{result['pictures']} pictures, {model}, seed {seed}, threshold {result['threshold']}; IoU in percent:")
+        result = evaluate_folder(segmenter, benchmark, threshold) | {"classes": classes} | about
+        what = f"{clip}, {about['dense']}" if clip else f"{about['model']}, seed {seed}"
+        click.echo(f"{result['pictures']} pictures, {what}, threshold {result['threshold']}; IoU in percent:")
         click.echo(tabulate([*result["iou"].items(), ("mIoU", result["miou"])], tablefmt="plain", floatfmt=".1f", missingval="-"))
         if file:
             write_whole(file, lambda part: part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
@@ -169,15 +195,20 @@ def evaluate(folder, classes, threshold, model, seed, device, file, force):
 
 @main.command("check-data")
 @click.argument("folders", nargs=-1)
+@click.option("--clip", "clips", multiple=True, **(CLIP | {"help": "Also check that a CLIP can be opened, as in `ovseg segment`."}))
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=0), help="Images to check, per benchmark; 0: all.")
-def check_data(folders, limit):
+def check_data(folders, clips, limit):
     """Check the image-text pairs and benchmarks of params.yaml, or FOLDERS with images/, labels/ and classes.txt.
 
     Warnings report errors (exit code 1): unreadable files, ids without a class, too many bad samples. Notes report possible errors.
     """
     from .data_check import print_reports
 
-    sys.exit(print_reports(folders, limit))
+    for clip in clips:
+        segmenter, _ = load(None, "cpu", 0, clip)
+        about = f"patch {segmenter.clip.patch}, d = {segmenter.clip.width}, windows of {segmenter.settings.window} px"
+        click.echo(f"CLIP {clip}: trained at {segmenter.clip.image_size} px, {about}\n")
+    sys.exit(print_reports(folders, limit) if folders or not clips else 0)
 
 
 @main.command()

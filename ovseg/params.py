@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from . import methods
-from .clip.config import model_config, patch_size
+from .clip.config import model_config, model_names, nearest, patch_size
 from .schema import INFERENCE, LAYOUTS, LOCAL, PRETRAINED_CLIP, Study
 
 METHODS = {name: importlib.import_module(f"ovseg.methods.{name}") for name in methods.names()}
@@ -136,7 +136,8 @@ def rules(p):
     vision = {"patch_size": p.pretrain.patch, "layers": p.pretrain.vision_layers}
     if c.model != PRETRAINED_CLIP:
         config = model_config(c.model)
-        yield "clip.model", config, f"a model of open_clip, or {LOCAL}FOLDER with open_clip_config.json"
+        hint = "" if config or c.model.startswith(LOCAL) else f"; the nearest are {nearest(c.model, model_names())}"
+        yield "clip.model", config, f"a model of open_clip, or {LOCAL}FOLDER with open_clip_config.json{hint}"
         vision = config["vision_cfg"]
     patch = patch_size(vision) or 1
     pixels = (2 * s.window // patch) ** 2  # pixel embeddings of a window: the decoder doubles the grid of patches

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 LOCAL = "local-dir:"  # open_clip's prefix of a model in a folder
+HUB = "hf-hub:"  # and of one on the Hugging Face Hub
 PRETRAINED_CLIP = f"{LOCAL}models/clip"  # the output of the stage `pretrain`
 MODES = ("clip", "maskclip", "sclip", "clearclip", "naclip", "pearl")  # of dense features (clip/attention.py)
 LAYOUTS = ("voc", "voc20", "context", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k")  # benchmarks/layouts.py

@@ -112,6 +112,27 @@ def test_files_are_replaced_only_with_force_and_never_a_picture(here):
     assert json.loads((here / "out/a.json").read_text())["width"] == 40
 
 
+def test_clips_without_training_are_segmented_apart_and_compared(here):
+    photo(here / "a.png")
+    run(0, "segment", "a.png", *CLASSES, "--clip", "models/clip", "--clip", f"local-dir:{here}/models/clip", "--dense", "pearl")
+    (one, other), labels = sorted(path for path in (here / "out").iterdir() if path.is_dir()), {}
+    for folder in (one, other):
+        about = json.loads((folder / "a.json").read_text())
+        assert about["dense"] == "pearl" and list(about["percent"]) == NAMES and "model" not in about
+        labels[folder] = np.asarray(Image.open(folder / "a.labels.png"))
+    expected = Segmenter.untrained("local-dir:models/clip", dense="pearl", device="cpu").segment(Image.open("a.png"), NAMES).labels
+    assert np.array_equal(labels[one], expected) and np.array_equal(labels[other], expected) and np.ptp(expected)
+    width, height = Image.open("out/a.comparison.png").size
+    assert width > 1.5 * height  # two beside each other
+    assert refused("segment", "a.png", *CLASSES, "--clip", "models/clip", "--clip", "models/clip/").startswith("--clip: each must")
+    benchmark(here / "mine", ["cat", "sofa", "sky"])
+    printed = run(0, "evaluate", "mine", "--clip", "models/clip", "--json", "mine.json").stdout
+    assert printed.startswith("2 pictures, models/clip, sclip, threshold None; IoU")
+    assert json.loads((here / "mine.json").read_text())["clip"] == "models/clip"
+    printed = run(0, "check-data", "mine", "--clip", "models/clip").stdout
+    assert printed.startswith("CLIP models/clip: trained at 32 px, patch 8, d = 16, windows of 64 px\n\nbenchmark mine: 2")
+
+
 def benchmark(folder, names):
     maps = [np.random.default_rng(index).integers(0, 3, size) for index, size in enumerate([(32, 32), (40, 70)])]
     maps[0][:3] = maps[1][:3] = 255
@@ -157,6 +178,11 @@ WRONG = {  # a command: what its error says
     "segment a.png --classes a,b --model absent": "absent cannot be loaded: absent holds no segmenter.json",
     "segment a.png --classes a,b --seed 7": "models/default cannot be loaded: ",
     "segment a.png --classes a,b --seed 1": "models/default cannot be loaded: ",
+    "segment a.png --classes a,b --dense pearl": "--dense needs --clip",
+    "segment a.png --classes a,b --clip models/clip --model models/default": "excludes --model and --seed",
+    "segment a.png --classes a,b --clip vit-b-16-quickgel/openai": "no model of open_clip; the nearest are ViT-B-16-quickgelu, ViT",
+    "segment a.png --classes a,b --clip models": "models holds no open_clip_config.json",
+    "check-data --clip ViT-B-16/opnai": "'opnai' is no file, and no tag of ViT-B-16; the nearest are openai, ",
     "evaluate mine --threshold 0.5": "a first class named 'background'; here it is 'cat'",
     "evaluate mine --classes more.txt": "more.txt holds 4 classes, mine/classes.txt 3: must be the same classes",
     "evaluate mine --classes absent.txt": "absent.txt does not exist",

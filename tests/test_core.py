@@ -6,9 +6,11 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import open_clip
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
+from safetensors.torch import save_file
 from test_environment import asked_for
 from tiny import TINY, P, changed, picture
 
@@ -37,7 +39,11 @@ from ovseg import Segmenter, cli
 segmented = Segmenter.load("models/default", "cpu").segment(Image.open("a.png"), ["cat", "sofa"], background=True)
 print(segmented.labels.shape, *segmented.names)
 cli.main(["models"], standalone_mode=False)
-cli.main("segment a.png --classes cat,sofa --background".split())
+for options in ("--model models/default", "--clip ViT-S-32-alt/weights.safetensors -o untrained"):
+    try:
+        cli.main(f"segment a.png --classes cat,sofa --background {options}".split())
+    except SystemExit as done:
+        assert done.code == 0
 """
 
 
@@ -65,10 +71,12 @@ def test_the_core_is_enough_for_a_segmenter_and_the_command(clip, decoder, tmp_p
     Segmenter(clip, decoder, changed()).save_settings(tmp_path / "models/default", settings)
     decoder.save(tmp_path / "models/default/seeds/0")
     Image.fromarray(picture(33, 40)).save(tmp_path / "a.png")
+    save_file(open_clip.create_model("ViT-S-32-alt").state_dict(), tmp_path / "weights.safetensors")
     path = ":".join(filter(None, [str(ROOT), *sys.path[1:]]))
     env = {"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CODE, ",".join(blocked)]
     done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("No module named 'pandas'\n(33, 40) background cat sofa\n") and "models/default" in done.stdout
+    assert json.loads((tmp_path / "untrained/a.json").read_text())["dense"] == "sclip"
     assert set(json.loads((tmp_path / "out/a.json").read_text())["percent"]) == {"background", "cat", "sofa"}

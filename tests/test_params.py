@@ -164,7 +164,7 @@ def test_the_values_as_they_are_pass(refused):
         ({"evaluate.thresholds": {"thigns": 0.1}}, "must be for benchmarks: things, scenes"),
         ({"pretrain.patches": [8, 65]}, "must be of at most 64 patches"),
         ({"clip.image_size": 120}, "clip.image_size = 120: must be a multiple of CLIP's patch, 16"),
-        ({"clip": VIT | {"model": "ViT-B-16-quickgel"}}, "must be a model of open_clip, or local-dir:"),
+        ({"clip": VIT | {"model": "ViT-B-16-quickgel"}}, "open_clip_config.json; the nearest are ViT-B-16-quickgelu, "),
         ({"clip": VIT | {"model": "RN50"}}, "clip.model = 'RN50': must be an open_clip model with a plain ViT"),
         ({"clip": VIT | {"model": "coca_ViT-B-32"}}, "must be an open_clip model with a plain ViT"),
         ({"clip.model": "local-dir:nowhere"}, "clip.model = 'local-dir:nowhere': must be a model"),

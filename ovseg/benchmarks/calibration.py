@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..segmentation.segmenter import Segmenter
-from ..segmentation.windows import probabilities
+from ..segmentation.windows import largest, probabilities
 from . import datasets
 from .evaluation import encode_classes, score_pictures
 from .miou import MeanIoU, mean
@@ -22,8 +22,8 @@ def sweep(segmenter, benchmark, pictures=200):
     ious = {threshold: MeanIoU(benchmark.classes) for threshold in THRESHOLDS}
     scored = islice(score_pictures([encode_classes(segmenter, benchmark)], [segmenter]), pictures)
     for _, (truth,), ((scores,),) in tqdm(scored, benchmark.name, min(pictures, len(benchmark)), mininterval=2):
-        for part in scores.parts():  # the scores of all rows of a large image take gigabytes
-            best, label = (rows.cpu() for rows in probabilities(scores.rows(part), segmenter.scale).max(0))
+        for part in scores.parts():  # the scores of a large image take gigabytes
+            best, label = (values.cpu() for values in largest(probabilities(scores.rows(*part), segmenter.scale)))
             for threshold, iou in ious.items():
                 iou.update(torch.where(best < threshold, 0, label + 1), truth[part])
     return {threshold: mean(iou.compute()) for threshold, iou in ious.items()}

@@ -1,5 +1,6 @@
 """What open_clip's files say of a model, read without importing open_clip, which takes seconds."""
 
+import difflib
 import json
 import re
 from importlib import util
@@ -19,6 +20,17 @@ def model_config(model):
         return config if "vision_cfg" in config else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def model_names():
+    """The names of open_clip's models."""
+    return sorted(file.stem for file in CONFIGS.glob("*.json"))
+
+
+def nearest(name, known):
+    """The three of the known names that are most like a name, as text."""
+    by_lower = {one.lower(): one for one in known}
+    return ", ".join(by_lower[one] for one in difflib.get_close_matches(name.lower(), by_lower, 3, 0))
 
 
 def patch_size(vision):

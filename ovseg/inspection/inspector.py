@@ -39,14 +39,14 @@ TEXT, CROSS = (ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size) fo
 
 
 class Inspector(widgets.HBox):
-    """The page. p: Params. models: folder of runs. prepared: folder of `prepare`."""
+    """The page. p: Params. models: folder of runs. prepared: folder of `prepare`. clips: further runs, as in open_run."""
 
-    def __init__(self, p, models="models", prepared="data/prepared"):
+    def __init__(self, p, models="models", prepared="data/prepared", clips=()):
         self.p, self.prepared, self.opened, self.click, self.updating = p, prepared, (None, None), (0.5, 0.5), False
         self.benchmark = functools.cache(lambda name: open_benchmark(name, p.benchmarks[name]))
-        self.run = functools.lru_cache(4)(lambda name: Texts(open_run(name, p, models)))
+        self.run = functools.lru_cache(4)(lambda name: Texts(open_run(name, p, models, clips)))
         self.view = functools.lru_cache(4)(lambda run, picture: View(self.run(run), picture))
-        self.controls, self.status = make_controls(p, models), widgets.HTML()
+        self.controls, self.status = make_controls(p, models, clips), widgets.HTML()
         dlink((self.controls.alpha, "value"), (self.controls.k, "max"))  # the positive pixel lies within the object
         controls = vars(self.controls).values()
         for control in controls:
@@ -118,11 +118,11 @@ class Inspector(widgets.HBox):
             c.text.value, c.other.value = (2 * fitting)[:2]
 
 
-def make_controls(p, models):
-    """The controls by name, with the values of p (Params). models: folder of runs."""
+def make_controls(p, models, clips):
+    """The controls by name, with the values of p (Params). models: folder of runs. clips: see Inspector."""
     points = sorted({*(side**2 for side in range(1, 17)), p.segment.meta_points})
     slider = functools.partial(widgets.FloatSlider, min=0, max=1, step=0.01, readout_format=".3f")
-    runs = [*sorted(path.parent.name for path in Path(models).glob("*/segmenter.json")), *p.ablations.untrained]
+    runs = [*sorted(path.parent.name for path in Path(models).glob("*/segmenter.json")), *p.ablations.untrained, *clips]
     return SimpleNamespace(
         source=widgets.Dropdown(options=[*p.benchmarks, PAIRS, OWN], value=[*p.benchmarks][-1], description="picture"),
         number=widgets.BoundedIntText(0, max=10**9, description="number"),

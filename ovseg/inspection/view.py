@@ -23,7 +23,7 @@ from ..clip.frozen import FrozenCLIP
 from ..data import preparation, shards
 from ..data.images import center_crop, read_label_map
 from ..methods import mgca
-from ..segmentation import units
+from ..segmentation import published, units
 from ..segmentation.names import all_names, merged, synonyms
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND, cut_windows, probabilities
@@ -43,8 +43,11 @@ class Picture:
         self.small = np.asarray(ImageOps.contain(image, (SIZE, SIZE), Image.Resampling.LANCZOS))  # (H, W, 3) uint8
 
 
-def open_run(name, p, models):
-    """The Segmenter of a run (its seed 0): of a folder in `models`, or of an untrained dense mode, by `clip` and `segment` of p."""
+def open_run(name, p, models, clips=()):
+    """The Segmenter of a run (its seed 0): of a folder in `models`, of an untrained dense mode, by `clip` and `segment` of p, or of one of
+    clips, published ones as in published.parse."""
+    if name in clips:
+        return Segmenter.untrained(*published.parse(name), device=p.device)
     if name not in p.ablations.untrained:
         return Segmenter.load(Path(models) / name, p.device)
     clip = FrozenCLIP.open(p.clip.model_copy(update={"dense": name}), params.device(p.device))

@@ -88,7 +88,7 @@ def read_json(folder, name):
     """The content of a model folder's segmenter.json or result.json. Raises FileNotFoundError with the folder."""
     file = Path(folder) / name
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no {name}: must be a trained model (after `make quick`: quick/models/default)")
+        raise FileNotFoundError(f"{folder} holds no {name}: must be a trained model (`make quick`: quick/models/default), or use --clip")
     return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -89,6 +89,16 @@ class Segmenter(ModelHubMixin):
         """Load a published model. name, options, errors: see hub.fetch; device, seed: see `load`."""
         return cls.load(hub.fetch(name, **options), device, seed)
 
+    @classmethod
+    def untrained(cls, model, pretrained=None, dense="sclip", device="auto"):
+        """A published CLIP, read without training: Segmenter.untrained("ViT-B-16-quickgelu", "openai"), or "hf-hub:owner/name". model,
+        pretrained: as in schema.Clip. dense: one of schema.MODES. device: see `load`. Settings and errors: see published.py."""
+        from .. import params
+        from . import published
+
+        clip = published.open_published(model, pretrained, dense, params.device(device))
+        return cls(clip, Decoder(clip.width).to(clip.device), published.settings(clip.patch, clip.image_size))
+
     def _save_pretrained(self, save_directory):
         if self.folder is None:
             raise ValueError("only a segmenter that Segmenter.load opened can be saved: its files are copied")

@@ -1,6 +1,8 @@
 """Sliding windows: their positions on an image, and the stitching of window scores into scores and labels of the image (MGCA §4.1)."""
 
 import functools
+import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch.nn.functional as F
 from .resizing import resized, resized_size
 
 BACKGROUND = "background"  # the name of the class of pixels that belong to no other class
-ENTRIES = 1 << 23  # maximum number of scores held at once: 32 MiB
+ENTRIES = 1 << 20  # maximum number of scores held at once: 4 MiB, which caches of processors hold
 
 
 @dataclass(frozen=True)
@@ -63,27 +65,36 @@ def interpolation(length, starts, window, grid, size):
 
 @dataclass(frozen=True)
 class Scores:
-    """Class scores (C, H, W) of an image, computed a few rows at a time from a mosaic (C, rows * h, columns * w) of its windows' scores and
+    """Class scores (C, H, W) of an image, computed a part at a time from a mosaic (C, rows * h, columns * w) of its windows' scores and
     two `interpolation`s, down (H, rows * h) and across (W, columns * w)."""
 
     mosaic: torch.Tensor
     down: torch.Tensor
     across: torch.Tensor
 
-    def rows(self, part=slice(None)):
-        """Scores of the rows in a slice of 0..H: (C, n, W)."""
-        down = self.down[part]
-        used = down.any(0).nonzero()[:, 0]  # grid rows that contribute to these rows
-        return down[:, used] @ (self.mosaic[:, used] @ self.across.T)
+    def rows(self, part=slice(None), columns=slice(None)):
+        """Scores of the rows in a slice of 0..H and the columns in a slice of 0..W: (C, n, m)."""
+        down, across = self.down[part], self.across[columns]
+        row, column = (weights.any(0).nonzero()[:, 0] for weights in (down, across))  # of the grid, those that contribute to the part
+        return down[:, row] @ (self.mosaic[:, row[:, None], column] @ across[:, column].T)
 
     def parts(self):
-        """Slices that cover all rows, each with at most ENTRIES scores (but at least one row)."""
-        step = max(1, ENTRIES // (len(self.mosaic) * len(self.across)))
-        return [slice(start, start + step) for start in range(0, len(self.down), step)]
+        """Pairs of slices, rows and columns, that cover the image, each part with at most ENTRIES scores (but at least one pixel)."""
+        side = max(1, math.isqrt(ENTRIES // len(self.mosaic)))
+        return list(itertools.product(*(even_slices(len(weights), side) for weights in (self.down, self.across))))
 
     def labels(self, scale=None, threshold=None, others=0):
         """Label map (H, W), equal to `to_labels` of all rows, computed part by part."""
-        return torch.cat([to_labels(self.rows(part), scale, threshold, others) for part in self.parts()])
+        labels = torch.empty(len(self.down), len(self.across), dtype=torch.int64, device=self.mosaic.device)
+        for part in self.parts():
+            labels[part] = to_labels(self.rows(*part), scale, threshold, others)
+        return labels
+
+
+def even_slices(length, longest):
+    """The fewest slices that cover 0..length, none longer than `longest`, of nearly equal lengths."""
+    step = -(-length // -(-length // longest))
+    return [slice(start, start + step) for start in range(0, length, step)]
 
 
 def stitch(scores, where, window, size):
@@ -99,10 +110,18 @@ def to_labels(scores, scale=None, threshold=None, others=0):
     """The index of the best class; with a threshold or others, 1 + that index, and 0 (background) where all `probabilities` are below it.
     scores (C, H, W) -> (H, W) int64. others: number of last classes that are background, too."""
     if threshold is None:
-        label = scores.max(0).indices  # faster than argmax, whose reduction over the first dimension is slow
+        label = largest(scores)[1]
         return torch.where(label < len(scores) - others, label + 1, 0) if others else label
-    best, label = probabilities(scores, scale).max(0)
+    best, label = largest(probabilities(scores, scale))
     return torch.where((best < threshold) | (label >= len(scores) - others), 0, label + 1)
+
+
+def largest(scores):
+    """scores.max(0), values and first indices, in steps that PyTorch vectorises on CPUs: seven times as fast. scores: float32."""
+    best = scores.amax(0)
+    number = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)[:, None, None]  # C for the first, 1 for the last
+    is_best = torch.eq(scores, best, out=torch.empty_like(scores))  # 0 or 1; as bool, it would not be vectorised
+    return best, len(scores) - is_best.mul_(number).amax(0).long()
 
 
 def raw_labels(scores, scale=None, threshold=None):

@@ -224,10 +224,10 @@ def correspondences(pictures, texts, mined, shown, title=None):
     return figure
 
 
-def plan_outputs(pictures, out, force=False):
+def plan_outputs(pictures, out, force=False, endings=("overlay.png", "labels.png", "json")):
     """Plan the files to write into the folder out: {picture: [overlay, label map, areas]}, all of them Path. Raises ValueError if two
     pictures have the same name, or if a file is one of the pictures or (without force) exists."""
-    outputs = {picture: [out / f"{picture.stem}.{ending}" for ending in ("overlay.png", "labels.png", "json")] for picture in pictures}
+    outputs = {picture: [out / f"{picture.stem}.{ending}" for ending in endings] for picture in pictures}
     by_name, inputs = {}, {picture.resolve() for picture in pictures}
     for picture, files in outputs.items():
         if by_name.setdefault(picture.stem, picture) is not picture:
@@ -259,6 +259,13 @@ def draw_overlay(image, segmentation):
     shown = [index for index in np.argsort(areas)[::-1] if areas[index]][: NAMED]
     legend(figure, [f"{name} {area:.1f}%" for name, area in zip(names, areas, strict=True)], colours, shown)
     return figure
+
+
+def write_comparison(file, overlays, titles):
+    """Write one figure of overlays of the same picture, files of `write_segmentation`, side by side."""
+    figure = grid([[plt.imread(overlay) for overlay in overlays]], titles, 7)
+    plt.close(figure)
+    write_whole(file, lambda part: figure.savefig(part, format="png"))
 
 
 def write_segmentation(files, image, segmentation, made_with):

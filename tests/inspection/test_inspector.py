@@ -124,4 +124,5 @@ def test_pictures_come_with_their_truth_and_training_pairs_are_cropped(project):
 def test_runs_are_trained_models_and_untrained_modes(tmp_path, project):
     for file in ("default/segmenter.json", "mgca.k=0/segmenter.json", "clip/open_clip_config.json"):
         save(tmp_path / file, "")
-    assert list(make_controls(project[0], tmp_path).run1.options) == ["default", "mgca.k=0", *project[0].ablations.untrained]
+    runs = ["default", "mgca.k=0", *project[0].ablations.untrained, "ViT-B-16/openai"]
+    assert list(make_controls(project[0], tmp_path, ["ViT-B-16/openai"]).run1.options) == runs
