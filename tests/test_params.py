@@ -150,7 +150,7 @@ def test_the_values_as_they_are_pass(refused):
         ({"train.batch": 10000}, "train.batch = 10000: must be at most 5120, the number of pairs"),
         ({"train.method": "mgca+mixreorg", "train.batch": 130}, "must be a multiple of mixreorg.images * train.processes, 4"),
         ({"train.method": "mixreorg", "mixreorg.block": 0}, "mixreorg.block = 0: must be null if clip.cache_images is true"),
-        ({"train.method": "mixreorg", "mixreorg.block": 6, "clip.cache_images": False}, "must be at most 5, CLIP's last block"),
+        ({"train.method": "mixreorg", "mixreorg.block": 6, "clip.cache_images": False}, "must be at most 3, CLIP's last block"),
         ({"segment.unit": "learned-group"}, "segment.unit = 'learned-group': must be pixel, meta-point or group"),
         ({"train.outliers": 0.1, "clip.cache_images": False}, "train.outliers = 0.1: must be 0 if clip.cache_images is false"),
         ({"segment.unit": "learned-group", "train.method": "groupvit"}, "must be in lines of ablations.trained"),

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..clip.encode import as_tensor
 from ..data import preparation
-from ..data.files import write_whole
+from ..data.files import write_json, write_whole
 from . import distributed, outliers
 from .batches import CachedImages, StreamedImages, open_pairs
 from .objectives import Batch, Learner, module_of, negatives
@@ -172,6 +172,6 @@ def train_into(folder, seed, p, labels_of, device):
         about["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
         about["weights"] = sum(parameter.numel() for parameter in learner.parameters())
         about["parameters"] = {name: section.model_dump() for name, section in (p.sections | {"train": p.train}).items()}
-        write_whole(file, lambda part: part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8"))
+        write_json(file, about)
         checkpoint.unlink()
     return True
