@@ -6,7 +6,6 @@
 
 import copy
 import functools
-import importlib
 import io
 import json
 import math
@@ -26,7 +25,7 @@ from . import methods
 from .clip.config import model_config, model_rules, nearest, patch_size
 from .schema import INFERENCE, LAYOUTS, PRETRAINED_CLIP, Study
 
-METHODS = {name: importlib.import_module(f"ovseg.methods.{name}") for name in methods.names()}
+METHODS = {name: methods.module(name) for name in methods.names()}
 Params = create_model("Params", __base__=Study, **{name: (module.Settings, ...) for name, module in METHODS.items()})
 DEFAULT = "default"  # the run of params.yaml as it is
 UNUSED = {"clip": {"batch"}, "train": {"workers", "checkpoint_steps", "processes"}}  # change no result of a run
