@@ -176,7 +176,7 @@ def evaluate(folder, classes, threshold, model, clip, dense, seed, device, file,
 
     from .benchmarks.datasets import FolderBenchmark
     from .benchmarks.evaluation import evaluate_folder
-    from .data.files import write_whole
+    from .data.files import write_json
 
     if file and file.exists() and not force:
         raise ValueError(f"{file} exists already; --force replaces it")
@@ -190,7 +190,7 @@ def evaluate(folder, classes, threshold, model, clip, dense, seed, device, file,
         click.echo(f"{result['pictures']} pictures, {what}, threshold {result['threshold']}; IoU in percent:")
         click.echo(tabulate([*result["iou"].items(), ("mIoU", result["miou"])], tablefmt="plain", floatfmt=".1f", missingval="-"))
         if file:
-            write_whole(file, lambda part: part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+            write_json(file, result, ensure_ascii=False)
 
 
 @main.command("check-data")

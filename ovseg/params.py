@@ -5,9 +5,7 @@
 """
 
 import copy
-import difflib
 import functools
-import importlib
 import io
 import json
 import math
@@ -24,10 +22,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from . import methods
-from .clip.config import model_config, model_names, nearest, patch_size
-from .schema import INFERENCE, LAYOUTS, LOCAL, PRETRAINED_CLIP, Study
+from .clip.config import model_config, model_rules, nearest, patch_size
+from .schema import INFERENCE, LAYOUTS, PRETRAINED_CLIP, Study
 
-METHODS = {name: importlib.import_module(f"ovseg.methods.{name}") for name in methods.names()}
+METHODS = {name: methods.module(name) for name in methods.names()}
 Params = create_model("Params", __base__=Study, **{name: (module.Settings, ...) for name, module in METHODS.items()})
 DEFAULT = "default"  # the run of params.yaml as it is
 UNUSED = {"clip": {"batch"}, "train": {"workers", "checkpoint_steps", "processes"}}  # change no result of a run
@@ -133,23 +131,12 @@ def rules(p):
     t, s, c, names = p.train, p.segment, p.clip, p.train.method.split("+")
     ordered = [name for name in METHODS if name in names]
     yield "train.method", names == ordered, f"one or more of {', '.join(METHODS)}, in this order, joined by +"
-    vision = {"patch_size": p.pretrain.patch, "layers": p.pretrain.vision_layers}
-    if c.model != PRETRAINED_CLIP:
-        config = model_config(c.model)
-        hint = "" if config or c.model.startswith(LOCAL) else f"; the nearest are {nearest(c.model, model_names())}"
-        yield "clip.model", config, f"a model of open_clip, or {LOCAL}FOLDER with open_clip_config.json{hint}"
-        vision = config["vision_cfg"]
-    patch = patch_size(vision) or 1
+    pretrained = {"vision_cfg": {"patch_size": p.pretrain.patch, "layers": p.pretrain.vision_layers}}
+    config = pretrained if c.model == PRETRAINED_CLIP else model_config(c.model)
+    yield from ((f"clip.{key}", *rule) for key, *rule in model_rules(c.model, c.pretrained, config))
+    vision, patch = config["vision_cfg"], patch_size(config["vision_cfg"])
     pixels = (2 * s.window // patch) ** 2  # pixel embeddings of a window: the decoder doubles the grid of patches
     units, in_shards = {s.unit, *p.evaluate.units}, [name for name, b in p.benchmarks.items() if b.shards]
-    yield "clip.model", patch > 1, "an open_clip model with a plain ViT image encoder, or a SigLIP model"
-    if c.model.startswith(LOCAL):
-        yield "clip.pretrained", c.pretrained is None, f"null: the weights are in {c.model}"
-    elif not (c.pretrained and Path(c.pretrained).is_file()):
-        from open_clip.pretrained import list_pretrained_tags_by_model  # takes seconds
-
-        tags = list_pretrained_tags_by_model(c.model)
-        yield "clip.pretrained", c.pretrained in tags, f"the path of a checkpoint, or a tag of {c.model}: {', '.join(tags)}"
     yield "clip.image_size", c.image_size % patch == 0, f"a multiple of CLIP's patch, {patch}"
     patches = (p.pretrain.size // p.pretrain.patch) ** 2
     yield "pretrain.patches", max(p.pretrain.patches) <= patches, f"of at most {patches} patches, those of an image"
@@ -240,7 +227,7 @@ def _line(error):
 
 def _unknown(key):
     known = [f"{name}.{inner}" for name, field in Params.model_fields.items() for inner in getattr(field.annotation, "model_fields", [])]
-    return f"no such key; the nearest is {difflib.get_close_matches(key, [*known, *Params.model_fields], n=1, cutoff=0)[0]}"
+    return f"no such key; the nearest is {nearest(key, [*known, *Params.model_fields], 1)}"
 
 
 def _check_keys(kind, changes):

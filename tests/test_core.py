@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import open_clip
 from packaging.requirements import Requirement
@@ -12,12 +11,11 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 from safetensors.torch import save_file
 from test_environment import asked_for
-from tiny import TINY, P, changed, picture
+from tiny import ROOT, TINY, P, changed, picture
 
 from ovseg import Segmenter
 from ovseg.world import pretraining
 
-ROOT = Path(__file__).resolve().parents[1]
 CODE = """
 import sys
 from importlib.machinery import PathFinder

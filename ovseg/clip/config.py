@@ -22,15 +22,26 @@ def model_config(model):
         return None
 
 
-def model_names():
-    """The names of open_clip's models."""
-    return sorted(file.stem for file in CONFIGS.glob("*.json"))
-
-
-def nearest(name, known):
-    """The three of the known names that are most like a name, as text."""
+def nearest(name, known, count=3):
+    """The known names that are most like a name, as text."""
     by_lower = {one.lower(): one for one in known}
-    return ", ".join(by_lower[one] for one in difflib.get_close_matches(name.lower(), by_lower, 3, 0))
+    return ", ".join(by_lower[one] for one in difflib.get_close_matches(name.lower(), by_lower, count, 0))
+
+
+def model_rules(model, pretrained, config):
+    """(key, whether it holds, what it must be) for `model` and `pretrained` as in schema.Clip. config: from `model_config`."""
+    models = sorted(file.stem for file in CONFIGS.glob("*.json"))
+    hint = "" if config or model.startswith(LOCAL) else f"; the nearest are {nearest(model, models)}"
+    yield "model", config, f"a model of open_clip, or {LOCAL}FOLDER with open_clip_config.json{hint}"
+    yield "model", (patch_size(config["vision_cfg"]) or 1) > 1, "an open_clip model with a plain ViT image encoder, or a SigLIP model"
+    if model.startswith(LOCAL):
+        yield "pretrained", pretrained is None, f"null: the weights are in {model}"
+    elif not (pretrained and Path(pretrained).is_file()):
+        from open_clip.pretrained import list_pretrained_tags_by_model  # takes seconds
+
+        tags = list_pretrained_tags_by_model(model)
+        known = nearest(pretrained or "", tags, len(tags) or 1)  # all, the most similar first
+        yield "pretrained", pretrained in tags, f"the path of a checkpoint, or a tag of {model}: {known}"
 
 
 def patch_size(vision):

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from ..data import images, shards
-from ..data.files import source_digest, write_whole
+from ..data.files import source_digest, write_json
 
 TEXTS = 4096  # texts per block
 
@@ -51,7 +51,7 @@ class ArrayWriter:
         if not self.complete:
             for earlier in (self.path,) if same else (self.path, self.part):
                 earlier.unlink(missing_ok=True)
-            self._record()
+            write_json(self.json, {"made_with": made_with})
             self.file = open(self.part, "r+b" if self.part.exists() else "wb")
             self._write_header()
             size = math.prod(row) * self.dtype.itemsize
@@ -76,16 +76,12 @@ class ArrayWriter:
                 os.fsync(file.fileno())
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             os.replace(self.part, self.path)
-            self._record(rows=self.rows, sha256=sha256)
+            write_json(self.json, {"made_with": self.made_with, "rows": self.rows, "sha256": sha256})
 
     def _write_header(self):
         self.file.seek(0)
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.row)}
         np.lib.format.write_array_header_1_0(self.file, header)  # has the same length for any number of rows
-
-    def _record(self, **about):
-        text = json.dumps({"made_with": self.made_with} | about, indent=1) + "\n"
-        write_whole(self.json, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def digest(values):

@@ -1,6 +1,7 @@
-"""Atomic file writes."""
+"""Atomic file writes, and digests of code."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -18,6 +19,12 @@ def write_whole(path, write):
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path, values, indent=1, **options):
+    """Write values as JSON atomically. options: of json.dumps. Names of files may be in any encoding."""
+    text = json.dumps(values, indent=indent, **options) + "\n"
+    write_whole(path, lambda part: part.write_text(text, "utf-8", "backslashreplace"))
 
 
 def source_digest(*modules):

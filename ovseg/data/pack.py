@@ -8,10 +8,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import webdataset as wds
-from PIL import Image
 from tqdm import tqdm
 
 from . import shards
+from .images import list_pictures
 
 
 def pack(source, out, columns=("path", "caption"), images=None):
@@ -46,7 +46,7 @@ def read_rows(source, columns, images=None):
     """Yield (Path of the picture, caption as bytes or None) of each pair. source: Path of a folder or of a file of a kind in shards.TABLES.
     columns: of path and caption. images: what paths are relative to, by default the file's folder. Raises OSError and ValueError."""
     if source.is_dir():
-        for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in Image.registered_extensions()):
+        for path in list_pictures(source)[0]:
             caption = path.with_suffix(".txt")
             yield path, caption.read_bytes() if caption.is_file() else None
         return

@@ -1,7 +1,6 @@
 """Published models: a folder, or a repository on the Hugging Face Hub, with all seeds, the CLIP and a model card (card.md).
 They consist of safetensors, JSON and text files: nothing is unpickled, and no code that comes with a model is run."""
 
-import importlib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from statistics import mean, stdev
 import huggingface_hub
 import jinja2
 
+from .. import methods
 from ..schema import LOCAL, PRETRAINED_CLIP
 
 PUBLISHED_CLIP = f"{LOCAL}clip"  # clip.model of a published model whose CLIP was a local folder
@@ -95,9 +95,9 @@ def read_json(folder, name):
 def make_card(result, where):
     """The model card, Markdown with YAML front matter. result: content of result.json. where: argument of Segmenter.from_pretrained."""
     values = dict(result["parameters"])
-    methods = values["train.method"].split("+")
-    titles = [importlib.import_module(f"ovseg.methods.{method}").TITLE for method in methods]
-    facts = {"where": where, "values": values, "methods": methods, "titles": titles, "cartoon": values["clip.model"] == PRETRAINED_CLIP}
+    used = values["train.method"].split("+")
+    titles = [methods.module(method).TITLE for method in used]
+    facts = {"where": where, "values": values, "methods": used, "titles": titles, "cartoon": values["clip.model"] == PRETRAINED_CLIP}
     facts |= {"miou_of": lambda name, unit: [seed["miou"][name][unit] for seed in result["seeds"]], "mean": mean, "stdev": stdev}
     card = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
     return jinja2.Template(card, trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined).render(result | facts)

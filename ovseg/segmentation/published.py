@@ -8,7 +8,7 @@ from pathlib import Path
 
 import huggingface_hub as hf
 
-from ..clip.config import model_config, model_names, nearest, patch_size
+from ..clip.config import model_config, model_rules
 from ..schema import HUB, LOCAL, MODES, Clip, Segment
 
 TEMPLATES = """itap of a {}.|a bad photo of a {}.|a origami {}.|a photo of the large {}.|a {} in a video game.|art of the {}.
@@ -42,8 +42,9 @@ def open_published(model, pretrained, dense, device):
     if dense not in MODES:
         raise ValueError(f"dense = {dense!r}: must be one of {', '.join(MODES)}")
     name = f"{model}/{pretrained}" if pretrained else model
-    if not model.startswith(HUB):
-        check_name(model, pretrained)
+    for key, holds, wanted in () if model.startswith(HUB) else model_rules(model, pretrained, model_config(model)):
+        if not holds:
+            raise ValueError(f"{name}: {key} must be {wanted}")
     if not model.startswith(LOCAL) and not (pretrained and os.path.isfile(pretrained)):
         check_download(model, pretrained)
     from ..clip.frozen import FrozenCLIP  # slow import (open_clip)
@@ -58,24 +59,6 @@ def open_published(model, pretrained, dense, device):
         raise ValueError(f"{name} cannot be loaded: {textwrap.shorten(str(error) or type(error).__name__, 300)}") from None
     finally:
         logging.disable(logging.NOTSET)
-
-
-def check_name(model, pretrained):
-    """Raise ValueError unless model is a supported one of open_clip or a folder, and pretrained a file or one of its tags."""
-    config = model_config(model)
-    if config is None and model.startswith(LOCAL):
-        raise ValueError(f"{model.removeprefix(LOCAL)} holds no open_clip_config.json")
-    if config is None:
-        raise ValueError(f"{model}: no model of open_clip; the nearest are {nearest(model, model_names())}")
-    if (patch_size(config["vision_cfg"]) or 1) == 1:
-        raise ValueError(f"{model}: its image encoder must be a plain ViT, or SigLIP's")
-    if not model.startswith(LOCAL) and not (pretrained and os.path.isfile(pretrained)):
-        from open_clip.pretrained import list_pretrained_tags_by_model  # takes seconds
-
-        if pretrained not in (tags := list_pretrained_tags_by_model(model)):
-            if pretrained is None:
-                raise ValueError(f"{model}: needs weights, a file or one of {', '.join(tags)}")
-            raise ValueError(f"{pretrained!r} is no file, and no tag of {model}; the nearest are {nearest(pretrained, tags)}")
 
 
 def check_download(model, pretrained):

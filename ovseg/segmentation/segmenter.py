@@ -1,7 +1,6 @@
 """From an image and a list of names to a label map: sliding windows, units, class scores (MGCA §4.1, §4.2)."""
 
 import functools
-import json
 import os
 from dataclasses import dataclass
 from numbers import Real
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from PIL import Image
 
-from ..data.files import write_whole
+from ..data.files import write_json
 from ..data.images import to_rgb
 from ..methods import groupvit
 from ..schema import LOCAL, Clip, Segment
@@ -115,8 +114,7 @@ class Segmenter(ModelHubMixin):
         clip = clip_settings.model_dump()
         if clip["model"].startswith(LOCAL):  # relative to the folder, so that it loads from any working directory
             clip["model"] = LOCAL + os.path.relpath(clip["model"].removeprefix(LOCAL), folder)
-        config = {"clip": clip, "segment": self.settings.model_dump()}
-        write_whole(Path(folder) / "segmenter.json", lambda part: part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+        write_json(Path(folder) / "segmenter.json", {"clip": clip, "segment": self.settings.model_dump()}, indent=2)
 
     def segment(self, image, names, background=False, threshold=None, others=None):
         """Segment an image into the named classes. Returns a Segmentation at the original image size.

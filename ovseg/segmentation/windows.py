@@ -80,8 +80,9 @@ class Scores:
 
     def parts(self):
         """Pairs of slices, rows and columns, that cover the image, each part with at most ENTRIES scores (but at least one pixel)."""
-        side = max(1, math.isqrt(ENTRIES // len(self.mosaic)))
-        return list(itertools.product(*(even_slices(len(weights), side) for weights in (self.down, self.across))))
+        longest, sides = max(1, math.isqrt(ENTRIES // len(self.mosaic))), (len(self.down), len(self.across))
+        steps = [(side, -(-side // -(-side // longest))) for side in sides]  # the fewest parts, of nearly equal lengths
+        return list(itertools.product(*([slice(i, i + step) for i in range(0, side, step)] for side, step in steps)))
 
     def labels(self, scale=None, threshold=None, others=0):
         """Label map (H, W), equal to `to_labels` of all rows, computed part by part."""
@@ -89,12 +90,6 @@ class Scores:
         for part in self.parts():
             labels[part] = to_labels(self.rows(*part), scale, threshold, others)
         return labels
-
-
-def even_slices(length, longest):
-    """The fewest slices that cover 0..length, none longer than `longest`, of nearly equal lengths."""
-    step = -(-length // -(-length // longest))
-    return [slice(start, start + step) for start in range(0, length, step)]
 
 
 def stitch(scores, where, window, size):

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import sys
 import textwrap
 
@@ -17,7 +16,7 @@ from scipy import ndimage
 
 from ..benchmarks.layouts import ignored
 from ..benchmarks.miou import MeanIoU, mean
-from ..data.files import write_whole
+from ..data.files import write_json, write_whole
 from ..segmentation.windows import BACKGROUND
 
 SERIES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000"]  # Okabe and Ito, jfly.uni-koeln.de/color
@@ -280,4 +279,4 @@ def write_segmentation(files, image, segmentation, made_with):
     write_whole(overlay, lambda part: figure.savefig(part, format="png"))
     about = made_with | {"width": image.width, "height": image.height, "others": segmentation.others, "threshold": segmentation.threshold}
     about |= {"percent": {name: round(value, 3) for name, value in percentages(segmentation).items()}}
-    write_whole(areas, lambda part: part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8", "backslashreplace"))
+    write_json(areas, about, ensure_ascii=False)

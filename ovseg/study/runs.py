@@ -17,7 +17,7 @@ import pandas as pd
 from .. import params
 from ..benchmarks import datasets, evaluation
 from ..benchmarks.miou import mean
-from ..data.files import write_whole
+from ..data.files import write_json
 from ..methods import supervised
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND
@@ -78,12 +78,12 @@ def evaluate_run(run, suite, segmenters):
     trainings = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": seconds}
     result = make_result(run, iou, spent, trainings[0]["weights"] if trainings else 0)
-    _write_json(run.result, result)
+    write_json(run.result, result)
     if run.kind == "trained":
         segmenters[0].save_settings(run.model, p.clip)
         prepared = json.loads(Path("results/prepare.json").read_text(encoding="utf-8"))
         counts = {"pairs": prepared["pairs"], "captions": prepared["captions"], "rendered": p.data.shards is None}
-        _write_json(run.model / "result.json", result | {"data": counts})
+        write_json(run.model / "result.json", result | {"data": counts})
     return result
 
 
@@ -165,10 +165,6 @@ def by_class(result):
 
 def _spread(result, benchmark, unit):
     return mean_std(pd.Series([seed["miou"][benchmark][unit] for seed in result["seeds"]], dtype=float))
-
-
-def _write_json(path, values):
-    write_whole(path, lambda part: part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8"))
 
 
 def main():

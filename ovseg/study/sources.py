@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import nbformat
 from .. import params
 from ..benchmarks import datasets
 from ..data import shards
+from ..data.files import write_json
 
 
 def check_machine(runs):
@@ -53,11 +53,11 @@ def main(folder=Path("runs/sources")):
     runs = params.load_runs()
     check_machine(runs)
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "runs").mkdir(parents=True)
+    folder.mkdir(parents=True)
     for path in sorted(Path("notebooks").glob("*.ipynb")):
         nbformat.write(stripped(nbformat.read(path, as_version=4)), folder / path.name)
     for name, run in runs.items():
-        (folder / f"runs/{name}.json").write_text(json.dumps(run.depends(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(folder / f"runs/{name}.json", run.depends(), sort_keys=True)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from .. import methods
 from ..clip.encode import as_tensor
 from ..data import preparation
-from ..data.files import write_whole
+from ..data.files import write_json, write_whole
 from . import distributed, outliers
 from .batches import CachedImages, StreamedImages, open_pairs
-from .objectives import Batch, Learner, module_of, negatives
+from .objectives import Batch, Learner, negatives
 
 
 def learning_rate(step, steps, warmup, peak):
@@ -126,7 +127,7 @@ def fingerprint(p, seed, pairs, labels=None):
     values = [seed, settings, sections, torch.__version__, pairs.made_of]
     folders = ("training/*.py", *(("clip/*.py", "data/*.py") if isinstance(pairs.images, StreamedImages) else ("data/captions.py",)))
     files = [file for folder in folders for file in Path(__file__).parents[1].glob(folder)]
-    for module in map(module_of, p.sections):
+    for module in map(methods.module, p.sections):
         imported = [value if inspect.ismodule(value) else inspect.getmodule(value) for value in vars(module).values()]
         files += [Path(used.__file__) for used in (module, *imported) if getattr(used, "__package__", "") == module.__package__]
     digest, bank = hashlib.sha256(json.dumps([values, *map(syntax, sorted(set(files)))]).encode()), pairs.bank
@@ -172,6 +173,6 @@ def train_into(folder, seed, p, labels_of, device):
         about["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
         about["weights"] = sum(parameter.numel() for parameter in learner.parameters())
         about["parameters"] = {name: section.model_dump() for name, section in (p.sections | {"train": p.train}).items()}
-        write_whole(file, lambda part: part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8"))
+        write_json(file, about)
         checkpoint.unlink()
     return True

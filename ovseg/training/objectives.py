@@ -2,7 +2,6 @@
 Settings(Section), its section of params.yaml; and Objective(BaseObjective), its losses. docs/methods.md has an example."""
 
 import functools
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_model
 from torch import nn
 
+from .. import methods
 from ..data.files import write_whole
 from .decoder import Decoder
 from .distributed import World
@@ -55,7 +55,7 @@ class Learner(nn.Module):
     def __init__(self, width, sections, context=False):
         super().__init__()
         self.decoder = Decoder(width, context)
-        self.objectives = nn.ModuleDict({name: module_of(name).Objective(section, width) for name, section in sections.items()})
+        self.objectives = nn.ModuleDict({name: methods.module(name).Objective(section, width) for name, section in sections.items()})
 
     def forward(self, batch):
         """All losses of all methods, {name: scalar}. Raises ValueError if two have one name."""
@@ -75,11 +75,6 @@ class Learner(nn.Module):
         Path(folder, WEIGHTS).unlink(missing_ok=True)
         if self.objectives.state_dict():
             write_whole(Path(folder, WEIGHTS), functools.partial(save_model, self.objectives))
-
-
-def module_of(method):
-    """The module of a method: ovseg.methods.mgca for "mgca"."""
-    return importlib.import_module(f"..methods.{method}", __package__)
 
 
 def info_nce(logits, negative, direction="both"):

@@ -27,8 +27,6 @@ def files(name, keys, split=0):
     return [(image.format(of_split, key), labels.format(of_split, key)) for key in keys]
 
 
-
-
 def columns(*labels):
     """An 8x8 label map of those columns."""
     return np.tile(np.array(labels, np.uint8), (8, 1))

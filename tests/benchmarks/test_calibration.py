@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 import torch
-import webdataset as wds
 from click.testing import CliRunner
 from handmade import CLASSES, SETTINGS, columns
+from small import write_tar
 from tiny import P, encoded, write_benchmark
 
 from ovseg import params
@@ -78,8 +78,7 @@ def test_a_folder_is_calibrated_on_another_folder(tmp_path):
 
 def test_shards_are_calibrated_on_other_shards(tmp_path):
     for number in range(2):
-        with wds.TarWriter(str(tmp_path / f"b-{number}.tar"), encoder=False) as tar:
-            tar.write({"__key__": f"p{number}", "png": picture(0, 0), "seg.png": encoded(ZEROS)})
+        write_tar(tmp_path / f"b-{number}.tar", {f"p{number}": {"png": picture(0, 0), "seg.png": encoded(ZEROS)}})
     (tmp_path / "names.txt").write_text("background\na\n")
     settings = Benchmark(shards=f"{tmp_path}/b-0.tar", label="seg.png", classes=f"{tmp_path}/names.txt", calibration=f"{tmp_path}/b-1.tar")
     evaluated = open_benchmark("mine", settings)

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-import webdataset as wds
 from PIL import Image
+from small import write_tar
 from tiny import encoded, save, write_benchmark
 
 from ovseg.benchmarks.datasets import FolderBenchmark, NotHere, open_benchmark
@@ -27,8 +27,7 @@ def opened(tmp_path):
             image, labels = (content if isinstance(content, bytes) else encoded(content) for content in contents)
             save(tmp_path / f"images/{key}.png", image)
             save(tmp_path / f"labels/{key}.png", labels)
-            with wds.TarWriter(str(tmp_path / f"b-{key}.tar"), encoder=False) as tar:
-                tar.write({"__key__": key, "png": image, "seg.png": labels, "txt": b"unused"})
+            write_tar(tmp_path / f"b-{key}.tar", {key: {"png": image, "seg.png": labels, "txt": b"unused"}})
         shards = Benchmark(shards=str(tmp_path / "b-*.tar"), label=label, classes=str(tmp_path / "classes.txt"))
         return [open_benchmark("mine", settings) for settings in (Benchmark(folder=str(tmp_path)), shards)]
 
@@ -170,9 +169,7 @@ def test_a_bad_label_map_is_named(opened):
 def test_a_sample_s_label_map_is_not_its_picture_and_may_have_a_further_dot(tmp_path):
     image, labels = (encoded(array, kind) for array, kind in zip(PICTURES["p0"], ("BMP", "PNG"), strict=True))
     save(tmp_path / "classes.txt", "cat\nsofa\ntall tree\n")
-    with wds.TarWriter(str(tmp_path / "b.tar"), encoder=False) as tar:
-        for key in ("p", "p.1", "p.2.x", "._p"):
-            tar.write({"__key__": key, "bmp": image, "Seg.PNG": labels, "png": labels})
+    write_tar(tmp_path / "b.tar", dict.fromkeys(("p", "p.1", "p.2.x", "._p"), {"bmp": image, "Seg.PNG": labels, "png": labels}))
     for label in ("seg.png", "png"):
         benchmark = open_benchmark("mine", Benchmark(shards=str(tmp_path), label=label, classes=str(tmp_path / "classes.txt")))
         assert len(benchmark) == 3

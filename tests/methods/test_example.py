@@ -7,14 +7,14 @@ import torch
 from small import batch_of, changed, cosine, info_nce_by_loops, make_pairs
 
 from ovseg import methods
-from ovseg.training import loop, objectives
+from ovseg.training import loop
 
 PAGE = Path(__file__).parents[2] / "docs/methods.md"
 
 
 def test_each_file_with_an_objective_is_a_method():
     assert methods.names() == ["groupvit", "mgca", "mixreorg", "pacl", "supervised", "tcl"]
-    for module in map(objectives.module_of, methods.names()):
+    for module in map(methods.module, methods.names()):
         assert module.TITLE and all(field.is_required() for field in module.Settings.model_fields.values())
 
 
@@ -24,7 +24,7 @@ def test_the_example_is_the_contrast_of_mean_pixels_and_trains(tmp_path, monkeyp
     (tmp_path / "average.py").write_text(code)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     assert "average" in methods.names()
-    average = objectives.module_of("average")
+    average = methods.module("average")
     batch, stages, decoder = batch_of(subjects=[0, 1, 2, 0, 3, 4, 5, 6])
     logits = torch.stack([torch.stack([cosine(v.flatten(1).mean(1), text) / 0.5 for text in batch.texts]) for v in stages[-1]])
     losses = average.Objective(average.Settings(tau=0.5), 6)(batch, stages, decoder)

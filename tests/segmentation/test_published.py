@@ -47,7 +47,8 @@ def test_windows_are_the_papers_and_multiples_of_the_patch():
 def test_a_file_of_weights_and_a_folder_give_the_labels_of_open_clips_own_model(weights, tmp_path):
     """One window of a picture of its size: each patch's own value through the last block, projected, against the mean of the prompts."""
     model = open_clip.create_model(SMALL, weights).eval()
-    config = {"model_cfg": open_clip.get_model_config(SMALL), "preprocess_cfg": {}}
+    preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    config = {"model_cfg": open_clip.get_model_config(SMALL), "preprocess_cfg": preprocess}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     (tmp_path / "open_clip_model.safetensors").symlink_to(weights)
     segmenter, names = Segmenter.untrained(SMALL, weights, dense="maskclip", device="cpu"), ["a", "dog", "blue sky"]

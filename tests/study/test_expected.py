@@ -4,12 +4,10 @@ import json
 import re
 import statistics
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
+from tiny import ROOT
 
 
 def committed(file):
