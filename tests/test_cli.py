@@ -180,7 +180,7 @@ WRONG = {  # a command: what its error says
     "segment a.png --classes a,b --seed 1": "models/default cannot be loaded: ",
     "segment a.png --classes a,b --dense pearl": "--dense needs --clip",
     "segment a.png --classes a,b --clip models/clip --model models/default": "excludes --model and --seed",
-    "segment a.png --classes a,b --clip vit-b-16-quickgel/openai": "no folder, and no model of open_clip; the nearest are ViT-B-16-q",
+    "segment a.png --classes a,b --clip vit-b-16-quickgel/openai": "no model of open_clip, and no local-dir:FOLDER; the nearest are ViT",
     "check-data --clip=": "--clip is empty",
     "segment a.png --classes a,b --clip models": "models holds no open_clip_config.json",
     "check-data --clip ViT-B-16/opnai": "'opnai' is no file, and no tag of ViT-B-16; the nearest are openai, ",

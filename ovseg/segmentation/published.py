@@ -67,7 +67,7 @@ def check_name(model, pretrained):
         raise ValueError(f"{model.removeprefix(LOCAL)} holds no open_clip_config.json")
     if config is None:
         name = f"{model}/{pretrained}" if pretrained else model
-        raise ValueError(f"{name}: no folder, and no model of open_clip; the nearest are {nearest(model, model_names())}")
+        raise ValueError(f"{name}: no model of open_clip, and no local-dir:FOLDER; the nearest are {nearest(model, model_names())}")
     if (patch_size(config["vision_cfg"]) or 1) == 1:
         raise ValueError(f"{model}: its image encoder must be a plain ViT, or SigLIP's")
     if not model.startswith(LOCAL) and not (pretrained and os.path.isfile(pretrained)):
