@@ -141,6 +141,8 @@ def gather(inputs):
 
 def load(model, device, seed, clip=None, dense=None):
     """Open --model or one --clip: (Segmenter, a dict of what it is). Raises ValueError for options that exclude each other."""
+    if clip == "":  # as of a shell's variable that is not set
+        raise ValueError("--clip is empty: must be NAME/TAG of open_clip, NAME/FILE, hf-hub:OWNER/NAME or a folder")
     if clip and (model or seed) or dense and not clip:
         raise ValueError("--clip, with or without --dense, excludes --model and --seed" if clip else "--dense needs --clip")
     from .segmentation import published

@@ -1,6 +1,7 @@
 """Check data before a study: reports, lists of lines. A line "warning: ..." says what is wrong, "note: ..." what may be wrong."""
 
 import math
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,8 @@ def print_reports(folders, limit):
     benchmarks = [datasets.FolderBenchmark(Path(folder).resolve().name, folder) for folder in folders]
     warned = False
     for lines in (check_benchmark(benchmark, limit) for benchmark in benchmarks) if folders else check_study(limit):
-        print("\n  ".join(lines).encode("utf-8", "backslashreplace").decode(), end="\n\n")  # names of files may be in any encoding
+        encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of the names
+        print("\n  ".join(lines).encode(encoding, "backslashreplace").decode(encoding), end="\n\n")
         warned |= any(line.startswith("warning: ") for line in lines)
     return warned
 

@@ -181,6 +181,7 @@ WRONG = {  # a command: what its error says
     "segment a.png --classes a,b --dense pearl": "--dense needs --clip",
     "segment a.png --classes a,b --clip models/clip --model models/default": "excludes --model and --seed",
     "segment a.png --classes a,b --clip vit-b-16-quickgel/openai": "open_clip_config.json; the nearest are ViT-B-16-quickgelu, ViT",
+    "check-data --clip=": "--clip is empty",
     "segment a.png --classes a,b --clip models": "local-dir:models: model must be a model of open_clip, or local-dir:FOLDER with",
     "check-data --clip ViT-B-16/opnai": "ViT-B-16/opnai: pretrained must be the path of a checkpoint, or a tag of ViT-B-16: openai, ",
     "evaluate mine --threshold 0.5": "a first class named 'background'; here it is 'cat'",

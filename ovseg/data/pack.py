@@ -46,13 +46,17 @@ def read_rows(source, columns, images=None):
     """Yield (Path of the picture, caption as bytes or None) of each pair. source: Path of a folder or of a file of a kind in shards.TABLES.
     columns: of path and caption. images: what paths are relative to, by default the file's folder. Raises OSError and ValueError."""
     if source.is_dir():
-        for path in list_pictures(source)[0]:
+        pictures, others = list_pictures(source)
+        alone = {path for path in others if path.suffix == ".txt"} - {path.with_suffix(".txt") for path in pictures}  # as beside a HEIC
+        for path in [*pictures, *sorted(alone)]:
             caption = path.with_suffix(".txt")
             yield path, caption.read_bytes() if caption.is_file() else None
         return
     for number, row in enumerate(read_table(source, columns)):
         if number == 0 and (missing := [column for column in columns if column not in row]):
             raise ValueError(f"no column {missing[0]!r} among {', '.join(row)}: --columns names those of path and caption")
+        if None in row:
+            raise ValueError(f"row {number + 1} has more fields than there are columns: quotes must enclose a caption with commas or tabs")
         path, caption = (str(row.get(column) or "") for column in columns)
         yield Path(images or source.parent, path), caption.encode("utf-8", "surrogateescape")
 
@@ -63,16 +67,28 @@ def read_table(source, columns):
     if kind not in shards.TABLES:
         raise ValueError(f"must be a folder, or a file that ends in {', '.join(shards.TABLES)}")
     if kind == ".parquet":
-        from pyarrow.parquet import ParquetFile  # of no other use here, and large: not among the requirements
-
+        try:
+            from pyarrow.parquet import ParquetFile  # of no other use here, and large: not among the requirements
+        except ImportError:
+            raise ValueError("needs `pip install pyarrow`") from None
         yield from (row for batch in ParquetFile(source).iter_batches() for row in batch.to_pylist())
         return
     with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        if kind != ".json":
-            yield from map(json.loads, file) if kind == ".jsonl" else csv.DictReader(file, delimiter="," if kind == ".csv" else "\t")
+        if kind in (".csv", ".tsv"):
+            rows = csv.DictReader(file, delimiter="," if kind == ".csv" else "\t", strict=True)
+            try:
+                yield from rows
+            except csv.Error as error:  # without `strict`, an open quote would swallow the rows that follow
+                raise ValueError(f"after line {rows.line_num}: {error}: are captions with quotes enclosed, their quotes doubled?") from None
             return
-        content = json.load(file)
+        try:
+            if kind == ".jsonl":
+                yield from (json.loads(line) for line in file if line.strip())
+                return
+            content = json.load(file)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{error} of {error.doc[:60]!r}") from None
     if not (isinstance(content, dict) and {"images", "annotations"} <= content.keys()):
         raise ValueError("no `images` and `annotations`, as COCO's captions have")
     names = {image["id"]: image["file_name"] for image in content["images"]}
-    yield from (dict(zip(columns, (names.get(a["image_id"]), a["caption"]), strict=True)) for a in content["annotations"])
+    yield from (dict(zip(columns, (names.get(a["image_id"]), a.get("caption")), strict=True)) for a in content["annotations"])

@@ -3,6 +3,7 @@
 A class may have several names, as in "car; automobile; sedan". The first one stands for it in tables and figures.
 """
 
+import itertools
 import re
 from pathlib import Path
 
@@ -21,15 +22,20 @@ UNLABELLED = {"unlabeled", "unlabelled", "void", "ignore", "ignored"}  # in othe
 def read_classes(path):
     """Read a class list, one class per line: ["background", "car; automobile", ...]. Indices are dropped if they are 0, 1, 2, ... in order,
     and LabelMe's `_background_` is read as "background". Raises ValueError with the number of a wrong line, and OSError."""
-    text = Path(path).read_text(encoding="utf-8-sig")  # with or without a byte order mark
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # with or without a byte order mark
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8: save it as UTF-8") from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     indexed = [re.fullmatch(r"(\d+)[:.,)\s]\s*(.+)", line) for _, line in lines]
-    if all(match and int(match[1]) == index for index, match in enumerate(indexed)):
+    if lines and all(indexed):
+        if wrong := [number for (number, _), match, index in zip(lines, indexed, itertools.count()) if int(match[1]) != index]:
+            raise ValueError(f"line {wrong[0]}: the lines have indices, which must be 0, 1, 2, ... in order, or be left out")
         lines = [(number, match[2]) for (number, _), match in zip(lines, indexed, strict=True)]
     classes, line_of = [], {}
     for number, line in lines:
         where, names = f"line {number}, {line!r}", synonyms(line)
-        if wrong := re.search(r"""[,\t"\[\]{}]|^'|'$|^\d+(:|[.)]\s)|^;|;\s*;|;$""", line):
+        if wrong := re.search(r"""[,\t"\[\]{}]|^'|'$|^[-*#] |[|#]|^\d+(:|[.)]\s)|^;|;\s*;|;$""", line):
             raise ValueError(f"{where}, holds {wrong[0]!r}: must be one class: its name, or several with ; between them (car; automobile)")
         if line.strip("_").lower() == BACKGROUND:
             names = [BACKGROUND]

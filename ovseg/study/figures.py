@@ -248,7 +248,7 @@ def draw_overlay(image, segmentation):
     """Draw a segmentation of a PIL RGB image: class colours, names on large regions, a legend of the largest classes. Returns a figure."""
     scale = min(1, DRAWN / max(image.size))
     size = tuple(max(1, round(side * scale)) for side in image.size)
-    labels = np.asarray(Image.fromarray(segmentation.labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
+    labels = np.asarray(Image.fromarray(segmentation.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
     colours = palette(segmentation.names)
     figure = grid([[overlay(image.resize(size), labels, colours)]])
     figure.set_size_inches(*(max(1, 10 * side / max(size)) for side in size))

@@ -67,13 +67,26 @@ def test_pairs_that_cannot_be_used_are_counted_by_kind_and_named_and_a_shard_hol
     assert [len(tarfile.open(path).getnames()) // 3 for path in shards.expand("out")] == [1000, 1]
 
 
+def test_captions_without_a_picture_that_pillow_reads_are_counted_and_hidden_pictures_left_out(pack):
+    files = {"a.jpg": Path("mine/q, 0.PNG").read_bytes(), "a.txt": "a cat", "b.HEIC": "", "b.txt": "a dog", "._a.jpg": ""}
+    for name, content in files.items():
+        save(Path("own", name), content)
+    done = pack("own out")
+    assert (done.exit_code, done.stdout) == (1, "1 pairs in out\n") and done.stderr.splitlines()[-1] == "left out: 1 no image: own/b.txt"
+
+
 def test_what_cannot_be_packed_is_refused_in_one_line(pack, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for source, content, message in [
         ("a.csv", "file,title\nabsent.jpg,a cat\n", "no column 'path' among file, title: --columns names those of path and caption"),
         ("a.csv", "path,caption\na.jpg,a cat\n", "no usable pair; 1 No such file or directory, such as a.jpg"),
         ("a.json", '{"images": []}', "no `images` and `annotations`, as COCO's captions have"),
-        ("a.parquet", "", "pyarrow"),
+        ("a.csv", "path,caption\na.jpg,a cat, a dog\n", "row 1 has more fields than there are columns: quotes must enclose"),
+        ("a.tsv", 'path\tcaption\na.jpg\t"a cat\nb.jpg\ta dog\n', "after line 1: unexpected end of data: are captions with"),
+        ("a.csv", f"path,caption\na.jpg,{'a' * 200000}\n", "after line 1: field larger than field limit"),
+        ("a.jsonl", '{"path": "a.jpg", "caption": "a cat"}\n\n{"path"}\n', "of '{\"path\"}\\n'"),
+        ("a.json", '{"images": [], "annotations": [{"image_id": 1}]}', "no usable pair; 1 Is a directory, such as ."),
+        ("a.parquet", "", "needs `pip install pyarrow`"),
         ("a.xlsx", "", "must be a folder, or a file that ends in .csv, .tsv, .jsonl, .json, .parquet"),
     ]:
         save(Path(source), content)

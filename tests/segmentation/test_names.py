@@ -31,16 +31,21 @@ def test_lists_whose_meaning_is_certain_are_read(tmp_path, text, classes):
     ('"car"\n"cat"', "line 1, '\"car\"', holds '\"'"),
     ("'car'\n'cat'", "line 1, .* holds \"'\""),
     ('["car", "cat"]', "line 1, .* holds '\\['"),
-    ("1: car\n2: cat", "line 1, '1: car', holds '1:'"),
+    ("1: car\n2: cat", "line 1: the lines have indices"),
     ("unlabeled\ncar", "line 1, 'unlabeled': no class: write 'background' .* 255"),
     ("car\nBackground", "line 2, 'Background': 'background' must be the first class"),
     ("background; sky\ncar", "line 1, .* without other names"),
     ("car\n\ncat; CAR", "line 3, 'cat; CAR': 'CAR' is listed twice, the first time in line 1"),
     ("car\ncat;", "line 2, 'cat;', holds ';': .*; between them"),
+    ("1 background\n2 car", "line 1: the lines have indices, which must be 0, 1, 2"),
+    ("0 0 0 background\n128 0 0 car", "line 2: the lines have indices"),
+    ("- car\n- cat", "line 1, '- car', holds '- '"),
+    ("car\ncat|kitten", r"line 2, .* holds '\|'"),
+    ("car\n\udce9t\xe9", "is not UTF-8"),
     ("car\n", "holds 1 classes: must be at least 2, one per line"),
 ])  # fmt: skip
 def test_other_lists_are_refused_with_the_line_and_the_cure(tmp_path, text, message):
-    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ValueError, match=message):
         read_classes(tmp_path / "classes.txt")
 
