@@ -44,7 +44,7 @@ class Commands(click.Group):
             return super().invoke(context)
 
 
-NAMES = {"type": lambda text: [name.strip() for name in text.split(",")], "metavar": "NAMES"}  # of --classes and --others
+NAMES = {"type": lambda text: [name.strip() for name in os.fsencode(text).decode().split(",")], "metavar": "NAMES"}  # UTF-8 in any locale
 THRESHOLD = click.option("--threshold", type=click.FloatRange(0, 1), help="Softmax score below which a pixel is background.")
 MODEL = click.option("--model", metavar="FOLDER", help=f"A trained model, or {HUB}OWNER/NAME.  [default: models/default]")
 CLIP = {"metavar": "NAME/TAG", "help": f"Instead, a CLIP without training: NAME/TAG of open_clip, NAME/FILE, {HUB}OWNER/NAME or a folder."}

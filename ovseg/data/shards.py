@@ -54,7 +54,7 @@ def expand(spec):
     matches = {part: [part] if Path(part).is_file() else sorted(glob.glob(part, recursive=True)) for part in parts}
     missing = [part for part, names in matches.items() if not names]
     if len(missing) == len(matches):
-        raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars")
+        raise FileNotFoundError(f"no shards at {spec}: expected webdataset tars, as `ovseg pack` makes them")
     if missing:
         raise Incomplete(f"{len(missing)} of {len(matches)} shards of {spec} do not exist, the first {missing[0]}")
     paths = [name for names in matches.values() for name in names]
