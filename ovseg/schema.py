@@ -141,7 +141,6 @@ class Train(Section):
     weight_decay: NotNegative
     caption_probability: Share
     mask_equal_texts: bool
-    context: bool
     outliers: Share
     precision: Precision
     checkpoint_steps: Count

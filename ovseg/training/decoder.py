@@ -29,13 +29,11 @@ class GatedConv(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Maps dense CLIP features to pixel embeddings, both unnormalised: (B, d, h, w) -> (B, d, 2h, 2w). context: whether the blocks see
-    x + tanh(g) * the mean feature of the picture, where g is a scalar initialised to 0 (not in the paper)."""
+    """Maps dense CLIP features to pixel embeddings, both unnormalised: (B, d, h, w) -> (B, d, 2h, 2w)."""
 
-    def __init__(self, width, context=False):
+    def __init__(self, width):
         super().__init__()
         self.blocks = nn.Sequential(GatedConv(width), GatedConv(width))
-        self.context = nn.Parameter(torch.zeros(())) if context else None
 
     def forward(self, features):
         return self.stages(features)[-1]
@@ -47,10 +45,9 @@ class Decoder(nn.Module):
             maps.append(block(maps[-1]))
         return maps
 
-    def upsample(self, features):
-        """Nearest-neighbour upsampling, after the context: (B, d, h, w) -> (B, d, 2h, 2w)."""
-        if self.context is not None:
-            features = features + torch.tanh(self.context) * features.mean((2, 3), keepdim=True)
+    @staticmethod
+    def upsample(features):
+        """Nearest-neighbour upsampling: (B, d, h, w) -> (B, d, 2h, 2w)."""
         features = features.contiguous(memory_format=torch.channels_last)  # faster layer norm over channels and convolutions
         return F.interpolate(features, scale_factor=2, mode="nearest")
 
@@ -62,6 +59,6 @@ class Decoder(nn.Module):
     def load(cls, folder):
         """Load a decoder written by `save`, on the CPU and in eval mode."""
         state = load_file(Path(folder, WEIGHTS))
-        decoder = cls(state["blocks.0.norm.weight"].shape[0], "context" in state)
+        decoder = cls(state["blocks.0.norm.weight"].shape[0])
         decoder.load_state_dict(state)
         return decoder.eval()

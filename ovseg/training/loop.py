@@ -45,7 +45,7 @@ def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
     if settings.outliers:
         pairs = pairs._replace(images=CachedImages(outliers.overwrite(pairs.images.array, settings.outliers, seed)))
     torch.manual_seed(seed)
-    learner = Learner(pairs.texts.shape[1], p.sections, settings.context).to(device, memory_format=torch.channels_last)
+    learner = Learner(pairs.texts.shape[1], p.sections).to(device, memory_format=torch.channels_last)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     optimizer = kind(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     mark = fingerprint(p, seed, pairs, labels)

@@ -49,12 +49,11 @@ class BaseObjective(nn.Module):
 
 
 class Learner(nn.Module):
-    """A decoder and the objectives of methods in one module. width: d. sections: {method: its section of params.yaml}. context: of the
-    decoder."""
+    """A decoder and the objectives of methods in one module. width: d. sections: {method: its section of params.yaml}."""
 
-    def __init__(self, width, sections, context=False):
+    def __init__(self, width, sections):
         super().__init__()
-        self.decoder = Decoder(width, context)
+        self.decoder = Decoder(width)
         self.objectives = nn.ModuleDict({name: methods.module(name).Objective(section, width) for name, section in sections.items()})
 
     def forward(self, batch):

@@ -28,8 +28,7 @@ def test_it_has_the_papers_number_of_parameters_at_width_512():
 
 def test_untrained_it_is_exactly_nearest_upsampling():
     features = random(2, 6, 3, 5, dtype=torch.float32) * 10
-    for context in (False, True):
-        assert torch.equal(Decoder(6, context)(features), features.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert torch.equal(Decoder(6)(features), features.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 def test_gated_conv_is_layer_norm_gelu_convolution_and_gate():
@@ -61,14 +60,3 @@ def test_what_is_saved_is_loaded_ready_for_evaluation(tmp_path):
     loaded = Decoder.load(folder)
     assert [file.name for file in folder.iterdir()] == [WEIGHTS]
     assert same(loaded.state_dict(), decoder.state_dict()) and not loaded.training
-
-
-def test_a_context_adds_the_mean_feature_through_a_gate_and_is_loaded_again(tmp_path):
-    features, plain = random(2, 6, 3, 5, dtype=torch.float32), trained(6)
-    decoder = Decoder(6, context=True)
-    decoder.load_state_dict(plain.state_dict() | {"context": torch.tensor(0.5)})
-    seen = features + 0.46211716 * features.sum((2, 3), keepdim=True) / 15  # tanh(0.5)
-    torch.testing.assert_close(decoder(features), plain(seen))
-    for one in (plain, decoder):
-        one.save(tmp_path)
-        assert torch.equal(Decoder.load(tmp_path)(features), one(features))
