@@ -264,7 +264,8 @@ def test_runs_have_names_folders_and_what_they_depend_on():
     assert (k.model, points.model, k.result) == (Path("models/mgca.k=0.2"), Path("models/default"), Path("results/runs/mgca.k=0.2.json"))
     assert k.params.mgca.k == 0.2 and clip.params.clip.dense == "clip"
     assert "mgca" in k.depends() and "tcl" not in k.depends() and k.depends() != default.depends()
-    assert "tcl" in runs["train.method=tcl"].depends() and "mgca" not in runs["train.method=tcl"].depends()
+    tcl = runs["train.method=tcl,segment.threshold=0.85"].depends()
+    assert "tcl" in tcl and "mgca" not in tcl
     assert "mgca" not in points.depends() and points.depends()["train"] == {"seeds": 6} and clip.depends()["train"] == {}
     assert [run.params.train.seeds for run in (default, points, runs["mgca.k=0,train.seeds=6"], k)] == [6, 6, 6, 3]
     assert "workers" not in default.depends()["train"] and "batch" not in default.depends()["clip"]

@@ -43,7 +43,7 @@ def test_a_stage_reruns_by_its_files_and_parameters_and_what_they_are_in():
 
 @pytest.mark.parametrize("key, value, uses", [
     ("mgca.tau", 0.1, lambda run: run.kind == "trained" and "mgca" in run.params.sections),
-    ("tcl.area", 0.3, lambda run: run.name == "train.method=tcl"),
+    ("tcl.area", 0.3, lambda run: run.name.startswith("train.method=tcl")),
     ("train.lr", 0.001, lambda run: run.kind == "trained" and "train.lr" not in run.changes),
     ("train.workers", 1, lambda run: False),
     ("segment.meta_points", 49, lambda run: "segment.meta_points" not in run.changes),

@@ -81,7 +81,7 @@ def test_make_and_quick_work_without_git_in_a_path_with_a_space(repro, tmp_path)
     folder, other = tmp_path / "a folder", tmp_path / "with git"
     for name in ("scripts", "notebooks", "ovseg", "paper", "models/clip"):
         (folder / name).mkdir(parents=True)
-    for name in ("dvc.yaml", ".dvcignore", "results/pretrain.json", "params.yaml"):
+    for name in ("dvc.yaml", ".dvcignore", "results/pretrain.json", "results/other_processor.json", "params.yaml"):
         save(folder / name, "edited")
     assert f'JUPYTER_PATH="{folder}/scripts" voila' in commands("inspect")
     (line,) = [line for line in commands("repro").splitlines() if "no_scm" in line]
