@@ -48,7 +48,7 @@ def test_after_a_failure_no_run_is_started_and_running_ones_end(repro, capsys):
 
 
 def test_an_interrupt_starts_no_other_run_and_reports_no_failure(repro, capsys):
-    stand_in("dvc", 'echo "$4" >> begun; sleep 0.6; exit 1')
+    stand_in("dvc", 'echo "$4" >> begun; sleep 2; exit 1')
     Timer(0.3, signal.pthread_kill, (get_ident(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         repro.Runner(1, []).run_all(["a", "b"])
