@@ -1,6 +1,8 @@
 """PAMR, pixel-adaptive mask refinement (Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020), with the
 settings of TCL's evaluation: ten times, a pixel's scores become the mean of its neighbours', weighted by how similar their colours are."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -28,11 +30,18 @@ def affinities(colours, own, near):
     return (-difference.abs() / (0.1 * (squares.clamp(min=0) / 53).sqrt() + 1e-8)).mean(0).softmax(-1)
 
 
+@functools.lru_cache(maxsize=1)  # benchmarks over the same pictures, and the segmenters of several seeds, share it
+def graph(colours, height, width, device):
+    """Neighbours and affinities (height * width, 48) of the pixels of an image. colours: its bytes, RGB."""
+    colours = torch.frombuffer(bytearray(colours), dtype=torch.uint8).to(device).float().view(-1, 3)
+    near = neighbours(height, width).to(device)
+    return near, torch.cat([affinities(colours, *part) for part in zip(colours.split(PIXELS), near.split(PIXELS), strict=True)])
+
+
 def pamr(pixels, scores):
-    """Refine scores (C, H, W) by the colours of an image, pixels (H, W, 3), whose scale does not matter. Returns (C, H, W)."""
+    """Refine scores (C, H, W) by the colours of an image, pixels (H, W, 3) uint8. Returns (C, H, W)."""
     height, width = scores.shape[1:]
-    colours, near = pixels.to(scores).flatten(0, 1), neighbours(height, width).to(scores.device)
-    weights = torch.cat([affinities(colours, *part) for part in zip(colours.split(PIXELS), near.split(PIXELS), strict=True)])
+    near, weights = graph(pixels.tobytes(), height, width, scores.device)
     refined = []
     for part in scores.flatten(1).split(CLASSES):
         part = part.T.contiguous()
@@ -46,6 +55,6 @@ def refined(scores, where, settings, size, image):
     """Scores (H, W) = `size` as of windows.stitch, refined by `pamr` at the size of the PIL RGB image or, if smaller, of that which was cut
     into windows: segment.short_side and max_ratio bound time and memory. scores, where: see stitch. settings: schema.Segment."""
     small = min(image.height, where.height), min(image.width, where.width)
-    pixels = torch.tensor(resized(image, *small, settings.resize))
+    pixels = resized(image, *small, settings.resize)
     mosaic = pamr(pixels, stitch(scores, where, settings.window, small).rows())
     return Scores(mosaic, *(interpolation(side, (0,), side, side, to).to(mosaic) for side, to in zip(small, size, strict=True)))
