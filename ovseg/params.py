@@ -37,11 +37,11 @@ class ParamsError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the study. name: "default", a line of `ablations.trained` or `inferred`, or a dense mode of `ablations.untrained`.
+    """A run of the study. name: "default", a line of `ablations.trained` or `inferred`, a dense mode of `ablations.untrained`, or "reco".
 
     kind: trained (the default run too), inferred (the default run's decoders with other inference settings) or untrained (CLIP's dense
-    features alone). changes: what it changes in params.yaml, {"mgca.k": 0.1}, but for train.seeds. params: params.yaml with these changes
-    and the run's number of seeds."""
+    features alone, or with retrieved pictures). changes: what it changes in params.yaml, {"mgca.k": 0.1}, but for train.seeds. params:
+    params.yaml with these changes and the run's number of seeds."""
 
     name: str
     kind: str
@@ -61,7 +61,8 @@ class Run:
         """The values on which the run's result depends, as a dict: its DVC stage reruns when one of them changes."""
         p, train = self.params, {"trained": None, "inferred": {"seeds"}, "untrained": set()}[self.kind]
         used = {name: section.model_dump() for name, section in p.sections.items()} if self.kind == "trained" else {}
-        used |= {name: getattr(p, name).model_dump(exclude=UNUSED.get(name)) for name in ("clip", "segment", "evaluate")}
+        others = ("clip", "segment", "evaluate", *["reco"] * (self.name == "reco"))
+        used |= {name: getattr(p, name).model_dump(exclude=UNUSED.get(name)) for name in others}
         return {"device": p.device, "train": p.train.model_dump(include=train, exclude=UNUSED["train"])} | used
 
 
@@ -106,7 +107,8 @@ def load_runs(path="params.yaml"):
             except ParamsError as error:
                 raise ParamsError(f"{path}: ablations.{kind}: {line}: {str(error).removeprefix(f'{path}: ')}") from None
             runs[line] = run
-    return runs | {mode: Run(mode, "untrained", c := {"clip.dense": mode}, _validated(values, c, path)) for mode in lists.untrained}
+    modes = {mode: mode for mode in lists.untrained} | dict.fromkeys(lists.retrieved, p.clip.dense)
+    return runs | {name: Run(name, "untrained", c := {"clip.dense": mode}, _validated(values, c, path)) for name, mode in modes.items()}
 
 
 def parse_change(text):
@@ -153,6 +155,7 @@ def rules(p):
     if "supervised" in names:
         yield "train.method", names == ["supervised"], "supervised alone: no other method reads label maps"
         yield "supervised.labels", p.supervised.labels in in_shards, f"a benchmark in shards ({', '.join(in_shards) or 'there is none'})"
+    yield "ablations.retrieved", not p.ablations.retrieved or c.cache_images, "[] if clip.cache_images is false"
     yield "segment.unit", s.unit != "learned-group" or "groupvit" in names, "pixel, meta-point or group: groupvit learns groups"
     yield "segment.window", s.window % patch == 0, f"a multiple of CLIP's patch, {patch}"
     yield "segment.stride", s.stride <= s.window, f"at most segment.window, {s.window}: a larger stride leaves pixels out"

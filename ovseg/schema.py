@@ -171,6 +171,12 @@ class Segment(Section):
     templates: Templates
 
 
+class Reco(Section):
+    """Retrieval and co-segmentation (segmentation/reco.py)."""
+
+    pictures: Count
+
+
 class Evaluate(Section):
     """What is evaluated (benchmarks/evaluation.py)."""
 
@@ -185,6 +191,7 @@ class Ablations(Section):
     trained: Annotated[list[str], AfterValidator(_distinct)]
     inferred: Annotated[list[str], AfterValidator(_distinct)]
     untrained: Annotated[list[Literal[MODES]], AfterValidator(_distinct)]
+    retrieved: Annotated[list[Literal["reco"]], AfterValidator(_distinct)]
 
 
 class Figures(Section):
@@ -205,6 +212,7 @@ class Study(Section):
     pretrain: Pretrain
     train: Train
     segment: Segment
+    reco: Reco
     evaluate: Evaluate
     ablations: Ablations
     figures: Figures

@@ -119,7 +119,7 @@ def main():
     changed()
     if code := subprocess.run(["dvc", "repro", "encode"]).returncode:  # what all runs share
         sys.exit(code)
-    runner.run_all(changed("run", "untrained"))
+    runner.run_all(changed("run", "untrained", "retrieved"))
     runner.run_all(changed("inferred"))
     sys.exit(subprocess.run(["dvc", "repro"]).returncode)  # the figures
 

@@ -17,7 +17,7 @@ from ovseg.clip import config, dense
 PROJECT = Path(__file__).parent.parent
 VALUES = YAML(typ="safe").load((PROJECT / "params.yaml").read_text())
 SHARDS = {"shards": "a.tar", "label": "a.png", "classes": "a.txt"}
-KINDS = ("trained", "inferred", "untrained")
+KINDS = ("trained", "inferred", "untrained", "retrieved")
 VIT = VALUES["clip"] | {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "image_size": 224}
 
 
@@ -142,7 +142,7 @@ def test_the_values_as_they_are_pass(refused):
     [
         ({"mgca.k": 0.5}, "mgca.k = 0.5: must be at most 0.4"),
         ({"mgca.granularity": "pixel+object"}, "must be one or more of object, region, pixel, in this order, joined by +"),
-        ({"train.method": "tcl+mgca"}, "train.method = 'tcl+mgca': must be one or more of groupvit, mgca, mixreorg, pacl, supervised, tcl"),
+        ({"train.method": "tcl+mgca"}, "train.method = 'tcl+mgca': must be one or more of groupvit, mgca, mixreorg, pacl, simseg, "),
         ({"train.method": "mgca+supervised"}, "must be supervised alone"),
         ({"train.method": "supervised"}, "must be in lines of ablations.trained"),
         ({"train.warmup_epochs": 3.0}, "train.warmup_epochs = 3.0: must be below train.epochs, 3"),
@@ -152,6 +152,7 @@ def test_the_values_as_they_are_pass(refused):
         ({"train.method": "mixreorg", "mixreorg.block": 0}, "mixreorg.block = 0: must be null if clip.cache_images is true"),
         ({"train.method": "mixreorg", "mixreorg.block": 6, "clip.cache_images": False}, "must be at most 3, CLIP's last block"),
         ({"segment.unit": "learned-group"}, "segment.unit = 'learned-group': must be pixel, meta-point or group"),
+        ({"clip.cache_images": False}, "ablations.retrieved = ['reco']: must be [] if clip.cache_images is false"),
         ({"train.outliers": 0.1, "clip.cache_images": False}, "train.outliers = 0.1: must be 0 if clip.cache_images is false"),
         ({"segment.unit": "learned-group", "train.method": "groupvit"}, "must be in lines of ablations.trained"),
         ({"segment.stride": 257}, "segment.stride = 257: must be at most segment.window, 256"),
@@ -283,7 +284,7 @@ def test_any_parameter_of_a_method_and_of_training_can_be_ablated(refused):
                 other = 0 if value is None else not value if isinstance(value, bool) else value * 2 if isinstance(value, int) else value / 2
             method = "" if section in ("mgca", "train") else f",train.method={section}"
             line = f"{section}.{key}={str(other).lower()}{method}"
-            lines = {"ablations.trained": ["default", line], "clip.cache_images": False}  # mixreorg.block needs images
+            lines = {"ablations.trained": ["default", line], "ablations.retrieved": [], "clip.cache_images": False}  # for mixreorg.block
             assert refused(lines) is None, line
 
 

@@ -17,7 +17,7 @@ from ..data.images import to_rgb
 from ..methods import groupvit
 from ..schema import LOCAL, Clip, Segment
 from ..training.decoder import Decoder
-from . import hub, refinement, units
+from . import hub, reco, refinement, units
 from .names import all_names, check_names, merged, synonyms
 from .windows import BACKGROUND, Scores, cut_windows, probabilities, stitch
 
@@ -48,18 +48,19 @@ class Segmenter(ModelHubMixin):
 
     clip: FrozenCLIP, or None where only cached features are scored. decoder: Decoder; an untrained one hands CLIP's dense features on as
     they are, which makes this MaskCLIP, SCLIP, ... settings: schema.Segment. grouping: the trained groupvit.Objective that the unit
-    learned-group needs, else None. From ModelHubMixin: save_pretrained(folder) and push_to_hub("owner/name", private=...), for one that
-    `load` opened. They write all its seeds, its CLIP and a model card, and raise the errors of hub.write_model.
+    learned-group needs, else None. refer: a reco.reader, for ReCo's scores, else None. From ModelHubMixin: save_pretrained(folder) and
+    push_to_hub("owner/name", private=...), for one that `load` opened. They write all its seeds, its CLIP and a model card, and raise the
+    errors of hub.write_model.
     """
 
     folder = None  # the one that `load` read
 
-    def __init__(self, clip, decoder, settings, grouping=None):
+    def __init__(self, clip, decoder, settings, grouping=None, refer=None):
         if clip is not None and settings.window % clip.patch:
             raise ValueError(f"segment.window = {settings.window}: must be a multiple of CLIP's patch, {clip.patch}")
         if settings.unit == "learned-group" and grouping is None:
             raise ValueError("segment.unit = 'learned-group': only a training by groupvit has groups")
-        self.clip, self.decoder, self.settings, self.grouping = clip, decoder.eval(), settings, grouping
+        self.clip, self.decoder, self.settings, self.grouping, self.refer = clip, decoder.eval(), settings, grouping, refer
         self.embed_classes = functools.lru_cache(1)(  # of a tuple of names, for `classify`; cached across images
             lambda names: merged(clip.embed_classes(all_names(names), settings.templates), names, settings.synonyms)
         )
@@ -160,10 +161,11 @@ class Segmenter(ModelHubMixin):
     def classify(self, descriptions, where, classes, size, image):
         """Scores (H, W) = `size` of a PIL RGB image, stitched from its windows: cosines or, by segment.averaged, their softmax over the
         classes, refined by segment.refine. descriptions: from `describe`. where: WindowGrid of them. classes: (C, d), unit
-        length; or (C, S, d), S names of each class, whose largest cosine counts."""
-        names = classes.unbind(1) if classes.ndim == 3 else [classes]
-        cosines = functools.reduce(torch.maximum, (torch.einsum("ndhw,cd->nchw", descriptions, of_name) for of_name in names))
-        scores = probabilities(cosines, self.settings.scale, 1) if self.settings.averaged == "softmax" else cosines
+        length; or (C, S, d), S names of each class, whose largest cosine counts. With `refer`, they are ReCo's scores, not cosines."""
+        scores = largest_cosines(descriptions, classes)
+        if self.refer:
+            scores = reco.product(scores, largest_cosines(descriptions, self.refer(classes)))
+        scores = probabilities(scores, self.settings.scale, 1) if self.settings.averaged == "softmax" else scores
         if self.settings.refine:
             return refinement.refined(scores, where, self.settings, size, image)
         return stitch(scores, where, self.settings.window, size)
@@ -175,7 +177,14 @@ class Segmenter(ModelHubMixin):
 
     def with_unit(self, unit, **others):
         """Copy of this segmenter with another semantic unit, and other settings, if given. CLIP and decoder are shared."""
-        return Segmenter(self.clip, self.decoder, self.settings.model_copy(update={"unit": unit} | others), self.grouping)
+        settings = self.settings.model_copy(update={"unit": unit} | others)
+        return Segmenter(self.clip, self.decoder, settings, self.grouping, self.refer)
+
+
+def largest_cosines(descriptions, classes):
+    """Cosines of unit-length descriptions (n, d, h, w) and classes (C, d), or the largest of (C, S, d): (n, C, h, w)."""
+    names = classes.unbind(1) if classes.ndim == 3 else [classes]
+    return functools.reduce(torch.maximum, (torch.einsum("ndhw,cd->nchw", descriptions, of_name) for of_name in names))
 
 
 def as_image(image):

@@ -11,8 +11,9 @@ from .results import DEFAULT, GROUPS, by_seed
 PAPER_PIXELS = 3136  # number of meta-points in the paper's Table 4 that stands for every pixel by itself
 NOT_RUN = "not run"
 OTHER = "same verdict on the other processor"
-DENSE_TITLES = {  # names of the dense modes
+DENSE_TITLES = {  # names of the untrained runs
     "clip": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "clearclip": "ClearCLIP", "naclip": "NACLIP", "pearl": "PEARL's attention",
+    "reco": "ReCo",
 }  # fmt: skip
 INTRODUCTION, METHODS, AGAINST, GAP = Path(__file__).with_name("report.md").read_text(encoding="utf-8").split("\n---\n")
 
@@ -99,9 +100,10 @@ def runs_table(results):
 
 
 def methods_table(results, paper, speeds):
-    """One row for the baseline and each method, with the averages that the paper gives it. Arguments as in `sections`."""
+    """One row for the baseline, ReCo and each method, with the averages that the paper gives it. Arguments as in `sections`."""
     texts, rows = scores(results), []
-    for run, method in {results.baseline: None, **results.methods}.items():
+    untrained = dict.fromkeys(run for run in (results.baseline, "reco") if run in results.changes)
+    for run, method in {**untrained, **results.methods}.items():
         title = method_title(method) if method else DENSE_TITLES[run]
         own = {key: value for key, value in results.changes[run].items() if key not in ("train.method", "clip.dense")}
         row = {"method": title, "its own": ", ".join(f"{key.split('.')[1]} {value}" for key, value in own.items())} | texts[run]

@@ -19,6 +19,7 @@ from ..benchmarks import datasets, evaluation
 from ..benchmarks.miou import mean
 from ..data.files import write_json
 from ..methods import supervised
+from ..segmentation import reco
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND
 from ..training import distributed, loop
@@ -26,7 +27,7 @@ from ..training.decoder import Decoder
 from .report import DENSE_TITLES, mean_std
 
 PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # packages whose versions a result records
-SECTIONS = ("clip", *params.METHODS, "train", "segment", "evaluate")  # of the parameters that a result records
+SECTIONS = ("clip", *params.METHODS, "train", "segment", "reco", "evaluate")  # of the parameters that a result records
 
 
 def train_run(run, device):
@@ -55,7 +56,8 @@ def open_segmenters(run, device):
     p = run.params
     suite, clip = evaluation.open_suite(p), evaluation.open_clip(p.clip, device)
     if run.kind == "untrained":
-        return suite, {None: Segmenter(clip, Decoder(suite[0].classes.shape[-1]).to(device), p.segment)}
+        refer = reco.reader(p.reco.pictures) if run.name == "reco" else None
+        return suite, {None: Segmenter(clip, Decoder(suite[0].classes.shape[-1]).to(device), p.segment, refer=refer)}
     folders = {seed: run.model / "seeds" / str(seed) for seed in range(p.train.seeds)}
     return suite, {seed: Segmenter.of_training(folder, clip, p.segment, device) for seed, folder in folders.items()}
 

@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs/methods.md"
 
 
 def test_each_file_with_an_objective_is_a_method():
-    assert methods.names() == ["groupvit", "mgca", "mixreorg", "pacl", "supervised", "tcl"]
+    assert methods.names() == ["groupvit", "mgca", "mixreorg", "pacl", "simseg", "supervised", "tcl"]
     for module in map(methods.module, methods.names()):
         assert module.TITLE and all(field.is_required() for field in module.Settings.model_fields.values())
 

@@ -1,10 +1,11 @@
-"""PACL, TCL and GroupViT, which pool pixels, by loops over their equations."""
+"""PACL, SimSeg, TCL and GroupViT, which pool pixels, by loops over their equations."""
 
 import numpy as np
+import pytest
 import torch
 from small import P, batch_of, cosine, info_nce_by_loops
 
-from ovseg.methods import groupvit, pacl, tcl
+from ovseg.methods import groupvit, pacl, simseg, tcl
 from ovseg.segmentation import units
 from ovseg.training.objectives import WEIGHTS, Learner
 
@@ -20,6 +21,21 @@ def test_pacl_contrasts_texts_with_pixels_weighted_by_compatibility():
         logits[i, j] = pooled @ batch.texts[j] / batch.texts[j].norm() / 0.2
     losses = pacl.Objective(pacl.Settings(patch_tau=0.3, tau=0.2), 6)(batch, stages, decoder)
     torch.testing.assert_close(losses["compatibility"], info_nce_by_loops(logits, batch.negative))
+
+
+@pytest.mark.parametrize("select", ["channel", "text"])
+def test_simseg_contrasts_texts_with_the_largest_responses(select):
+    batch, stages, decoder = batch_of(subjects=[0, 1, 2, 0, 3, 4, 5, 6])
+    pixels = stages[-1].detach().flatten(2)  # 8, 6, 36
+    logits = torch.zeros(8, 8, dtype=torch.float64)
+    for i, j in np.ndindex(8, 8):
+        if select == "channel":
+            image = torch.tensor([sum(sorted(channel)[-4:]) / 4 for channel in pixels[i]])
+            logits[i, j] = cosine(image, batch.texts[j]) / 0.2
+        else:
+            logits[i, j] = sum(sorted(cosine(v, batch.texts[j]) for v in pixels[i].T)[-4:]) / 4 / 0.2
+    losses = simseg.Objective(simseg.Settings(top=0.1, select=select, tau=0.2), 6)(batch, stages, decoder)  # 4 of 36 pixels
+    torch.testing.assert_close(losses["local"], info_nce_by_loops(logits, batch.negative))
 
 
 def test_tcl_grounds_masks_of_the_target_area():

@@ -16,10 +16,11 @@ FILES = {  # stages: the files that rerun them
     "prepare encode run": "ovseg/data/captions.py",
     "encode": "models/clip/open_clip_model.safetensors",
     "encode run": "ovseg/clip/dense.py data/prepared/pairs.npz",
-    "encode run inferred untrained figures": "ovseg/benchmarks/miou.py ovseg/segmentation/names.py",
-    "run": "ovseg/methods/tcl.py ovseg/training/loop.py data/features/train/pairs.npy",
-    "run inferred untrained": "runs/sources/run.ipynb ovseg/training/decoder.py",
-    "run inferred untrained figures": "ovseg/segmentation/units.py data/features/benchmarks/things/clip.npy",
+    "encode run inferred untrained retrieved figures": "ovseg/benchmarks/miou.py ovseg/segmentation/names.py",
+    "run": "ovseg/methods/tcl.py ovseg/training/loop.py",
+    "run retrieved": "data/features/train/pairs.npy",
+    "run inferred untrained retrieved": "runs/sources/run.ipynb ovseg/training/decoder.py",
+    "run inferred untrained retrieved figures": "ovseg/segmentation/units.py data/features/benchmarks/things/clip.npy",
     "inferred figures": "models/default/seeds/0/decoder.safetensors",
     "figures": "runs/sources/figures.ipynb runs/sources/runs ovseg/study/report.py results/runs/default.json results/other_processor.json",
     "": "ovseg/world/pretraining.py ovseg/inspection/view.py ovseg/cli.py",  # only its parameters rerun `pretrain`
@@ -44,6 +45,7 @@ def test_a_stage_reruns_by_its_files_and_parameters_and_what_they_are_in():
 @pytest.mark.parametrize("key, value, uses", [
     ("mgca.tau", 0.1, lambda run: run.kind == "trained" and "mgca" in run.params.sections),
     ("tcl.area", 0.3, lambda run: run.name.startswith("train.method=tcl")),
+    ("reco.pictures", 7, lambda run: run.name == "reco"),
     ("train.lr", 0.001, lambda run: run.kind == "trained" and "train.lr" not in run.changes),
     ("train.workers", 1, lambda run: False),
     ("segment.meta_points", 49, lambda run: "segment.meta_points" not in run.changes),
@@ -61,7 +63,7 @@ def test_a_parameter_reruns_the_runs_that_use_it(key, value, uses, tmp_path):
 
 
 def test_every_run_depends_on_its_own_parameters_only_and_writes_its_own_files():
-    for name, lines in {"run": "trained", "inferred": "inferred", "untrained": "untrained"}.items():
+    for name, lines in {"run": "trained", "inferred": "inferred", "untrained": "untrained", "retrieved": "retrieved"}.items():
         assert STAGES[name]["matrix"]["line"] == f"${{ablations.{lines}}}"
         assert "runs/sources/runs/${item.line}.json" in STAGES[name]["deps"]
         outs = [out if isinstance(out, str) else next(iter(out)) for out in STAGES[name]["outs"]]

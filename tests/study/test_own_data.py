@@ -36,6 +36,7 @@ def test_own_shards_and_a_folder_benchmark_without_a_cache_of_images(tmp_path):
         values["data"]["shards"] = "pairs.tar"
         values["benchmarks"] = {"street": {"folder": "street"}}
         values["clip"]["cache_images"] = False
+        values["ablations"]["retrieved"] = []
         values["ablations"]["trained"] = ["default"]  # the pairs have no label maps
 
     change(project, own)

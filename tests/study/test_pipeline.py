@@ -25,7 +25,7 @@ def tiny(values):
     values["clip"] |= {"batch": 32}
     values["train"] |= {"seeds": 1, "epochs": 2, "warmup_epochs": 0.5, "batch": 16, "checkpoint_steps": 2, "threads": 1}
     values["segment"] |= {"short_side": 128, "window": 128, "stride": 64}
-    values["ablations"] |= {"trained": TRAINED, "inferred": ["segment.meta_points=9"], "untrained": ["maskclip"]}
+    values["ablations"] |= {"trained": TRAINED, "inferred": ["segment.meta_points=9"], "untrained": ["maskclip"], "retrieved": []}
     values["figures"] |= {"quantiles": [0, 1], "pairs": [0, 1]}
 
 

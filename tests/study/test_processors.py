@@ -17,7 +17,7 @@ KS = {"default": (40, 41, 42.5), "mgca.k=0": (30, 31, 32), "mgca.k=0.4": (20, 21
 def write_study(folder, miou):
     """A project of the runs of KS, on one benchmark by one unit. miou: {run: by seed}. Returns (results, Params)."""
     (folder / "results/runs").mkdir(parents=True)
-    lines = {"seeds": 3, "trained": list(KS)[:3], "inferred": [], "untrained": ["maskclip"]}
+    lines = {"seeds": 3, "trained": list(KS)[:3], "inferred": [], "untrained": ["maskclip"], "retrieved": []}
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text()) | {"ablations": lines}))
     runs = params.load_runs(path)
