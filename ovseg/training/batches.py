@@ -3,7 +3,8 @@
 import itertools
 import json
 import random
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from ..data.images import center_crop
 from . import distributed
 
 SHUFFLE = 2048  # raw samples in each worker's shuffle buffer; it is filled before any is drawn
+SHUFFLE_BYTES = 1 << 28  # or fewer samples, if these are this large
+READERS = 8  # threads that read cached features: one alone waits for the disk, row by row
 
 
 class CachedImages(NamedTuple):
@@ -36,8 +39,20 @@ class CachedImages(NamedTuple):
     def epoch(self, seed, epoch, batch, skip, device):
         """Yield (rows (B,), this process' features (b, d, h, w) float32, encode of objectives.Batch), without the first `skip` batches."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self.array))[: self.batches(batch) * batch]
-        for rows in order.reshape(-1, batch)[skip:]:
-            yield rows, encode.as_tensor(self.array[rows[distributed.joined().share(batch)]], device), None
+        batches = order.reshape(-1, batch)[skip:]
+        own = _read_ahead(self.array, batches[:, distributed.joined().share(batch)])
+        for rows, dense in zip(batches, own, strict=True):
+            yield rows, encode.as_tensor(dense, device), None
+
+
+def _read_ahead(array, batches):
+    """Yield array[rows] of each rows (b,) of batches. Threads read the two that follow."""
+    waiting = deque()
+    with ThreadPoolExecutor(READERS) as threads:
+        for rows in itertools.chain(batches, [None, None]):
+            waiting.append([] if rows is None else [threads.submit(array.__getitem__, part) for part in np.array_split(rows, READERS)])
+            if len(waiting) > 2:
+                yield np.concatenate([part.result() for part in waiting.popleft()])
 
 
 class StreamedImages(NamedTuple):
@@ -53,18 +68,21 @@ class StreamedImages(NamedTuple):
         return self.clip.encode_dense(np.stack(shards.first_images(self.paths, count, self.size)))
 
     def batches(self, batch):
-        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs."""
-        size = distributed.joined().size
+        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs. Says how many pairs this leaves out."""
+        rank, size = distributed.joined()
         of_shard = Counter(key.split("/")[0] for key in self.keys)
-        shares = [sum(of_shard[Path(path).stem] for path in self.paths[rank::size]) for rank in range(size)]
-        return min(shares) // (batch // size)
+        fewest = min(sum(of_shard[Path(path).stem] for path in self.paths[start::size]) for start in range(size))
+        if rank == 0 and size > 1:
+            share, cure = 1 - fewest * size / len(self.keys), f"none with a multiple of {size} shards of one size"
+            print(f"{share:.0%} of the pairs are left out of each epoch: {size} processes read {len(self.paths)} shards; {cure}")
+        return fewest // (batch // size)
 
     def epoch(self, seed, epoch, batch, skip, device):
         """See CachedImages.epoch. Each process reads its own shards. Skipped batches are read but not encoded."""
         world = distributed.joined()
         share = batch // world.size
         own = np.random.default_rng((seed, epoch)).permutation(self.paths[world.rank :: world.size]).tolist()
-        shuffle = wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((seed, epoch))))
+        shuffle = partial(_shuffled, rng=random.Random(hash((seed, epoch))))
         decode = partial(_decoded, shuffle=shuffle, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size)
         workers = min(self.workers, len(own))
         chunk = wds.batched(max(1, share // max(1, workers)), list)  # one of each worker is this process' share of a batch
@@ -89,6 +107,20 @@ def _decoded(urls, shuffle, rows_of, size):
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
         if key in rows_of:
             yield rows_of[key], center_crop(shards.decode_image(sample), size)
+
+
+def _shuffled(samples, rng):
+    """Yield raw samples in random order, drawn from a buffer of SHUFFLE, or of fewer that take SHUFFLE_BYTES."""
+    buffer, held = [], 0
+    for sample in itertools.chain(samples, [None]):
+        if sample is not None:
+            buffer.append(sample)
+            held += sum(map(len, sample.values()))
+        while buffer and (sample is None or len(buffer) >= SHUFFLE or held > SHUFFLE_BYTES):
+            place = rng.randrange(len(buffer))
+            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            held -= sum(map(len, buffer[-1].values()))
+            yield buffer.pop()
 
 
 class Pairs(NamedTuple):
