@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,6 @@ from ..data import images, shards
 from ..data.files import source_digest, write_json
 
 TEXTS = 4096  # texts per block
-CHUNK = 16  # images that a decoding process is given at a time
-DECODERS = 16  # processes that decode, at most: more would wait for the one that reads
 
 
 def open_cached(path):
@@ -105,11 +104,11 @@ def encode_texts(clip, texts, folder):
     out.finish()
 
 
-class Squares(torch.utils.data.Dataset):
-    """Images of raw samples, cropped to squares: its items (n, size, size, 3) uint8, whose indices are lists of n samples."""
+@dataclass
+class Squares:
+    """Square images (n, size, size, 3) uint8 of n raw samples: a data set whose indices are lists of samples."""
 
-    def __init__(self, size):
-        self.size = size
+    size: int
 
     def __getitem__(self, samples):
         return np.stack([images.center_crop(shards.decode_image(sample), self.size) for sample in samples])
@@ -117,29 +116,25 @@ class Squares(torch.utils.data.Dataset):
 
 def encode_pairs(clip, paths, keys, settings, folder):
     """Encode the training images into pairs.npy, row n that of keys[n]. settings: schema.Clip. Raises ValueError if shards lack a key."""
-    import joblib  # only `encode` needs it
-
     made_with = {"clip": clip.fingerprint, "dense": clip.dense, "image_size": settings.image_size, "batch": settings.batch}
     made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_digest(paths)}
     side = settings.image_size // clip.patch
     out = ArrayWriter(Path(folder) / "pairs.npy", (clip.width, side, side), made_with, settings.batch)
-    if left := keys[out.rows :]:
-        samples, workers = _samples(paths, left), min(DECODERS, joblib.cpu_count())
-        # This process reads the shards and encodes; others decode, a few chunks each ahead. Arrays come through pipes (see batches.py).
-        options = {"sampler": iter(lambda: list(itertools.islice(samples, CHUNK)), []), "batch_size": None, "collate_fn": np.asarray}
-        chunks = torch.utils.data.DataLoader(Squares(settings.image_size), num_workers=workers, **options)
-        pictures = tqdm(itertools.chain.from_iterable(chunks), "encode images", len(keys), initial=out.rows, mininterval=2)
-        for batch in stacks(pictures, settings.batch):
-            out.append(clip.encode_dense(batch))
+    samples = _samples(paths, keys[out.rows :])
+    few = iter(lambda: list(itertools.islice(samples, 16)), [])  # read here, decoded by processes; arrays come through pipes (batches.py)
+    options = {"batch_size": None, "sampler": few, "num_workers": min(16, torch.get_num_threads()), "collate_fn": np.asarray}
+    squares = itertools.chain.from_iterable(torch.utils.data.DataLoader(Squares(settings.image_size), **options))
+    for batch in stacks(tqdm(squares, "encode images", len(keys), initial=out.rows, mininterval=2), settings.batch):
+        out.append(clip.encode_dense(batch))
     out.finish()
 
 
 def _samples(paths, keys):
-    """Yield the raw samples of the pairs `keys`. Shards before the first are not read. Raises ValueError unless all come, in this order."""
-    known, first = {*keys}, keys[0].split("/")[0]
-    left = itertools.dropwhile(lambda path: Path(path).stem != first, paths)
-    found = ((f"{Path(path).stem}/{sample['__key__']}", sample) for path in left for sample in shards.read_samples(path))
-    for key, (own, sample) in itertools.zip_longest(keys, (pair for pair in found if pair[0] in known), fillvalue=(None, None)):
+    """Yield the raw samples of the pairs `keys`; other shards are not read. Raises ValueError unless all come, in this order."""
+    known, names = {*keys}, {key.split("/")[0] for key in keys}
+    read = (sample for path in paths if Path(path).stem in names for sample in shards.read_samples(path))
+    found = ((key, sample) for sample in read if (key := f"{Path(sample['__url__']).stem}/{sample['__key__']}") in known)
+    for key, (own, sample) in itertools.zip_longest(keys, found, fillvalue=(None, None)):
         if own != key:
             raise ValueError(f"{key}: the shards have changed since `prepare` read them; run it again")
         yield sample

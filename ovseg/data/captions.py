@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-LATIN = "\u024f"  # Unicode's last letter of Latin with accents
-
 
 def plain(text):
     """A caption in one line, without HTML's names of characters (&amp;) and with CC12M's <PERSON> as a word."""
@@ -19,12 +17,11 @@ def plain(text):
 
 @functools.lru_cache(maxsize=1 << 16)
 def nouns(caption):
-    """Distinct nouns of a caption by TextBlob's default tagger, which knows English, lower case, in order of appearance. Single letters
-    are ignored, and words in other than Latin letters, of which it takes whole sentences for nouns."""
+    """Distinct nouns of an English caption by TextBlob's default tagger, lower case, in order; no single letters, no other scripts."""
     from textblob.en import tag  # takes a second to import, and only `prepare` looks for nouns
 
     words = (word.lower() for word, kind in tag(plain(caption)) if kind.startswith("NN"))
-    return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha() and max(word) <= LATIN))
+    return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha() and max(word) <= "\u024f"))  # Latin
 
 
 @dataclass

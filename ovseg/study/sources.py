@@ -35,9 +35,8 @@ def check_machine(runs):
     except (OSError, ValueError) as error:
         raise params.ParamsError(f"{error}") from None
     for name, run in runs.items():
-        if paths and not p.clip.cache_images and len(paths) < run.params.train.processes:
-            wanted = f"at most {len(paths)}, the number of shards, unless clip.cache_images is true"
-            raise params.ParamsError(f"{name}: train.processes = {run.params.train.processes}: must be {wanted}")
+        if paths and not p.clip.cache_images and len(paths) < (processes := run.params.train.processes):
+            raise params.ParamsError(f"{name}: train.processes = {processes}: must be at most {len(paths)}, the number of shards")
         if paths and run.params.train.method == "supervised":
             label = p.benchmarks[run.params.supervised.labels].label
             if label not in next(shards.read_samples(paths[0]), {label: None}):

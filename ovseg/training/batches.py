@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from ..data.images import center_crop
 from . import distributed
 
 SHUFFLE = 2048  # raw samples in each worker's shuffle buffer; it is filled before any is drawn
-SHUFFLE_BYTES = 1 << 28  # or fewer samples, if these are this large
-READERS = 8  # threads that read cached features: one alone waits for the disk, row by row
+SHUFFLE_BYTES = 1 << 28  # fewer samples, if so many are larger on average
+READERS = 8  # threads that each read a batch of cached features ahead: one alone waits for the disk at each row
 
 
 class CachedImages(NamedTuple):
@@ -40,19 +40,12 @@ class CachedImages(NamedTuple):
         """Yield (rows (B,), this process' features (b, d, h, w) float32, encode of objectives.Batch), without the first `skip` batches."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self.array))[: self.batches(batch) * batch]
         batches = order.reshape(-1, batch)[skip:]
-        own = _read_ahead(self.array, batches[:, distributed.joined().share(batch)])
-        for rows, dense in zip(batches, own, strict=True):
-            yield rows, encode.as_tensor(dense, device), None
-
-
-def _read_ahead(array, batches):
-    """Yield array[rows] of each rows (b,) of batches. Threads read the two that follow."""
-    waiting = deque()
-    with ThreadPoolExecutor(READERS) as threads:
-        for rows in itertools.chain(batches, [None, None]):
-            waiting.append([] if rows is None else [threads.submit(array.__getitem__, part) for part in np.array_split(rows, READERS)])
-            if len(waiting) > 2:
-                yield np.concatenate([part.result() for part in waiting.popleft()])
+        own = batches[:, distributed.joined().share(batch)]
+        with ThreadPoolExecutor(READERS) as threads:
+            reads = [threads.submit(self.array.__getitem__, ahead) for ahead in own[:READERS]]
+            for rows, ahead in itertools.zip_longest(batches, own[READERS:]):
+                reads += [threads.submit(self.array.__getitem__, ahead)] if ahead is not None else []
+                yield rows, encode.as_tensor(reads.pop(0).result(), device), None
 
 
 class StreamedImages(NamedTuple):
@@ -68,21 +61,21 @@ class StreamedImages(NamedTuple):
         return self.clip.encode_dense(np.stack(shards.first_images(self.paths, count, self.size)))
 
     def batches(self, batch):
-        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs. Says how many pairs this leaves out."""
+        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs. Says how many are left out."""
         rank, size = distributed.joined()
         of_shard = Counter(key.split("/")[0] for key in self.keys)
-        fewest = min(sum(of_shard[Path(path).stem] for path in self.paths[start::size]) for start in range(size))
-        if rank == 0 and size > 1:
-            share, cure = 1 - fewest * size / len(self.keys), f"none with a multiple of {size} shards of one size"
-            print(f"{share:.0%} of the pairs are left out of each epoch: {size} processes read {len(self.paths)} shards; {cure}")
-        return fewest // (batch // size)
+        shares = [sum(of_shard[Path(path).stem] for path in self.paths[start::size]) for start in range(size)]
+        if rank == 0 and (left := 1 - min(shares) * size / len(self.keys)) > 0:
+            print(f"an epoch leaves out {left:.1%} of the pairs: {len(self.paths)} shards, {size} processes; have a multiple of {size}")
+        return min(shares) // (batch // size)
 
     def epoch(self, seed, epoch, batch, skip, device):
         """See CachedImages.epoch. Each process reads its own shards. Skipped batches are read but not encoded."""
         world = distributed.joined()
         share = batch // world.size
         own = np.random.default_rng((seed, epoch)).permutation(self.paths[world.rank :: world.size]).tolist()
-        shuffle = partial(_shuffled, rng=random.Random(hash((seed, epoch))))
+        buffer = min(SHUFFLE, 1 + SHUFFLE_BYTES * len(self.keys) // sum(Path(path).stat().st_size for path in self.paths))
+        shuffle = wds.shuffle(buffer, initial=buffer, rng=random.Random(hash((seed, epoch))))
         decode = partial(_decoded, shuffle=shuffle, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size)
         workers = min(self.workers, len(own))
         chunk = wds.batched(max(1, share // max(1, workers)), list)  # one of each worker is this process' share of a batch
@@ -107,20 +100,6 @@ def _decoded(urls, shuffle, rows_of, size):
         key = f"{Path(sample['__url__']).stem}/{sample['__key__']}"
         if key in rows_of:
             yield rows_of[key], center_crop(shards.decode_image(sample), size)
-
-
-def _shuffled(samples, rng):
-    """Yield raw samples in random order, drawn from a buffer of SHUFFLE, or of fewer that take SHUFFLE_BYTES."""
-    buffer, held = [], 0
-    for sample in itertools.chain(samples, [None]):
-        if sample is not None:
-            buffer.append(sample)
-            held += sum(map(len, sample.values()))
-        while buffer and (sample is None or len(buffer) >= SHUFFLE or held > SHUFFLE_BYTES):
-            place = rng.randrange(len(buffer))
-            buffer[place], buffer[-1] = buffer[-1], buffer[place]
-            held -= sum(map(len, buffer[-1].values()))
-            yield buffer.pop()
 
 
 class Pairs(NamedTuple):
