@@ -78,6 +78,7 @@ class Data(Section):
 
     shards: str | None
     max_bad_fraction: Share
+    stop_nouns: list[Annotated[str, Field(pattern=r"^[^\W\d_A-Z]+$")]]  # one lower-case word each
     templates: Templates
 
 

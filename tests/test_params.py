@@ -4,6 +4,7 @@ import copy
 import math
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ruamel.yaml import YAML
 
 from ovseg import params, schema
 from ovseg.clip import config, dense
+from ovseg.study import sources
 
 PROJECT = Path(__file__).parent.parent
 VALUES = YAML(typ="safe").load((PROJECT / "params.yaml").read_text())
@@ -316,6 +318,23 @@ def test_devices_and_gpus_that_are_not_there_are_refused(monkeypatch):
     assert params.device("auto", 2) == torch.device("cuda") and params.device("cpu", 4) == torch.device("cpu")
     with pytest.raises(params.ParamsError, match="train.processes = 4: must be at most 2"):
         params.device("cuda", 4)
+
+
+def test_the_first_stage_counts_shards_and_looks_into_a_checkpoint(tmp_path, monkeypatch):
+    def said(**values):
+        monkeypatch.setattr(params, "_read", lambda path: having({"device": "cpu", "data.shards": f"{tmp_path}/*.tar"} | values))
+        with pytest.raises(params.ParamsError) as error:
+            sources.check_machine({"default": params.Run("default", "trained", {}, params.load())})
+        return str(error.value)
+
+    (tmp_path / "a.tar").touch()
+    few = said(**{"train.processes": 2, "clip.cache_images": False})
+    assert few == "default: train.processes = 2: must be at most 1, the number of shards"
+    file, model = f"{tmp_path}/weights.pt", "ViT-S-32-alt"
+    for content in ({"vision_model.embeddings.class_embedding": torch.zeros(4)}, Namespace(epoch=1)):  # Hugging Face's names; no tensors
+        torch.save(content, file)
+        wanted = f"must be a checkpoint of {model}: tensors alone, by open_clip's names"
+        assert said(clip=VIT | {"model": model, "pretrained": file}, **{"segment.window": 256}) == f"clip.pretrained = '{file}': {wanted}"
 
 
 @pytest.mark.parametrize("model", ["ViT-B-16", "ViT-L-14-336", "ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP-384"])

@@ -3,10 +3,12 @@
 import difflib
 import json
 import re
+import warnings
+import zipfile
 from importlib import util
 from pathlib import Path
 
-from ..schema import LOCAL
+from ..schema import HUB, LOCAL
 
 CONFIGS = Path(util.find_spec("open_clip").origin).parent / "model_configs"
 
@@ -32,6 +34,7 @@ def model_rules(model, pretrained, config):
     """(key, whether it holds, what it must be) for `model` and `pretrained` as in schema.Clip. config: from `model_config`."""
     models = sorted(file.stem for file in CONFIGS.glob("*.json"))
     hint = "" if config or model.startswith(LOCAL) else f"; the nearest are {nearest(model, models)}"
+    hint = f": `hf download {model.removeprefix(HUB)} --local-dir FOLDER`" if model.startswith(HUB) else hint
     yield "model", config, f"a model of open_clip, or {LOCAL}FOLDER with open_clip_config.json{hint}"
     yield "model", (patch_size(config["vision_cfg"]) or 1) > 1, "an open_clip model with a plain ViT image encoder, or a SigLIP model"
     if model.startswith(LOCAL):
@@ -50,3 +53,16 @@ def patch_size(vision):
         siglip = re.fullmatch(r"vit_.*_patch(\d+)_siglip.*", name)
         return int(siglip[1]) if siglip else None
     return None if vision.get("attentional_pool") else vision.get("patch_size")
+
+
+def check_weights(model, file):
+    """Raises ValueError unless a file is a checkpoint of an open_clip model. Only names and shapes of tensors are read."""
+    import open_clip  # takes seconds
+    import torch
+    from torch.utils.serialization import config
+
+    try:
+        with torch.device("meta"), config.patch("load.mmap", zipfile.is_zipfile(file)), warnings.catch_warnings(action="ignore"):
+            open_clip.create_model(model, file, device="meta")
+    except Exception:  # torch, open_clip and safetensors raise many kinds
+        raise ValueError(f"clip.pretrained = {file!r}: must be a checkpoint of {model}: tensors alone, by open_clip's names") from None

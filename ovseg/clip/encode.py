@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -103,29 +104,40 @@ def encode_texts(clip, texts, folder):
     out.finish()
 
 
+@dataclass
+class Squares:
+    """Square images (n, size, size, 3) uint8 of n raw samples: a data set whose indices are lists of samples."""
+
+    size: int
+
+    def __getitem__(self, samples):
+        return np.stack([images.center_crop(shards.decode_image(sample), self.size) for sample in samples])
+
+
 def encode_pairs(clip, paths, keys, settings, folder):
-    """Encode the training images into pairs.npy, row n that of keys[n]. settings: schema.Clip. Raises ValueError at other pairs."""
+    """Encode the training images into pairs.npy, row n that of keys[n]. settings: schema.Clip. Raises ValueError if shards lack a key."""
     made_with = {"clip": clip.fingerprint, "dense": clip.dense, "image_size": settings.image_size, "batch": settings.batch}
     made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_digest(paths)}
     side = settings.image_size // clip.patch
     out = ArrayWriter(Path(folder) / "pairs.npy", (clip.width, side, side), made_with, settings.batch)
-    pictures = tqdm(_pictures(paths, keys, out.rows), "encode images", len(keys), initial=out.rows, mininterval=2)
-    for batch in stacks((images.center_crop(picture, settings.image_size) for picture in pictures), settings.batch):
+    samples = _samples(paths, keys[out.rows :])
+    few = iter(lambda: list(itertools.islice(samples, 16)), [])  # read here, decoded by processes; arrays come through pipes (batches.py)
+    options = {"batch_size": None, "sampler": few, "num_workers": min(16, torch.get_num_threads()), "collate_fn": np.asarray}
+    squares = itertools.chain.from_iterable(torch.utils.data.DataLoader(Squares(settings.image_size), **options))
+    for batch in stacks(tqdm(squares, "encode images", len(keys), initial=out.rows, mininterval=2), settings.batch):
         out.append(clip.encode_dense(batch))
     out.finish()
 
 
-def _pictures(paths, keys, first):
-    """Yield the pictures of the pairs from row `first` on; shards before it are not read. Raises ValueError at other pairs."""
-    shard_of = [key.split("/")[0] for key in keys]
-    finished = set(shard_of[:first]) - set(shard_of[first:])
-    left = [key for key, shard in zip(keys, shard_of, strict=True) if shard not in finished]
-    pairs = (pair for path in paths if Path(path).stem not in finished for pair in shards.read_pairs(path, shards.Report()))
-    for row, (pair, key) in enumerate(itertools.zip_longest(pairs, left), len(keys) - len(left)):
-        if pair is None or pair[0] != key:
-            raise ValueError(f"{key or pair[0]}: the shards have changed since `prepare` read them; run it again")
-        if row >= first:
-            yield pair[1]
+def _samples(paths, keys):
+    """Yield the raw samples of the pairs `keys`; other shards are not read. Raises ValueError unless all come, in this order."""
+    known, names = {*keys}, {key.split("/")[0] for key in keys}
+    read = (sample for path in paths if Path(path).stem in names for sample in shards.read_samples(path))
+    found = ((key, sample) for sample in read if (key := f"{Path(sample['__url__']).stem}/{sample['__key__']}") in known)
+    for key, (own, sample) in itertools.zip_longest(keys, found, fillvalue=(None, None)):
+        if own != key:
+            raise ValueError(f"{key}: the shards have changed since `prepare` read them; run it again")
+        yield sample
 
 
 def stacks(arrays, size):

@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 
 
+def plain(text):
+    """A caption in one line, without HTML's names of characters (&amp;) and with CC12M's <PERSON> as a word."""
+    return " ".join(html.unescape(text).replace("<PERSON>", "person").split())
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def nouns(caption):
-    """Distinct nouns of a caption by TextBlob's default tagger, lower case, in order of appearance. Single letters are ignored."""
+    """Distinct nouns of an English caption by TextBlob's default tagger, lower case, in order; no single letters, no other scripts."""
     from textblob.en import tag  # takes a second to import, and only `prepare` looks for nouns
 
-    words = (word.lower() for word, kind in tag(html.unescape(caption)) if kind.startswith("NN"))
-    return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha()))
+    words = (word.lower() for word, kind in tag(plain(caption)) if kind.startswith("NN"))
+    return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word.isalpha() and max(word) <= "\u024f"))  # Latin
 
 
 @dataclass
@@ -32,12 +37,11 @@ class TextBank:
 
     @classmethod
     def collect(cls, tagged, templates):
-        """Build the bank from N pairs (caption, nouns). In captions, runs of whitespace, including line breaks, become one space, and
-        HTML's names of characters (&amp;) become these."""
+        """Build the bank from N pairs (caption, nouns). Captions are made `plain`."""
         captions, nouns = {}, {}  # their indices
         caption_index, noun_index, offset = array("i"), array("i"), array("q", [0])
         for text, words in tagged:
-            caption_index.append(captions.setdefault(" ".join(html.unescape(text).split()), len(captions)))
+            caption_index.append(captions.setdefault(plain(text), len(captions)))
             noun_index.extend(nouns.setdefault(word, len(nouns)) for word in words)
             offset.append(len(noun_index))
         return cls(list(captions), list(nouns), list(templates), *map(np.array, (caption_index, noun_index, offset)))

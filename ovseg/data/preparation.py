@@ -8,9 +8,9 @@ from . import captions, shards
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be in any encoding
 
 
-def scan(paths, max_bad_fraction, templates):
-    """Read every sample of every shard in parallel: (keys of N pairs in order, TextBank, Report). Raises ValueError if
-    two shards have the same name, if more than max_bad_fraction of the samples are unusable, or if no pair is left."""
+def scan(paths, max_bad_fraction, templates, stop_nouns=()):
+    """Read every sample of every shard in parallel: (keys of N pairs in order, TextBank, Report). stop_nouns: make no prompts. Raises
+    ValueError if two shards have the same name, if more than max_bad_fraction of the samples are unusable, or if no pair is left."""
     name, count = Counter(Path(path).stem for path in paths).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{count} shards are named {name}: names are part of the samples' keys and must be distinct")
@@ -23,7 +23,7 @@ def scan(paths, max_bad_fraction, templates):
             report.repaired += of_shard.repaired
             for key, caption, nouns in rows:
                 keys.append(key)
-                yield caption, nouns
+                yield caption, [noun for noun in nouns if noun not in stop_nouns]
 
     bank = captions.TextBank.collect(tagged(), templates)
     if report.bad_fraction > max_bad_fraction:

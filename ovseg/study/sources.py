@@ -13,13 +13,14 @@ import nbformat
 
 from .. import params
 from ..benchmarks import datasets
+from ..clip.config import check_weights
 from ..data import shards
 from ..data.files import write_json
 
 
 def check_machine(runs):
-    """Raises ParamsError if the shards, the benchmarks, label maps of a supervised run, or GPUs are missing. What `prepare` makes, and
-    optional benchmarks, may be missing. runs: {name: params.Run}."""
+    """Raises ParamsError if shards, benchmarks, label maps of a supervised run or GPUs are missing, or a checkpoint is not of clip.model.
+    What `prepare` makes, and optional benchmarks, may be missing. runs: {name: params.Run}."""
     p = runs[params.DEFAULT].params
     for run in runs.values():
         params.device(p.device, run.params.train.processes)
@@ -29,9 +30,13 @@ def check_machine(runs):
                 with contextlib.suppress(datasets.NotHere if settings.optional else ()):
                     datasets.open_benchmark(name, settings)
         paths = shards.expand(p.data.shards) if p.data.shards else []
+        if p.clip.pretrained and Path(p.clip.pretrained).is_file():
+            check_weights(p.clip.model, p.clip.pretrained)
     except (OSError, ValueError) as error:
         raise params.ParamsError(f"{error}") from None
     for name, run in runs.items():
+        if paths and not p.clip.cache_images and len(paths) < (processes := run.params.train.processes):
+            raise params.ParamsError(f"{name}: train.processes = {processes}: must be at most {len(paths)}, the number of shards")
         if paths and run.params.train.method == "supervised":
             label = p.benchmarks[run.params.supervised.labels].label
             if label not in next(shards.read_samples(paths[0]), {label: None}):

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from ..data.images import center_crop
 from . import distributed
 
 SHUFFLE = 2048  # raw samples in each worker's shuffle buffer; it is filled before any is drawn
+SHUFFLE_BYTES = 1 << 28  # fewer samples, if so many are larger on average
+READERS = 8  # threads that each read a batch of cached features ahead: one alone waits for the disk at each row
 
 
 class CachedImages(NamedTuple):
@@ -36,8 +39,13 @@ class CachedImages(NamedTuple):
     def epoch(self, seed, epoch, batch, skip, device):
         """Yield (rows (B,), this process' features (b, d, h, w) float32, encode of objectives.Batch), without the first `skip` batches."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self.array))[: self.batches(batch) * batch]
-        for rows in order.reshape(-1, batch)[skip:]:
-            yield rows, encode.as_tensor(self.array[rows[distributed.joined().share(batch)]], device), None
+        batches = order.reshape(-1, batch)[skip:]
+        own = batches[:, distributed.joined().share(batch)]
+        with ThreadPoolExecutor(READERS) as threads:
+            reads = [threads.submit(self.array.__getitem__, ahead) for ahead in own[:READERS]]
+            for rows, ahead in itertools.zip_longest(batches, own[READERS:]):
+                reads += [threads.submit(self.array.__getitem__, ahead)] if ahead is not None else []
+                yield rows, encode.as_tensor(reads.pop(0).result(), device), None
 
 
 class StreamedImages(NamedTuple):
@@ -53,10 +61,12 @@ class StreamedImages(NamedTuple):
         return self.clip.encode_dense(np.stack(shards.first_images(self.paths, count, self.size)))
 
     def batches(self, batch):
-        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs."""
-        size = distributed.joined().size
+        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs. Says how many are left out."""
+        rank, size = distributed.joined()
         of_shard = Counter(key.split("/")[0] for key in self.keys)
-        shares = [sum(of_shard[Path(path).stem] for path in self.paths[rank::size]) for rank in range(size)]
+        shares = [sum(of_shard[Path(path).stem] for path in self.paths[start::size]) for start in range(size)]
+        if rank == 0 and (left := 1 - min(shares) * size / len(self.keys)) > 0:
+            print(f"an epoch leaves out {left:.1%} of the pairs: {len(self.paths)} shards, {size} processes; have a multiple of {size}")
         return min(shares) // (batch // size)
 
     def epoch(self, seed, epoch, batch, skip, device):
@@ -64,7 +74,8 @@ class StreamedImages(NamedTuple):
         world = distributed.joined()
         share = batch // world.size
         own = np.random.default_rng((seed, epoch)).permutation(self.paths[world.rank :: world.size]).tolist()
-        shuffle = wds.shuffle(SHUFFLE, initial=SHUFFLE, rng=random.Random(hash((seed, epoch))))
+        buffer = min(SHUFFLE, 1 + SHUFFLE_BYTES * len(self.keys) // sum(Path(path).stat().st_size for path in self.paths))
+        shuffle = wds.shuffle(buffer, initial=buffer, rng=random.Random(hash((seed, epoch))))
         decode = partial(_decoded, shuffle=shuffle, rows_of={key: row for row, key in enumerate(self.keys)}, size=self.size)
         workers = min(self.workers, len(own))
         chunk = wds.batched(max(1, share // max(1, workers)), list)  # one of each worker is this process' share of a batch

@@ -13,6 +13,7 @@ from test_dense import TEXT, plain_clip, randomise, siglip_clip
 from tiny import P
 
 from ovseg.clip import dense
+from ovseg.clip.config import check_weights
 from ovseg.clip.frozen import FrozenCLIP
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
@@ -116,6 +117,9 @@ def test_a_checkpoint_file_opens_as_the_model_it_was_saved_from(tmp_path):
     model, images = randomise(open_clip.create_model(name, pretrained=None)), pictures(1, 64, 96)
     torch.save(model.state_dict(), path)
     opened = FrozenCLIP.open(settings(name, str(path), dense="sclip"))
+    check_weights(name, str(path))
+    with pytest.raises(ValueError, match=f"clip.pretrained = '{path}': must be a checkpoint of ViT-S-32: tensors alone"):
+        check_weights("ViT-S-32", str(path))
     path.unlink()  # pytest would keep its 170 MB
     assert (opened.mean, opened.std) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     assert torch.equal(opened.encode_dense(images), FrozenCLIP(model, None, mode="sclip").encode_dense(images))

@@ -19,9 +19,11 @@ def test_nouns_are_the_distinct_nouns_in_order():
     assert nouns("Two dogs run through the park at night") == ("dogs", "park", "night")
     assert nouns("a dog, a Dog and a DOG") == ("dog",) and nouns("the 3 birds of 2019!") == ("birds",)
     assert nouns('"quoted" words , and (bracketed) ones ... e.g. U.S. cities') == ("words", "ones", "cities")
-    assert nouns("person 's well-known T-shirt : 50 % off in 2012 :-)") == ("person",) and nouns("A Café – 日本") == ("café", "日本")
+    assert nouns("person 's well-known T-shirt : 50 % off in 2012 :-)") == ("person",) and nouns("A Café – 日本") == ("café",)
+    assert nouns("<PERSON> and &lt;PERSON&gt;'s car") == ("person", "car") and bank_of(["<PERSON>!"], TEMPLATES).captions == ["person!"]
     assert nouns("salt &amp; pepper&nbsp;") == ("salt", "pepper") and bank_of(["a &amp;&nbsp; b"], TEMPLATES).captions == ["a & b"]
     assert {nouns(caption) for caption in ("x", "running quickly", "", "!?! ...")} == {()}
+    assert {nouns(caption) for caption in ("一只猫在沙发上", "猫 が 寝ている", "кот на диване")} == {()}  # the tagger knows English
 
 
 def test_texts_are_the_distinct_captions_then_the_prompts_of_each_noun():

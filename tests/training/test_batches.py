@@ -17,8 +17,9 @@ from tiny import bank_of
 
 from ovseg.clip.frozen import FrozenCLIP
 from ovseg.data import shards
-from ovseg.training import loop
+from ovseg.training import batches, loop
 from ovseg.training.batches import SHUFFLE, CachedImages, StreamedImages, open_pairs
+from ovseg.training.distributed import World
 
 
 def epoch_of(images, seed=0, epoch=0, batch=6, skip=0):
@@ -70,6 +71,35 @@ def test_workers_take_turns_pair_by_pair_however_they_send_them(tmp_path, counts
         expected += [queue.pop(0) for queue in queues if queue]
     assert list(order(images, seed=3, epoch=1, batch=batch)) == expected[: len(expected) // batch * batch]
     assert sorted(expected) == list(range(sum(counts)))
+
+
+def test_a_buffer_of_large_samples_holds_fewer(tmp_path, monkeypatch):
+    images = stream(tmp_path, (60,))
+    for held in (1, 5, 60):  # in a buffer of n samples, none is drawn more than n - 1 places before its turn
+        monkeypatch.setattr(batches, "SHUFFLE_BYTES", os.path.getsize(images.paths[0]) * (held - 0.5) // 60)
+        assert held / 2 - 1 < max(order(images, batch=60) - np.arange(60)) < held
+
+
+def test_pairs_that_processes_leave_out_are_told(monkeypatch, capsys):
+    monkeypatch.setattr(batches.distributed, "joined", lambda: World(0, 8))
+    for count, said in ((20, "an epoch leaves out 20.0% of the pairs: 20 shards, 8 processes; have a multiple of 8\n"), (16, "")):
+        keys = [f"{shard}/{n}" for shard in range(count) for n in range(10)]
+        assert StreamedImages(None, [f"{shard}.tar" for shard in range(count)], keys, 8, 0).batches(16) == 10  # of 2 images a process
+        assert capsys.readouterr().out == said
+
+
+def test_cached_features_are_read_a_few_batches_ahead():
+    read = []
+
+    class Disk(np.ndarray):
+        def __getitem__(self, rows):
+            read.append(rows)
+            return np.asarray(self)[rows]
+
+    images = CachedImages(np.arange(120).reshape(120, 1, 1, 1).view(Disk))
+    for number, (rows, dense, _) in enumerate(images.epoch(0, 0, 4, 2, CPU), 1):
+        assert dense.flatten().tolist() == rows.tolist() and len(read) <= number + batches.READERS
+    assert number == len(read) == 28
 
 
 def stream_with_little(images):
