@@ -6,15 +6,10 @@ import pandas as pd
 
 from .. import params
 from .findings import Finding
-from .results import DEFAULT, GROUPS, by_seed
+from .results import DEFAULT, DENSE_TITLES, GROUPS, NOT_RUN, by_seed, mean_std
 
 PAPER_PIXELS = 3136  # number of meta-points in the paper's Table 4 that stands for every pixel by itself
-NOT_RUN = "not run"
 OTHER = "same verdict on the other processor"
-DENSE_TITLES = {  # names of the untrained runs
-    "clip": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "clearclip": "ClearCLIP", "naclip": "NACLIP", "pearl": "PEARL's attention",
-    "reco": "ReCo",
-}  # fmt: skip
 INTRODUCTION, METHODS, AGAINST, GAP = Path(__file__).with_name("report.md").read_text(encoding="utf-8").split("\n---\n")
 
 
@@ -57,12 +52,6 @@ def markdown(listed):
 def method_title(method):
     """The name of a train.method in tables: "mgca+mixreorg" becomes "MGCA + MixReorg"."""
     return " + ".join(params.METHODS[part].TITLE for part in method.split("+"))
-
-
-def mean_std(values, missing=NOT_RUN):
-    """Format mIoU over seeds as mean ± standard deviation (n), or a single value as it is."""
-    spread = f" ± {values.std():.1f} ({values.count()})" if values.count() > 1 else ""
-    return f"{values.mean():.1f}{spread}" if values.count() else missing
 
 
 def scores(results):

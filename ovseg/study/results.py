@@ -12,6 +12,11 @@ from ..benchmarks.datasets import BACKGROUND
 DEFAULT = "default"  # the name of the run without changes
 OWN = ("train.lr", "segment.unit", "segment.threshold")  # parameters that each method may tune for itself in a comparison
 GROUPS = ("with background", "without background")  # benchmarks are averaged in two groups, as in the paper's tables
+NOT_RUN = "not run"
+DENSE_TITLES = {  # names of the untrained runs
+    "clip": "CLIP", "maskclip": "MaskCLIP", "sclip": "SCLIP", "clearclip": "ClearCLIP", "naclip": "NACLIP", "pearl": "PEARL's attention",
+    "reco": "ReCo",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,3 +134,9 @@ def load_results(paths):
             row = {"run": run, "kind": result["kind"], "seed": seed["seed"], "benchmark": benchmark, "group": GROUPS[BACKGROUND not in iou]}
             rows.append(row | {"unit": unit, "own": unit == of_run["segment.unit"], "miou": seed["miou"][benchmark][unit]})
     return Results(pd.DataFrame(rows).astype({"seed": float, "miou": float}), changes, parameters, costs)
+
+
+def mean_std(values, missing=NOT_RUN):
+    """Format mIoU over seeds as mean ± standard deviation (n), or a single value as it is."""
+    spread = f" ± {values.std():.1f} ({values.count()})" if values.count() > 1 else ""
+    return f"{values.mean():.1f}{spread}" if values.count() else missing

@@ -24,7 +24,7 @@ from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND
 from ..training import distributed, loop
 from ..training.decoder import Decoder
-from .report import DENSE_TITLES, mean_std
+from .results import DENSE_TITLES, mean_std
 
 PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # packages whose versions a result records
 SECTIONS = ("clip", *params.METHODS, "train", "segment", "reco", "evaluate")  # of the parameters that a result records
