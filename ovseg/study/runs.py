@@ -26,7 +26,7 @@ from ..training.decoder import Decoder
 from .report import DENSE_TITLES, mean_std
 
 PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # packages whose versions a result records
-SECTIONS = ("clip", *params.METHODS, "train", "segment", "evaluate")  # of the parameters that a result records
+SECTIONS = ("clip", *params.METHODS, "train", "cocu", "segment", "evaluate")  # of the parameters that a result records
 
 
 def train_run(run, device):

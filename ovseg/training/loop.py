@@ -155,7 +155,7 @@ def train_into(folder, seed, p, labels_of, device):
         return distributed.launch(p.train.processes, train_into, folder, seed, p, labels_of, device)
     if world.size == 1 and device.type == "cpu":
         torch.set_num_threads(p.train.threads)
-    pairs, labels = open_pairs(p.clip, p.train.workers, device), None
+    pairs, labels = open_pairs(p, device), None
     if labels_of is not None:
         side = 2 * pairs.images.first(1, device).shape[-1]  # of the decoder's output
         labels = labels_of(pairs.paths, preparation.load_keys("data/prepared"), side)
@@ -172,7 +172,7 @@ def train_into(folder, seed, p, labels_of, device):
         about = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark}
         about["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
         about["weights"] = sum(parameter.numel() for parameter in learner.parameters())
-        about["parameters"] = {name: section.model_dump() for name, section in (p.sections | {"train": p.train}).items()}
+        about["parameters"] = {name: section.model_dump() for name, section in p.training.items()}
         write_json(file, about)
         checkpoint.unlink()
     return True

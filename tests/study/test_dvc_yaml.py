@@ -14,7 +14,7 @@ FILES = {  # stages: the files that rerun them
     "sources": "notebooks/run.ipynb params.yaml",
     "prepare": "ovseg/world/scenes.py",
     "prepare encode run": "ovseg/data/captions.py",
-    "encode": "models/clip/open_clip_model.safetensors",
+    "encode": "models/clip/open_clip_model.safetensors runs/sources/texts.json",
     "encode run": "ovseg/clip/dense.py data/prepared/pairs.npz",
     "encode run inferred untrained figures": "ovseg/benchmarks/miou.py ovseg/segmentation/names.py",
     "run": "ovseg/methods/tcl.py ovseg/training/loop.py data/features/train/pairs.npy",
@@ -44,6 +44,7 @@ def test_a_stage_reruns_by_its_files_and_parameters_and_what_they_are_in():
 @pytest.mark.parametrize("key, value, uses", [
     ("mgca.tau", 0.1, lambda run: run.kind == "trained" and "mgca" in run.params.sections),
     ("tcl.area", 0.3, lambda run: run.name.startswith("train.method=tcl")),
+    ("cocu.concepts", 9, lambda run: run.kind == "trained" and "cocu" in run.params.training),
     ("train.lr", 0.001, lambda run: run.kind == "trained" and "train.lr" not in run.changes),
     ("train.workers", 1, lambda run: False),
     ("segment.meta_points", 49, lambda run: "segment.meta_points" not in run.changes),
