@@ -142,6 +142,7 @@ class Train(Section):
     texts: Literal["captions", "curated"]
     caption_probability: Share
     mask_equal_texts: bool
+    mask_named: bool
     outliers: Share
     precision: Precision
     checkpoint_steps: Count

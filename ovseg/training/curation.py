@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.cluster.vq import kmeans2
-from scipy.sparse import csr_array
 
 from ..clip.encode import as_tensor
 
@@ -42,10 +41,10 @@ def curate(bank, texts, images, settings, device="cpu"):
 
 def concepts(bank, nouns, images, settings):
     """Yield each picture's nouns, indices: those of its caption, then the best of its archive. nouns (V, d), images (N, d): unit length."""
-    of_captions, mean = named(bank), images.mean(0)
+    mean = images.mean(0)
     for rows in torch.arange(len(images)).split(max(1, ENTRIES // max(len(images), len(nouns)))):
         near = neighbours(images, rows, settings.neighbours).cpu()  # b, M
-        captions, found = map(torch.from_numpy, of_captions[near.flatten().numpy()].nonzero())
+        captions, found = map(torch.from_numpy, bank.named[near.flatten().numpy()].nonzero())
         scores = (images[rows] - mean) @ nouns.T  # b, V; the cosine to the mean picture is the mean of the cosines
         archive = torch.zeros(scores.shape, dtype=torch.bool)
         archive[captions // near.shape[1], found] = True
@@ -72,11 +71,8 @@ def slots(words, clusters):
     return [word for group in by_cluster.values() for word in group * (size // len(group))]
 
 
-def named(bank):
-    """Which nouns each pair has: sparse bool (N, V)."""
-    return csr_array((np.ones(len(bank.noun_index), bool), bank.noun_index, bank.offset), (len(bank), len(bank.nouns)))
-
-
-def precision_and_recall(chosen, true):
-    """In percent: how much of `chosen` is true, and how much of what is true is chosen. Boolean arrays of one shape."""
-    return 100 * true[chosen].mean(), 100 * chosen[true].mean()
+def judge(own, curated, true):
+    """{"captions", "added", "curated": [nouns per picture, precision, recall in percent]}. own, curated, true: (N, V) bool, the nouns of
+    captions, curated nouns, and what the pictures show. The recall of added nouns is of what captions leave out."""
+    rows = {"captions": (own, true), "added": (curated & ~own, true & ~own), "curated": (curated, true)}
+    return {name: [chosen.sum(1).mean(), 100 * of[chosen].mean(), 100 * chosen[of].mean()] for name, (chosen, of) in rows.items()}
