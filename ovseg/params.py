@@ -60,10 +60,10 @@ class Run:
     def depends(self):
         """The values on which the run's result depends, as a dict: its DVC stage reruns when one of them changes."""
         p, train = self.params, {"trained": None, "inferred": {"seeds"}, "untrained": set()}[self.kind]
-        used = {name: section.model_dump() for name, section in p.sections.items()} if self.kind == "trained" else {}
+        used = {name: section.model_dump() for name, section in p.training.items()} if self.kind == "trained" else {}
         others = ("clip", "segment", "evaluate", *["reco"] * (self.name == "reco"))
         used |= {name: getattr(p, name).model_dump(exclude=UNUSED.get(name)) for name in others}
-        return {"device": p.device, "train": p.train.model_dump(include=train, exclude=UNUSED["train"])} | used
+        return {"device": p.device} | used | {"train": p.train.model_dump(include=train, exclude=UNUSED["train"])}
 
 
 def enter_project():
@@ -236,7 +236,7 @@ def _unknown(key):
 def _check_keys(kind, changes):
     """Raises ParamsError if a run of this kind cannot make these changes."""
     inference = {f"segment.{key}" for key in INFERENCE}
-    of_training = {key for key in changes if key.split(".")[0] in ("train", *METHODS)}
+    of_training = {key for key in changes if key.split(".")[0] in ("train", "cocu", *METHODS)}
     if others := set(changes) - inference - of_training:
         raise ParamsError(f"{min(others)}: no ablation, because all runs share data and features; change it in params.yaml")
     if kind == "inferred" and of_training:

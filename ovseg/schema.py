@@ -140,14 +140,24 @@ class Train(Section):
     optimizer: Literal["adam", "adamw"]
     lr: Positive
     weight_decay: NotNegative
+    texts: Literal["captions", "curated"]
     caption_probability: Share
     mask_equal_texts: bool
+    mask_named: bool
     outliers: Share
     precision: Precision
     checkpoint_steps: Count
     threads: Count
     workers: Index
     processes: Count
+
+
+class Cocu(Section):
+    """Curated texts (training/curation.py)."""
+
+    neighbours: Count
+    concepts: Count
+    clusters: Count
 
 
 class Segment(Section):
@@ -212,6 +222,7 @@ class Study(Section):
     clip: Clip
     pretrain: Pretrain
     train: Train
+    cocu: Cocu
     segment: Segment
     reco: Reco
     evaluate: Evaluate
@@ -222,3 +233,8 @@ class Study(Section):
     def sections(self):
         """{method: its section} of train.method."""
         return {name: getattr(self, name) for name in self.train.method.split("+")}
+
+    @property
+    def training(self):
+        """{name: section} of all that a training uses: its methods, `train` and, with curated texts, `cocu`."""
+        return self.sections | {"train": self.train} | ({"cocu": self.cocu} if self.train.texts == "curated" else {})

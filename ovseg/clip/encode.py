@@ -2,6 +2,7 @@
 
     train/texts.npy              (T, d)        every text of the bank
     train/pairs.npy              (N, d, h, w)  dense features of the training images, if they are cached
+    train/images.npy             (N, d)        embeddings of the whole training images, if a run curates texts with them
     benchmarks/NAME/classes.npy  (C, d)        embeddings of the class names of benchmark NAME (float32, unit length)
     benchmarks/NAME/MODE.npy     (W, d, h, w)  dense features of the windows of its pictures, in order; MODE is one of dense.DENSE_MODES
 
@@ -114,18 +115,20 @@ class Squares:
         return np.stack([images.center_crop(shards.decode_image(sample), self.size) for sample in samples])
 
 
-def encode_pairs(clip, paths, keys, settings, folder):
-    """Encode the training images into pairs.npy, row n that of keys[n]. settings: schema.Clip. Raises ValueError if shards lack a key."""
-    made_with = {"clip": clip.fingerprint, "dense": clip.dense, "image_size": settings.image_size, "batch": settings.batch}
+def encode_pairs(clip, paths, keys, settings, folder, name="pairs"):
+    """Encode the training images into pairs.npy, row n that of keys[n]; with name "images", whole images into images.npy. settings:
+    schema.Clip. Raises ValueError if shards lack a key."""
+    whole, side = name == "images", settings.image_size // clip.patch
+    size, row, encode = (clip.image_size, (), clip.encode_image) if whole else (settings.image_size, (side, side), clip.encode_dense)
+    made_with = {"clip": clip.fingerprint, "dense": clip.dense, "image_size": size, "batch": settings.batch}
     made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_digest(paths)}
-    side = settings.image_size // clip.patch
-    out = ArrayWriter(Path(folder) / "pairs.npy", (clip.width, side, side), made_with, settings.batch)
+    out = ArrayWriter(Path(folder) / f"{name}.npy", (clip.width, *row), made_with, settings.batch)
     samples = _samples(paths, keys[out.rows :])
     few = iter(lambda: list(itertools.islice(samples, 16)), [])  # read here, decoded by processes; arrays come through pipes (batches.py)
     options = {"batch_size": None, "sampler": few, "num_workers": min(16, torch.get_num_threads()), "collate_fn": np.asarray}
-    squares = itertools.chain.from_iterable(torch.utils.data.DataLoader(Squares(settings.image_size), **options))
+    squares = itertools.chain.from_iterable(torch.utils.data.DataLoader(Squares(size), **options))
     for batch in stacks(tqdm(squares, "encode images", len(keys), initial=out.rows, mininterval=2), settings.batch):
-        out.append(clip.encode_dense(batch))
+        out.append(encode(batch))
     out.finish()
 
 

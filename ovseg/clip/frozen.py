@@ -105,6 +105,12 @@ class FrozenCLIP(nn.Module):
             return dense.dense_features(self.tower, self.normalise(images), modes, mixing)
 
     @torch.no_grad()
+    def encode_image(self, images):
+        """CLIP's own embeddings of whole images, not normalised: (n, S, S, 3) uint8, S = self.image_size -> (n, d) float32."""
+        with self._autocast():
+            return self.clip.encode_image(self.normalise(images)).float()
+
+    @torch.no_grad()
     def encode_text(self, texts, batch=512):
         """Text embeddings in the joint space, not normalised: list of n str -> (n, d) float32."""
         tokens = (self.tokenizer(texts[start : start + batch]).to(self.device) for start in range(0, len(texts), batch))

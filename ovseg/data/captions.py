@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_array
 
 
 def plain(text):
@@ -70,6 +71,20 @@ class TextBank:
         """Subject ids of texts: equal for prompts of the same noun and for equal captions. text_ids (B,) -> (B,) int64."""
         count = len(self.captions)
         return np.where(text_ids < count, text_ids, count + (text_ids - count) // len(self.templates))
+
+    @functools.cached_property
+    def named(self):
+        """Which nouns each pair has: sparse bool (N, V)."""
+        shape = len(self), len(self.nouns)
+        return csr_array((np.ones(len(self.noun_index), bool), self.noun_index, self.offset), shape)
+
+    def describes(self, text_ids, rows):
+        """Whether each text is a prompt of a noun of each pair. text_ids (T,), rows (B,) -> (B, T) bool. False for captions."""
+        prompts = text_ids >= len(self.captions)
+        nouns = (text_ids[prompts] - len(self.captions)) // len(self.templates)
+        described = np.zeros((len(rows), len(text_ids)), bool)
+        described[:, prompts] = self.named[rows][:, nouns].toarray()
+        return described
 
     def save(self, folder):
         """Write bank.json (captions, nouns and templates) and pairs.npz (indices) into folder."""

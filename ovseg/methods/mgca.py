@@ -18,7 +18,7 @@ from pydantic import Field
 from ..clip.encode import as_tensor
 from ..schema import Positive, Section, Share, joined
 from ..training.distributed import World
-from ..training.objectives import BaseObjective, info_nce, negatives
+from ..training.objectives import BaseObjective, info_nce, negatives_of
 from . import mining
 
 TITLE = "MGCA"
@@ -93,9 +93,10 @@ def explain(decoder, pairs, p, count=16):
     """What the losses select in the first `count` pairs, each with a prompt drawn at random: (texts, `correspondences` with maps
     (count, h, w)). decoder: on the CPU. pairs: batches.Pairs. p: Params."""
     bank = pairs.bank
-    drawn = bank.draw(np.arange(min(count, len(bank))), np.random.default_rng(0), caption_probability=0.0)
+    rows = np.arange(min(count, len(bank)))
+    drawn = bank.draw(rows, np.random.default_rng(0), caption_probability=0.0)
     pixels = decoder(pairs.images.first(len(drawn), "cpu").cpu())  # B, d, h, w
-    negative = negatives(torch.from_numpy(bank.subjects(drawn)), p.train.mask_equal_texts)
+    negative = negatives_of(bank, rows, drawn, p.train)
     selected = correspondences(pixels.flatten(2).transpose(1, 2), as_tensor(pairs.texts[drawn]), negative, p.mgca)
     maps = {name: value.unflatten(1, pixels.shape[2:]) if value.ndim == 2 else value for name, value in selected.items()}
     return [bank.texts[i] for i in drawn], maps

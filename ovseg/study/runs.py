@@ -27,7 +27,7 @@ from ..training.decoder import Decoder
 from .results import DENSE_TITLES, mean_std
 
 PACKAGES = ("ovseg", "torch", "open_clip_torch", "numpy", "pillow")  # packages whose versions a result records
-SECTIONS = ("clip", *params.METHODS, "train", "segment", "reco", "evaluate")  # of the parameters that a result records
+SECTIONS = ("clip", *params.METHODS, "train", "cocu", "segment", "reco", "evaluate")  # of the parameters that a result records
 
 
 def train_run(run, device):

@@ -2,6 +2,7 @@
 
     runs/sources/NOTEBOOK.ipynb     the notebooks without outputs, so that saving one in JupyterLab reruns nothing
     runs/sources/runs/NAME.json     the parameters that a run's result depends on: its stage reruns if one of them changes
+    runs/sources/texts.json         the values of train.texts in all runs: `encode` reruns if one is new
 """
 
 import contextlib
@@ -63,6 +64,7 @@ def main(folder=Path("runs/sources")):
         nbformat.write(stripped(nbformat.read(path, as_version=4)), folder / path.name)
     for name, run in runs.items():
         write_json(folder / f"runs/{name}.json", run.depends(), sort_keys=True)
+    write_json(folder / "texts.json", sorted({run.params.train.texts for run in runs.values()}))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import webdataset as wds
 from ..clip import encode
 from ..data import captions, preparation, shards
 from ..data.images import center_crop
-from . import distributed
+from . import curation, distributed
 
 SHUFFLE = 2048  # raw samples in each worker's shuffle buffer; it is filled before any is drawn
 SHUFFLE_BYTES = 1 << 28  # fewer samples, if so many are larger on average
@@ -112,8 +112,9 @@ class Pairs(NamedTuple):
     made_of: dict  # JSON values that tell images and texts from those of other data
 
 
-def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/features/train"):
-    """Open the output of `prepare` and `encode` as Pairs: features if `encode` kept them, else images, decoded by `workers` processes."""
+def open_pairs(p, device, prepared="data/prepared", cache="data/features/train"):
+    """Open the output of `prepare` and `encode` as Pairs: features if `encode` kept them, else images. Texts are curated if train.texts is.
+    p: Params. Raises FileNotFoundError if the embeddings are missing that this needs."""
     cache, paths = Path(cache), preparation.load_paths(prepared)
     array = encode.open_cached(cache / "pairs.npy")
     made_of = {"texts": json.loads((cache / "texts.json").read_text(encoding="utf-8"))["sha256"]}
@@ -124,7 +125,12 @@ def open_pairs(clip, workers, device, prepared="data/prepared", cache="data/feat
         from ..clip.frozen import FrozenCLIP  # slow import, not needed with cached features
 
         keys = preparation.load_keys(prepared)
-        images = StreamedImages(FrozenCLIP.open(clip, device), paths, keys, clip.image_size, workers)
+        images = StreamedImages(FrozenCLIP.open(p.clip, device), paths, keys, p.clip.image_size, p.train.workers)
         sizes = [Path(path).stat().st_size for path in paths]
-        made_of |= {"images": encode.digest([keys, sizes]), "clip": clip.model_dump(exclude={"batch", "cache_images"})}
-    return Pairs(images, captions.TextBank.load(prepared), encode.open_cached(cache / "texts.npy"), paths, made_of)
+        made_of |= {"images": encode.digest([keys, sizes]), "clip": p.clip.model_dump(exclude={"batch", "cache_images"})}
+    bank, texts = captions.TextBank.load(prepared), encode.open_cached(cache / "texts.npy")
+    if p.train.texts == "curated":
+        if (whole := encode.open_cached(cache / "images.npy")) is None:
+            raise FileNotFoundError(f"train.texts = curated: {cache / 'images.npy'} is missing: run `dvc repro encode`")
+        bank = distributed.joined().from_first(curation.curate(bank, texts, whole, p.cocu, device))
+    return Pairs(images, bank, texts, paths, made_of)

@@ -21,7 +21,7 @@ from ..data import preparation
 from ..data.files import write_json, write_whole
 from . import distributed, outliers
 from .batches import CachedImages, StreamedImages, open_pairs
-from .objectives import Batch, Learner, negatives
+from .objectives import Batch, Learner, negatives_of
 
 
 def learning_rate(step, steps, warmup, peak):
@@ -105,8 +105,8 @@ def make_batch(rows, dense, encode, pairs, labels, settings, place):
         maps = torch.from_numpy(labels.maps[rows[world.share(len(rows))]]).to(device).long()
         return batch._replace(labels=maps, classes=labels.classes.to(device))
     text_ids = pairs.bank.draw(rows, np.random.default_rng([seed, 1, step]), settings.caption_probability)
-    subjects = torch.from_numpy(pairs.bank.subjects(text_ids)).to(device, non_blocking=True)
-    return batch._replace(texts=as_tensor(pairs.texts[text_ids], device), negative=negatives(subjects, settings.mask_equal_texts))
+    negative = negatives_of(pairs.bank, rows, text_ids, settings).to(device, non_blocking=True)
+    return batch._replace(texts=as_tensor(pairs.texts[text_ids], device), negative=negative)
 
 
 def _batches(images, seed, step, per_epoch, batch, device):
@@ -155,7 +155,7 @@ def train_into(folder, seed, p, labels_of, device):
         return distributed.launch(p.train.processes, train_into, folder, seed, p, labels_of, device)
     if world.size == 1 and device.type == "cpu":
         torch.set_num_threads(p.train.threads)
-    pairs, labels = open_pairs(p.clip, p.train.workers, device), None
+    pairs, labels = open_pairs(p, device), None
     if labels_of is not None:
         side = 2 * pairs.images.first(1, device).shape[-1]  # of the decoder's output
         labels = labels_of(pairs.paths, preparation.load_keys("data/prepared"), side)
@@ -172,7 +172,7 @@ def train_into(folder, seed, p, labels_of, device):
         about = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark}
         about["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
         about["weights"] = sum(parameter.numel() for parameter in learner.parameters())
-        about["parameters"] = {name: section.model_dump() for name, section in (p.sections | {"train": p.train}).items()}
+        about["parameters"] = {name: section.model_dump() for name, section in p.training.items()}
         write_json(file, about)
         checkpoint.unlink()
     return True

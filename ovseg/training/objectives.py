@@ -86,6 +86,12 @@ def info_nce(logits, negative, direction="both"):
     return {"image-to-text": to_text, "text-to-image": to_image, "both": (to_text + to_image) / 2}[direction]
 
 
+def negatives_of(bank, rows, text_ids, settings):
+    """Mask of negative pairs of a batch, (B, B) bool. rows (B,): pairs of the TextBank. text_ids (B,): drawn. settings: schema.Train."""
+    negative = negatives(torch.from_numpy(bank.subjects(text_ids)), settings.mask_equal_texts)
+    return negative & ~torch.from_numpy(bank.describes(text_ids, rows)) if settings.mask_named else negative
+
+
 def negatives(subjects, mask_equal_texts):
     """Mask of negative image-text pairs: subjects (B,), see TextBank.subjects -> (B, B) bool, True where i != j and, with
     mask_equal_texts, their subjects differ."""

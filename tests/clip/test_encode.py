@@ -58,6 +58,12 @@ def test_each_image_and_text_has_its_row(clip, paths, tmp_path):
     assert encode.open_cached(tmp_path / "absent.npy") is None
 
 
+def test_whole_images_are_encoded_at_the_size_that_clip_was_trained_at(clip, paths, tmp_path):
+    encode.encode_pairs(clip, paths, KEYS, SETTINGS.model_copy(update={"image_size": 16}), tmp_path, "images")
+    expected = clip.clip.visual(clip.normalise(IMAGES)).detach().numpy()
+    np.testing.assert_allclose(encode.open_cached(tmp_path / "images.npy"), expected, atol=2e-3)
+
+
 def test_an_encoding_killed_at_any_batch_resumes_with_the_same_bytes(clip, paths, tmp_path):
     encode_all(clip, paths, tmp_path / "whole")
     for at, left in ((0, 6), (1, 5), (4, 2), (5, 1)):

@@ -133,7 +133,7 @@ def test_pairs_are_opened_with_cached_features_or_else_streamed(tmp_path, monkey
     monkeypatch.setattr(FrozenCLIP, "open", lambda settings, device: clip)
 
     def opened(**values):
-        return open_pairs(P.clip.model_copy(update={"image_size": 32} | values), 0, CPU, tmp_path, tmp_path)
+        return open_pairs(changed({"clip": P.clip.model_copy(update={"image_size": 32} | values)}), CPU, tmp_path, tmp_path)
 
     write_array(tmp_path / "texts.npy", np.ones((2, 3)))
     streamed = opened()

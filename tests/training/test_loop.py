@@ -227,7 +227,7 @@ def test_fingerprints_tell_parameters_data_and_code_apart(tmp_path, monkeypatch)
     read = []
     monkeypatch.setattr(loop, "syntax", lambda file: read.append(file.relative_to(Path(loop.__file__).parents[1]).as_posix()) or "")
     assert mark() not in marks  # the code counts
-    names = ("__init__", "batches", "decoder", "distributed", "loop", "objectives", "outliers")
+    names = ("__init__", "batches", "curation", "decoder", "distributed", "loop", "objectives", "outliers")
     code, of_mgca = {f"training/{name}.py" for name in names} | {"data/captions.py"}, {"methods/mgca.py", "methods/mining.py"}
     assert set(read) == code | of_mgca
     read.clear()
