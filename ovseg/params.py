@@ -28,7 +28,7 @@ from .schema import INFERENCE, LAYOUTS, PRETRAINED_CLIP, Study
 METHODS = {name: methods.module(name) for name in methods.names()}
 Params = create_model("Params", __base__=Study, **{name: (module.Settings, ...) for name, module in METHODS.items()})
 DEFAULT = "default"  # the run of params.yaml as it is
-UNUSED = {"clip": {"batch"}, "train": {"workers", "checkpoint_steps", "processes"}}  # change no result of a run
+UNUSED = {"clip": {"batch"}, "train": {"workers", "checkpoint_steps", "processes", "timeout_minutes"}}  # change no result of a run
 
 
 class ParamsError(ValueError):

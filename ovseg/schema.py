@@ -147,6 +147,7 @@ class Train(Section):
     threads: Count
     workers: Index
     processes: Count
+    timeout_minutes: Count
 
 
 class Segment(Section):

@@ -117,7 +117,7 @@ def main():
     signal.signal(signal.SIGTERM, runner.stop)
     LOGS.mkdir(parents=True, exist_ok=True)
     changed()
-    if code := subprocess.run(["dvc", "repro", "encode"]).returncode:  # what all runs share
+    if code := subprocess.run(["dvc", "repro", "encode", "benchmarks"]).returncode:  # what all runs share
         sys.exit(code)
     runner.run_all(changed("run", "untrained"))
     runner.run_all(changed("inferred"))

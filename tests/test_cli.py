@@ -101,6 +101,19 @@ def test_a_failed_picture_is_one_line_and_the_others_go_on(here):
     assert {name.split(".")[0] for name in os.listdir("out")} == {"a", "zz"}
 
 
+def test_a_killed_run_is_continued_with_the_pictures_whose_files_are_not_all_there(here):
+    for name in "abc":
+        photo(here / f"photos/{name}.png")
+    run(0, "segment", "photos/b.png", *CLASSES)
+    save(here / "out/c.labels.png", b"half")
+    kept = {path: path.stat().st_mtime_ns for path in (here / "out").glob("b.*")}
+    said = "3 of 3 segmented, 1 of them before, in out\n"
+    assert run(0, "segment", "photos", *CLASSES, "--continue").stderr == said and len(os.listdir("out")) == 9
+    assert kept == {path: path.stat().st_mtime_ns for path in kept} and len(kept) == 3
+    assert np.asarray(Image.open("out/c.labels.png")).shape == np.asarray(Image.open("photos/c.png")).shape[:2]
+    assert refused("segment", "photos", *CLASSES, "--continue", "--force").startswith("--continue excludes --force")
+
+
 def test_files_are_replaced_only_with_force_and_never_a_picture(here):
     photo(here / "a.png"), photo(here / "other/a.jpg"), photo(here / "pair/b.png"), photo(here / "pair/b.overlay.png")
     save(here / "out/a.json", "mine")

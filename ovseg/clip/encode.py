@@ -17,11 +17,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from ..data import images, shards
-from ..data.files import source_digest, write_json
+from ..data.files import check_space, digest, source_digest, write_json
 
 TEXTS = 4096  # texts per block
 
@@ -29,6 +30,14 @@ TEXTS = 4096  # texts per block
 def open_cached(path):
     """Open an array, memory-mapped, or return None if there is none."""
     return np.load(path, mmap_mode="r") if Path(path).is_file() else None
+
+
+def arrays_in(folder):
+    """A table of the arrays in a folder: their shapes and sizes. Returns a DataFrame."""
+    made = sorted(Path(folder).rglob("*.npy"))
+    shapes = [" x ".join(map(str, open_cached(path).shape)) for path in made]
+    sizes = [round(path.stat().st_size / 1e6, 1) for path in made]
+    return pd.DataFrame({"array": [str(path.relative_to(folder)) for path in made], "shape": shapes, "MB": sizes}).set_index("array")
 
 
 def as_tensor(array, device="cpu"):
@@ -39,13 +48,15 @@ def as_tensor(array, device="cpu"):
 class ArrayWriter:
     """Writes an array block by block, and continues one with the same made_with from an earlier run. Call `finish` at the end.
     row: shape of a row. made_with: dict of plain values, all that the array depends on. block: number of rows of each block
-    but the last. rows: number of rows written. complete: an earlier run finished the array, so nothing is left to append."""
+    but the last. rows: number of rows written. row_bytes: the size of one. complete: an earlier run finished the array, so nothing is
+    left to append."""
 
     def __init__(self, path, row, made_with, block, dtype=np.float16):
         self.path, self.part, self.json = Path(path), Path(f"{path}.part"), Path(path).with_suffix(".json")
         self.row, self.dtype, self.made_with = row, np.dtype(dtype), made_with
         record = json.loads(self.json.read_text(encoding="utf-8")) if self.json.is_file() else {}
         same = record.get("made_with") == made_with
+        self.row_bytes = math.prod(row) * self.dtype.itemsize
         self.complete = same and "sha256" in record and self.path.is_file()
         self.rows = record["rows"] if self.complete else 0
         if not self.complete:
@@ -54,9 +65,8 @@ class ArrayWriter:
             write_json(self.json, {"made_with": made_with})
             self.file = open(self.part, "r+b" if self.part.exists() else "wb")
             self._write_header()
-            size = math.prod(row) * self.dtype.itemsize
-            self.rows = max(0, self.part.stat().st_size - self.file.tell()) // (size * block) * block
-            self.file.seek(size * self.rows, os.SEEK_CUR)
+            self.rows = max(0, self.part.stat().st_size - self.file.tell()) // (self.row_bytes * block) * block
+            self.file.seek(self.row_bytes * self.rows, os.SEEK_CUR)
 
     def append(self, values):
         """Write the next rows. values: tensor (n, *row). Raises OSError with the path if the disk is full."""
@@ -84,11 +94,6 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self.file, header)  # has the same length for any number of rows
 
 
-def digest(values):
-    """SHA-256 of a list of plain values."""
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
-
 def files_digest(paths):
     """SHA-256 of the names, sizes and times of change of files, which are not read."""
     return digest([[Path(path).name, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths])
@@ -98,6 +103,7 @@ def encode_texts(clip, texts, folder):
     """Encode a list of texts into texts.npy."""
     made_with = {"clip": clip.fingerprint, "texts": digest(texts), "batch": TEXTS}
     out = ArrayWriter(Path(folder) / "texts.npy", (clip.width,), made_with, TEXTS)
+    check_space(folder, (len(texts) - out.rows) * out.row_bytes)
     for start in tqdm(range(out.rows, len(texts), TEXTS), "encode texts", mininterval=2):
         out.append(clip.encode_text(texts[start : start + TEXTS]))
     out.finish()
@@ -109,6 +115,7 @@ def encode_pairs(clip, paths, keys, settings, folder):
     made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_digest(paths)}
     side = settings.image_size // clip.patch
     out = ArrayWriter(Path(folder) / "pairs.npy", (clip.width, side, side), made_with, settings.batch)
+    check_space(folder, (len(keys) - out.rows) * out.row_bytes)
     pictures = tqdm(_pictures(paths, keys, out.rows), "encode images", len(keys), initial=out.rows, mininterval=2)
     for batch in stacks((images.center_crop(picture, settings.image_size) for picture in pictures), settings.batch):
         out.append(clip.encode_dense(batch))

@@ -17,7 +17,7 @@ import pandas as pd
 from .. import params
 from ..benchmarks import datasets, evaluation
 from ..benchmarks.miou import mean
-from ..data.files import write_json
+from ..data.files import digest, syntax, write_json
 from ..methods import supervised
 from ..segmentation.segmenter import Segmenter
 from ..segmentation.windows import BACKGROUND
@@ -67,16 +67,18 @@ def units_of(run):
     return list(dict.fromkeys([run.params.segment.unit, *others]))
 
 
-def evaluate_run(run, suite, segmenters):
-    """Evaluate a run's segmenters with each of its units. Writes its result and, for a trained run, what its model's folder needs to be
-    loaded and published: segmenter.json and result.json. Returns the result. suite, segmenters: from `open_segmenters`."""
-    p, started = run.params, time.perf_counter()
-    variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run)}
-    iou = evaluation.evaluate(variants, suite)
-    seconds = round(time.perf_counter() - started, 1)
+def evaluate_run(run, suite, segmenters, device):
+    """Evaluate a run's segmenters with each of its units, in train.processes processes. Writes its result and, for a trained run, what its
+    model's folder needs to be loaded and published: segmenter.json and result.json. Returns the result. suite, segmenters: from
+    `open_segmenters`. device: torch.device."""
+    p = run.params
+    if p.train.processes > 1:
+        iou, seconds = distributed.launch(p.train.processes, p.train.timeout_minutes, _open_and_evaluate, run, device)
+    else:
+        iou, seconds = evaluate_suite(run, suite, segmenters)
     files = [run.model / "seeds" / str(seed) / "training.json" for seed in segmenters if seed is not None]
     trainings = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": seconds}
+    spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": round(seconds, 1)}
     result = make_result(run, iou, spent, trainings[0]["weights"] if trainings else 0)
     write_json(run.result, result)
     if run.kind == "trained":
@@ -85,6 +87,45 @@ def evaluate_run(run, suite, segmenters):
         counts = {"pairs": prepared["pairs"], "captions": prepared["captions"], "rendered": p.data.shards is None}
         write_json(run.model / "result.json", result | {"data": counts})
     return result
+
+
+def _open_and_evaluate(run, device):
+    return evaluate_suite(run, *open_segmenters(run, device))
+
+
+def evaluate_suite(run, suite, segmenters):
+    """Evaluate a run's segmenters on a suite, by each unit: ({benchmark: {(seed, unit): {class: IoU}}}, seconds). What a benchmark gives
+    is kept in runs/evaluations, and computed again only if something that it depends on has changed: an interrupted evaluation goes on,
+    and a new benchmark is evaluated alone. Every process of a group calls this function."""
+    variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run)}
+    world, common, kept = distributed.joined(), _depends(run, segmenters), {}
+    folder = Path("runs/evaluations") / run.name
+    marks = {encoded.benchmark.name: digest([common, encoded.made_with, encoded.threshold]) for encoded in suite}
+    for name, mark in marks.items():
+        file = folder / f"{name}.json"
+        about = world.from_first(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
+        if about.get("made_with") == mark:
+            kept[name] = about
+    for group in evaluation.by_pictures(encoded for encoded in suite if encoded.benchmark.name not in kept):
+        started = time.perf_counter()
+        for name, ious in evaluation.evaluate(variants, group).items():
+            spent = (time.perf_counter() - started) / len(group)
+            kept[name] = {"made_with": marks[name], "seconds": spent, "iou": list(ious.values())}
+            if world.rank == 0:
+                write_json(folder / f"{name}.json", kept[name])
+    return {name: dict(zip(variants, kept[name]["iou"], strict=True)) for name in marks}, sum(kept[name]["seconds"] for name in marks)
+
+
+def _depends(run, segmenters):
+    """All that a run's evaluation depends on but the benchmark, as plain values: parameters, decoders, device, packages, code."""
+    p, root = run.params, Path(params.__file__).parent
+    device = next(next(iter(segmenters.values())).decoder.parameters()).device.type
+    weights = [file for seed in segmenters for file in sorted(run.model.glob(f"seeds/{seed}/*.safetensors"))]
+    folders = ("segmentation", "benchmarks", *(() if p.clip.cache_images else ("clip", "data")))
+    files = [root / "training/decoder.py", root / "methods/groupvit.py", *(file for name in folders for file in root.glob(f"{name}/*.py"))]
+    values = [p.clip.model_dump(exclude={"batch"}), p.segment.model_dump(), units_of(run), list(segmenters), device]
+    values += [metadata.version(name) for name in PACKAGES[1:]]
+    return [*values, [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights], [syntax(file) for file in sorted(files)]]
 
 
 def make_result(run, iou, seconds, weights=0):
@@ -176,7 +217,8 @@ def main():
         runs = {name: run for name, run in params.load_runs().items() if run.kind == "trained"}
         if name not in runs:
             raise params.ParamsError(f"--run {name}: must be one of {', '.join(runs)}")
-        distributed.in_group(train_run, runs[name], params.device(runs[name].params.device))
+        p = runs[name].params
+        distributed.in_group(p.train.timeout_minutes, train_run, runs[name], params.device(p.device))
     except params.ParamsError as error:
         sys.exit(f"{error}")
 

@@ -135,10 +135,10 @@ def test_features_that_are_missing_or_of_other_pictures_are_an_error(several, mi
     (encoded,) = suite_of(study({"later": Benchmark(folder=str(tmp_path / "later"), optional=True), **mine}))
     assert encoded.benchmark.name == "mine" and encoded.windows is not None
     for p in (study(sharing), study(mine, mode="clip")):  # benchmarks that were not encoded; a mode that was not
-        with pytest.raises(FileNotFoundError, match="its features are not in .*cache: run `dvc repro encode`"):
+        with pytest.raises(FileNotFoundError, match="its features are not in .*cache: run `dvc repro benchmarks`"):
             open_suite(p, tmp_path / "cache")
     (direct,) = open_suite(study(mine, mode="clip", cached=False), tmp_path / "cache")
     assert direct.windows is None and torch.equal(direct.classes, encoded.classes)
     for windows in (encoded.windows[:-1], np.concatenate([encoded.windows, encoded.windows[:1]])):
-        with pytest.raises(ValueError, match="benchmark mine: the cached windows are not those of its pictures: run `dvc repro encode`"):
+        with pytest.raises(ValueError, match="benchmark mine: the cached windows are not those of its pictures: run `dvc repro benchm"):
             evaluation.evaluate({"one": several["0"]}, [replace(encoded, windows=windows)])
