@@ -84,8 +84,6 @@ def segment(pictures, names, background, others, threshold, model, clips, dense,
     For each image, writes to --out: NAME.overlay.png, NAME.labels.png (class indices), NAME.json (class areas in percent). With several
     --clip: the same to a folder in --out for each, and NAME.comparison.png. To continue a killed run, add --continue to its command.
     """
-    if resumed and force:
-        raise ValueError("--continue excludes --force: one keeps existing files, the other replaces them")
     if threshold is not None and not (background and threshold >= 0):  # NaN passes click's range
         raise ValueError(f"--threshold {threshold}: must be between 0 and 1, and requires --background")
     if len(names) > 255:
@@ -122,8 +120,7 @@ def segment(pictures, names, background, others, threshold, model, clips, dense,
         except ERRORS as error:
             failed += 1
             tqdm.write(f"{picture}: {one_line(error)}", file=sys.stderr)
-    before = f", {len(pictures) - len(left)} of them before" if resumed else ""
-    click.echo(f"{len(pictures) - failed} of {len(pictures)} segmented{before}, in {out}", err=True)
+    click.echo(f"{len(pictures) - failed} of {len(pictures)} segmented, in {out}", err=True)
     sys.exit(failed > 0)
 
 

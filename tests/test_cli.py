@@ -107,11 +107,9 @@ def test_a_killed_run_is_continued_with_the_pictures_whose_files_are_not_all_the
     run(0, "segment", "photos/b.png", *CLASSES)
     save(here / "out/c.labels.png", b"half")
     kept = {path: path.stat().st_mtime_ns for path in (here / "out").glob("b.*")}
-    said = "3 of 3 segmented, 1 of them before, in out\n"
-    assert run(0, "segment", "photos", *CLASSES, "--continue").stderr == said and len(os.listdir("out")) == 9
+    assert run(0, "segment", "photos", *CLASSES, "--continue").stderr == "3 of 3 segmented, in out\n" and len(os.listdir("out")) == 9
     assert kept == {path: path.stat().st_mtime_ns for path in kept} and len(kept) == 3
     assert np.asarray(Image.open("out/c.labels.png")).shape == np.asarray(Image.open("photos/c.png")).shape[:2]
-    assert refused("segment", "photos", *CLASSES, "--continue", "--force").startswith("--continue excludes --force")
 
 
 def test_files_are_replaced_only_with_force_and_never_a_picture(here):

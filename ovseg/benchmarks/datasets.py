@@ -53,9 +53,6 @@ class BenchmarkBase:
     def __len__(self):
         return len(self.files)
 
-    def __iter__(self):
-        return self.part()
-
     def part(self, first=0, step=1):
         """Iterate over every `step`-th picture from `first` < step on; the others are not decoded."""
         notes = Notes(self)
@@ -68,6 +65,8 @@ class BenchmarkBase:
             yield key, image, labels
         for line in notes.lines():
             tqdm.write(f"note: benchmark {self.name}: {line}", sys.stderr)
+
+    __iter__ = part
 
     def decoded(self, labels):
         """Class indices of a label map as stored, of the same shape."""

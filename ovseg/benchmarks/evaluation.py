@@ -127,9 +127,8 @@ def evaluate(segmenters, suite):
             for (name, segmenter), of_benchmarks in zip(segmenters.items(), scores, strict=True):
                 for encoded, truth, score in zip(group, truths, of_benchmarks, strict=True):
                     ious[encoded.benchmark.name][name].update(encoded.labels(score, segmenter), truth)
-    counted = [iou for by_name in ious.values() for iou in by_name.values()]
-    for iou, matrix in zip(counted, world.sum([iou.matrix for iou in counted]), strict=True):
-        iou.matrix = matrix
+    for iou in (iou for by_name in ious.values() for iou in by_name.values()):
+        iou.matrix = world.sum(iou.matrix)
     return {benchmark: {name: iou.compute() for name, iou in by_name.items()} for benchmark, by_name in ious.items()}
 
 

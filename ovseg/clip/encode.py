@@ -17,7 +17,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -30,14 +29,6 @@ TEXTS = 4096  # texts per block
 def open_cached(path):
     """Open an array, memory-mapped, or return None if there is none."""
     return np.load(path, mmap_mode="r") if Path(path).is_file() else None
-
-
-def arrays_in(folder):
-    """A table of the arrays in a folder: their shapes and sizes. Returns a DataFrame."""
-    made = sorted(Path(folder).rglob("*.npy"))
-    shapes = [" x ".join(map(str, open_cached(path).shape)) for path in made]
-    sizes = [round(path.stat().st_size / 1e6, 1) for path in made]
-    return pd.DataFrame({"array": [str(path.relative_to(folder)) for path in made], "shape": shapes, "MB": sizes}).set_index("array")
 
 
 def as_tensor(array, device="cpu"):

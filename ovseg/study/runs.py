@@ -67,15 +67,12 @@ def units_of(run):
     return list(dict.fromkeys([run.params.segment.unit, *others]))
 
 
-def evaluate_run(run, suite, segmenters, device):
-    """Evaluate a run's segmenters with each of its units, in train.processes processes. Writes its result and, for a trained run, what its
-    model's folder needs to be loaded and published: segmenter.json and result.json. Returns the result. suite, segmenters: from
-    `open_segmenters`. device: torch.device."""
+def evaluate_run(run, suite, segmenters):
+    """Evaluate a run's segmenters with each of its units. Writes its result and, for a trained run, what its model's folder needs to be
+    loaded and published: segmenter.json and result.json. Returns the result. suite, segmenters: from `open_segmenters`."""
     p = run.params
-    if p.train.processes > 1:
-        iou, seconds = distributed.launch(p.train.processes, p.train.timeout_minutes, _open_and_evaluate, run, device)
-    else:
-        iou, seconds = evaluate_suite(run, suite, segmenters)
+    device = next(next(iter(segmenters.values())).decoder.parameters()).device
+    iou, seconds = evaluate_suite(run, (suite, segmenters), device)
     files = [run.model / "seeds" / str(seed) / "training.json" for seed in segmenters if seed is not None]
     trainings = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": round(seconds, 1)}
@@ -89,41 +86,38 @@ def evaluate_run(run, suite, segmenters, device):
     return result
 
 
-def _open_and_evaluate(run, device):
-    return evaluate_suite(run, *open_segmenters(run, device))
+def evaluate_suite(run, opened, device):
+    """Evaluate a run by each unit: ({benchmark: {(seed, unit): {class: IoU}}}, seconds). opened: from `open_segmenters`; None opens them.
 
-
-def evaluate_suite(run, suite, segmenters):
-    """Evaluate a run's segmenters on a suite, by each unit: ({benchmark: {(seed, unit): {class: IoU}}}, seconds). What a benchmark gives
-    is kept in runs/evaluations, and computed again only if something that it depends on has changed: an interrupted evaluation goes on,
-    and a new benchmark is evaluated alone. Every process of a group calls this function."""
+    What a benchmark gives is kept in runs/evaluations until something that it depends on changes: an interrupted evaluation goes on, and a
+    new benchmark is evaluated alone. Uses train.processes processes: those of the current group, which all call this, or else new ones."""
+    suite, segmenters = opened or open_segmenters(run, device)
     variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run)}
-    world, common, kept = distributed.joined(), _depends(run, segmenters), {}
-    folder = Path("runs/evaluations") / run.name
-    marks = {encoded.benchmark.name: digest([common, encoded.made_with, encoded.threshold]) for encoded in suite}
-    for name, mark in marks.items():
-        file = folder / f"{name}.json"
+    world, train, depends, kept = distributed.joined(), run.params.train, _depends(run, segmenters, device), {}
+    files = {encoded.benchmark.name: Path("runs/evaluations") / run.name / f"{encoded.benchmark.name}.json" for encoded in suite}
+    for encoded, (name, file) in zip(suite, files.items(), strict=True):
+        mark = digest([depends, encoded.made_with, encoded.threshold])
         about = world.from_first(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
-        if about.get("made_with") == mark:
-            kept[name] = about
-    for group in evaluation.by_pictures(encoded for encoded in suite if encoded.benchmark.name not in kept):
+        kept[name] = about if about.get("made_with") == mark else {"made_with": mark}
+    missing = [encoded for encoded in suite if "iou" not in kept[encoded.benchmark.name]]
+    if missing and train.processes > world.size:
+        return distributed.launch(train.processes, train.timeout_minutes, evaluate_suite, run, None, device)
+    for group in evaluation.by_pictures(missing):
         started = time.perf_counter()
         for name, ious in evaluation.evaluate(variants, group).items():
-            spent = (time.perf_counter() - started) / len(group)
-            kept[name] = {"made_with": marks[name], "seconds": spent, "iou": list(ious.values())}
+            kept[name] |= {"seconds": (time.perf_counter() - started) / len(group), "iou": list(ious.values())}
             if world.rank == 0:
-                write_json(folder / f"{name}.json", kept[name])
-    return {name: dict(zip(variants, kept[name]["iou"], strict=True)) for name in marks}, sum(kept[name]["seconds"] for name in marks)
+                write_json(files[name], kept[name])
+    return {name: dict(zip(variants, kept[name]["iou"], strict=True)) for name in kept}, sum(about["seconds"] for about in kept.values())
 
 
-def _depends(run, segmenters):
+def _depends(run, segmenters, device):
     """All that a run's evaluation depends on but the benchmark, as plain values: parameters, decoders, device, packages, code."""
     p, root = run.params, Path(params.__file__).parent
-    device = next(next(iter(segmenters.values())).decoder.parameters()).device.type
     weights = [file for seed in segmenters for file in sorted(run.model.glob(f"seeds/{seed}/*.safetensors"))]
     folders = ("segmentation", "benchmarks", *(() if p.clip.cache_images else ("clip", "data")))
     files = [root / "training/decoder.py", root / "methods/groupvit.py", *(file for name in folders for file in root.glob(f"{name}/*.py"))]
-    values = [p.clip.model_dump(exclude={"batch"}), p.segment.model_dump(), units_of(run), list(segmenters), device]
+    values = [p.clip.model_dump(exclude={"batch"}), p.segment.model_dump(), units_of(run), list(segmenters), device.type]
     values += [metadata.version(name) for name in PACKAGES[1:]]
     return [*values, [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights], [syntax(file) for file in sorted(files)]]
 

@@ -18,8 +18,8 @@ from ..data.files import write_json
 
 
 def check_machine(runs):
-    """Raises ParamsError if the benchmarks, label maps of a supervised run, GPUs or some of the shards are missing. What `scenes` makes,
-    and optional benchmarks, may be missing; all shards, too, which untrained runs do not need. runs: {name: params.Run}."""
+    """Raises ParamsError if the benchmarks, label maps of a supervised run, or GPUs are missing. What `scenes` makes, optional benchmarks,
+    and the shards, which `prepare` looks for and untrained runs do not need, may be missing. runs: {name: params.Run}."""
     p = runs[params.DEFAULT].params
     for run in runs.values():
         params.device(p.device, run.params.train.processes)
@@ -28,13 +28,9 @@ def check_machine(runs):
             if not (settings.folder or settings.shards).startswith("data/prepared/"):
                 with contextlib.suppress(datasets.NotHere if settings.optional else ()):
                     datasets.open_benchmark(name, settings)
-        try:
+        paths = []
+        with contextlib.suppress(FileNotFoundError):
             paths = shards.expand(p.data.shards) if p.data.shards else []
-        except shards.Incomplete:
-            raise
-        except FileNotFoundError as error:  # `prepare` stops at it
-            print(f"note: only untrained runs are possible: {error}", file=sys.stderr)
-            paths = []
     except (OSError, ValueError) as error:
         raise params.ParamsError(f"{error}") from None
     for name, run in runs.items():

@@ -44,13 +44,12 @@ class World(NamedTuple):
         return box[0]
 
 
-    def sum(self, values):
-        """The sum of each of a list of arrays over all processes."""
-        box = [values]
+    def sum(self, array):
+        """The sum of the arrays of all processes."""
+        parts = [array] * self.size
         if self.size > 1:
-            box = [None] * self.size
-            dist.all_gather_object(box, values)
-        return [sum(parts) for parts in zip(*box, strict=True)]
+            dist.all_gather_object(parts, array)
+        return sum(parts)
 
 
 def joined():
@@ -60,8 +59,7 @@ def joined():
 
 def in_group(minutes, function, *arguments):
     """Return function(*arguments), called in the process group that `launch` or torchrun started. The last argument is a torch.device:
-    for CUDA, each process gets its own GPU. Processes on one machine share its cores. minutes: how long one waits for the others before
-    it fails."""
+    for CUDA, each process gets its own GPU. Processes on one machine share its cores. minutes: how long one waits for others."""
     import joblib  # here, because importing a decoder imports this module
 
     *arguments, device = arguments

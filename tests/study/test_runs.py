@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from made import RUNS
 from tiny import save
 
@@ -65,7 +66,7 @@ def test_finished_benchmarks_are_kept_until_something_they_depend_on_changes(tmp
         benchmarks = [SimpleNamespace(name=name, source=name[0], background=True, classes=()) for name in names]
         suite = [evaluation.Encoded(benchmark, None, None, threshold, made_with) for benchmark in benchmarks]
         evaluated.clear()
-        iou, seconds = runs.evaluate_suite(run, suite, {0: segmenter})
+        iou, seconds = runs.evaluate_suite(run, (suite, {0: segmenter}), torch.device("cpu"))
         assert iou == {name: {(0, unit): {"cat": 100 / 3, name: None} for unit in ("meta-point", "pixel")} for name in names}
         assert list(iou) == list(names) and seconds > 0
         return evaluated.copy()
