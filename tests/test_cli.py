@@ -223,7 +223,7 @@ def test_invalid_labels_have_exit_code_1_and_check_data_reads_params(here):
     values["evaluate"]["thresholds"], values["supervised"]["labels"], values["ablations"]["trained"] = {}, None, []
     (here / "params.yaml").write_text(yaml.safe_dump(values))
     pairs, lost, calibration, voc = run(1, "check-data").stdout.strip().split("\n\n")
-    assert "warning: no shards at" in pairs and "`dvc repro prepare`" in pairs and "lost, calibration: 2 of 2" in calibration
+    assert "warning: no shards at" in pairs and "`dvc repro scenes`" in pairs and "lost, calibration: 2 of 2" in calibration
     assert "warning: benchmark lost: lost does not exist" in lost and "note: skipped, because it is optional: benchmark voc" in voc
 
 
