@@ -20,7 +20,7 @@ from .miou import MeanIoU, mean
 @dataclass
 class Encoded:
     """A benchmark with the embeddings of its classes (see names.merged), and its cached windows' dense features, if any. threshold: the
-    softmax score below which a pixel is background; None: the segmenter's own. made_with: digest of what `encode` made of the benchmark.
+    softmax score below which a pixel is background; None: the segmenter's own. made_with: digest of what its features were made with.
     Raises ValueError for a threshold without a background."""
 
     benchmark: datasets.BenchmarkBase
@@ -83,8 +83,7 @@ def score_pictures(suite, segmenters, wanted=None):
     first, windows, row = segmenters[0], suite[0].windows, 0
     device = next(first.decoder.parameters()).device
     classes = [encoded.classes.to(device) for encoded in suite]
-    name = suite[0].benchmark.name
-    changed = ValueError(f"benchmark {name}: the cached windows are not those of its pictures: run `dvc repro benchmarks`")
+    changed = ValueError(f"benchmark {suite[0].benchmark.name}: the cached windows are of other pictures: run `dvc repro benchmarks`")
     begin, step = (wanted.start, wanted.step) if isinstance(wanted, range) and windows is None else (0, 1)
     read = zip(*(encoded.benchmark.part(begin, step) for encoded in suite), strict=True)
     for index, samples in zip(count(begin, step), read, strict=False):
@@ -108,10 +107,8 @@ def score_pictures(suite, segmenters, wanted=None):
 
 def by_pictures(suite):
     """The Encoded of a suite in lists of those over the same pictures."""
-    groups = {}
-    for encoded in suite:
-        groups.setdefault(encoded.benchmark.source, []).append(encoded)
-    return list(groups.values())
+    sources = dict.fromkeys(encoded.benchmark.source for encoded in suite)
+    return [[encoded for encoded in suite if encoded.benchmark.source == source] for source in sources]
 
 
 def evaluate(segmenters, suite):

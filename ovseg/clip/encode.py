@@ -38,9 +38,8 @@ def as_tensor(array, device="cpu"):
 
 class ArrayWriter:
     """Writes an array block by block, and continues one with the same made_with from an earlier run. Call `finish` at the end.
-    row: shape of a row. made_with: dict of plain values, all that the array depends on. block: number of rows of each block
-    but the last. rows: number of rows written. row_bytes: the size of one. complete: an earlier run finished the array, so nothing is
-    left to append."""
+    row: shape of a row. made_with: dict of plain values, all that the array depends on. block: number of rows of each block but the
+    last. rows: number of rows written, of row_bytes each. complete: an earlier run finished the array, so nothing is left to append."""
 
     def __init__(self, path, row, made_with, block, dtype=np.float16):
         self.path, self.part, self.json = Path(path), Path(f"{path}.part"), Path(path).with_suffix(".json")

@@ -211,8 +211,7 @@ def main():
         runs = {name: run for name, run in params.load_runs().items() if run.kind == "trained"}
         if name not in runs:
             raise params.ParamsError(f"--run {name}: must be one of {', '.join(runs)}")
-        p = runs[name].params
-        distributed.in_group(p.train.timeout_minutes, train_run, runs[name], params.device(p.device))
+        distributed.in_group(runs[name].params.train.timeout_minutes, train_run, runs[name], params.device(runs[name].params.device))
     except params.ParamsError as error:
         sys.exit(f"{error}")
 

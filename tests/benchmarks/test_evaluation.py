@@ -146,5 +146,5 @@ def test_features_that_are_missing_or_of_other_pictures_are_an_error(several, mi
     (direct,) = open_suite(study(mine, mode="clip", cached=False), tmp_path / "cache")
     assert direct.windows is None and torch.equal(direct.classes, encoded.classes)
     for windows in (encoded.windows[:-1], np.concatenate([encoded.windows, encoded.windows[:1]])):
-        with pytest.raises(ValueError, match="benchmark mine: the cached windows are not those of its pictures: run `dvc repro benchm"):
+        with pytest.raises(ValueError, match="benchmark mine: the cached windows are of other pictures: run `dvc repro benchmarks`"):
             evaluation.evaluate({"one": several["0"]}, [replace(encoded, windows=windows)])
