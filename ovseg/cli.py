@@ -51,6 +51,7 @@ CLIP = {"metavar": "NAME/TAG", "help": f"Instead, a CLIP without training: NAME/
 DENSE = click.option("--dense", type=click.Choice(MODES), help="How to read the CLIP of --clip.  [default: sclip]")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the decoder.")
 DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+CONTINUE = click.option("--continue", "resumed", is_flag=True, help="Skip pictures whose files are all there, of a run that was killed.")
 FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 
@@ -75,12 +76,13 @@ def main():
 @DEVICE
 @click.option("--refine", type=click.Choice(["pamr"]), help="Let label borders follow the edges of the image; slower.")
 @click.option("-o", "--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder.")
+@CONTINUE
 @FORCE
-def segment(pictures, names, background, others, threshold, model, clips, dense, seed, device, refine, out, force):
+def segment(pictures, names, background, others, threshold, model, clips, dense, seed, device, refine, out, resumed, force):
     """Segment PICTURES: files, folders, or patterns in quotes.
 
     For each image, writes to --out: NAME.overlay.png, NAME.labels.png (class indices), NAME.json (class areas in percent). With several
-    --clip: the same to a folder in --out for each, and NAME.comparison.png.
+    --clip: the same to a folder in --out for each, and NAME.comparison.png. To continue a killed run, add --continue to its command.
     """
     if threshold is not None and not (background and threshold >= 0):  # NaN passes click's range
         raise ValueError(f"--threshold {threshold}: must be between 0 and 1, and requires --background")
@@ -97,15 +99,17 @@ def segment(pictures, names, background, others, threshold, model, clips, dense,
     folders = [out / re.sub(r"[^\w.-]+", "-", clip).strip("-.") for clip in clips] if len(clips) > 1 else [out]
     if len({*folders}) < len(folders):
         raise ValueError("--clip: each must have another name")
-    outputs = [plan_outputs(pictures, folder, force) for folder in folders]
-    comparisons = plan_outputs(pictures, out, force, ["comparison.png"]) if len(clips) > 1 else {}
+    outputs = [plan_outputs(pictures, folder, force or resumed) for folder in folders]
+    comparisons = plan_outputs(pictures, out, force or resumed, ["comparison.png"]) if len(clips) > 1 else {}
     names, others = check_names(names, background, besides(names) if others == ["default"] else others)
     segmenters, failed = [load(model, device, seed, clip, dense) for clip in clips or [None]], 0
     if refine:
         segmenters = [(s.with_unit(s.settings.unit, refine=refine), about | {"refine": refine}) for s, about in segmenters]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    for picture in tqdm(pictures, "segment", disable=None):  # no bar where stderr is a file
+    files = {picture: [file for plan in (*outputs, comparisons) for file in plan.get(picture, ())] for picture in pictures}
+    left = [picture for picture in pictures if not (resumed and all(file.exists() for file in files[picture]))]
+    for picture in tqdm(left, "segment", disable=None):  # no bar where stderr is a file
         try:
             image = read_image(picture)
             for (segmenter, about), planned in zip(segmenters, outputs, strict=True):

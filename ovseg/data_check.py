@@ -36,7 +36,7 @@ def check_study(limit):
     try:
         yield check_pairs(shards.expand(p.data.shards or "data/prepared/scenes/train-*.tar"), p.data.max_bad_fraction, limit)
     except FileNotFoundError as error:
-        yield ["pairs", f"warning: {error}" + ("" if p.data.shards else "; `dvc repro prepare` renders them")]
+        yield ["pairs", f"warning: {error}" + ("" if p.data.shards else "; `dvc repro scenes` renders them")]
     for name, settings in p.benchmarks.items():
         splits = {name: "evaluated"} | ({f"{name}, calibration": "calibration"} if settings.calibration else {})
         for title, split in splits.items():

@@ -28,7 +28,7 @@ from .schema import INFERENCE, LAYOUTS, PRETRAINED_CLIP, Study
 METHODS = {name: methods.module(name) for name in methods.names()}
 Params = create_model("Params", __base__=Study, **{name: (module.Settings, ...) for name, module in METHODS.items()})
 DEFAULT = "default"  # the run of params.yaml as it is
-UNUSED = {"clip": {"batch"}, "train": {"workers", "checkpoint_steps", "processes"}}  # change no result of a run
+UNUSED = {"clip": {"batch"}, "train": {"workers", "checkpoint_steps", "processes", "timeout_minutes"}}  # change no result of a run
 
 
 class ParamsError(ValueError):
@@ -56,6 +56,11 @@ class Run:
     @property
     def result(self):
         return Path("results/runs") / f"{self.name}.json"
+
+    @property
+    def needs_images(self):
+        """Whether it needs CLIP's embeddings of whole training images."""
+        return self.name == "reco" or self.kind == "trained" and self.params.train.texts == "curated"
 
     def depends(self):
         """The values on which the run's result depends, as a dict: its DVC stage reruns when one of them changes."""

@@ -150,6 +150,7 @@ class Train(Section):
     threads: Count
     workers: Index
     processes: Count
+    timeout_minutes: Count
 
 
 class Cocu(Section):

@@ -107,7 +107,7 @@ def main():
         p = params.load()
     except params.ParamsError as error:
         sys.exit(f"{error}")
-    gpus = [] if p.device == "cpu" else visible_gpus()
+    gpus = [] if p.device == "cpu" or os.environ.get("OVSEG_LAUNCH") else visible_gpus()  # other machines have their own
     given = sys.argv[1] if len(sys.argv) > 1 else str(1 if p.train.processes > 1 else len(gpus) or CORES)
     if not given.isdigit() or given == "0":
         sys.exit(f"JOBS = {given}: must be a whole number from 1")
@@ -117,7 +117,7 @@ def main():
     signal.signal(signal.SIGTERM, runner.stop)
     LOGS.mkdir(parents=True, exist_ok=True)
     changed()
-    if code := subprocess.run(["dvc", "repro", "encode"]).returncode:  # what all runs share
+    if code := subprocess.run(["dvc", "repro", "encode", "benchmarks"]).returncode:  # what all runs share
         sys.exit(code)
     runner.run_all(changed("run", "untrained", "retrieved"))
     runner.run_all(changed("inferred"))

@@ -19,7 +19,7 @@ from ovseg.training.objectives import Batch, negatives
 CPU = torch.device("cpu")
 WIDTH, PAIRS, BATCH = 16, 24, 8
 TRAIN = {"batch": BATCH, "epochs": 3.0, "warmup_epochs": 0.5, "precision": "float32", "checkpoint_steps": 2, "lr": 0.01}
-TRAIN |= {"workers": 0, "threads": 1, "processes": 1}
+TRAIN |= {"workers": 0, "threads": 1, "processes": 1, "timeout_minutes": 5}
 CAPTIONS = ["a dog and a cat.", "the sea", "a boat on the sea", "running quickly", "a tree, a house and the sky", "a cat."]
 
 
@@ -96,6 +96,8 @@ def colour(number):
 
 class Colours:
     """In place of a CLIP: the dense features of an image are its colours, averaged over 2x2 pixels."""
+
+    patch = 2
 
     def encode_dense(self, images):
         assert images.dtype == np.uint8 and images.shape[1:] == (8, 8, 3)

@@ -101,6 +101,17 @@ def test_a_failed_picture_is_one_line_and_the_others_go_on(here):
     assert {name.split(".")[0] for name in os.listdir("out")} == {"a", "zz"}
 
 
+def test_a_killed_run_is_continued_with_the_pictures_whose_files_are_not_all_there(here):
+    for name in "abc":
+        photo(here / f"photos/{name}.png")
+    run(0, "segment", "photos/b.png", *CLASSES)
+    save(here / "out/c.labels.png", b"half")
+    kept = {path: path.stat().st_mtime_ns for path in (here / "out").glob("b.*")}
+    assert run(0, "segment", "photos", *CLASSES, "--continue").stderr == "3 of 3 segmented, in out\n" and len(os.listdir("out")) == 9
+    assert kept == {path: path.stat().st_mtime_ns for path in kept} and len(kept) == 3
+    assert np.asarray(Image.open("out/c.labels.png")).shape == np.asarray(Image.open("photos/c.png")).shape[:2]
+
+
 def test_files_are_replaced_only_with_force_and_never_a_picture(here):
     photo(here / "a.png"), photo(here / "other/a.jpg"), photo(here / "pair/b.png"), photo(here / "pair/b.overlay.png")
     save(here / "out/a.json", "mine")
@@ -212,7 +223,7 @@ def test_invalid_labels_have_exit_code_1_and_check_data_reads_params(here):
     values["evaluate"]["thresholds"], values["supervised"]["labels"], values["ablations"]["trained"] = {}, None, []
     (here / "params.yaml").write_text(yaml.safe_dump(values))
     pairs, lost, calibration, voc = run(1, "check-data").stdout.strip().split("\n\n")
-    assert "warning: no shards at" in pairs and "`dvc repro prepare`" in pairs and "lost, calibration: 2 of 2" in calibration
+    assert "warning: no shards at" in pairs and "`dvc repro scenes`" in pairs and "lost, calibration: 2 of 2" in calibration
     assert "warning: benchmark lost: lost does not exist" in lost and "note: skipped, because it is optional: benchmark voc" in voc
 
 

@@ -275,7 +275,7 @@ def test_runs_have_names_folders_and_what_they_depend_on():
 
 
 def test_any_parameter_of_a_method_and_of_training_can_be_ablated(refused):
-    skipped = {"seeds", "processes", "workers", "checkpoint_steps", "method", "granularity", "labels", "outliers"}
+    skipped = {"seeds", "processes", "timeout_minutes", "workers", "checkpoint_steps", "method", "granularity", "labels", "outliers"}
     for section in (*params.METHODS, "train"):
         for key, value in VALUES[section].items():
             if key in skipped:

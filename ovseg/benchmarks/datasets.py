@@ -53,9 +53,10 @@ class BenchmarkBase:
     def __len__(self):
         return len(self.files)
 
-    def __iter__(self):
+    def part(self, first=0, step=1):
+        """Iterate over every `step`-th picture from `first` < step on; the others are not decoded."""
         notes = Notes(self)
-        for key, image, stored in self.samples():
+        for key, image, stored in self.samples(step, first=first):
             if wrong := notes.add(key, image, stored, np.unique(stored)):
                 raise ValueError(f"benchmark {self.name}: {wrong}")
             labels = self.decoded(np.asarray(stored))
@@ -65,13 +66,15 @@ class BenchmarkBase:
         for line in notes.lines():
             tqdm.write(f"note: benchmark {self.name}: {line}", sys.stderr)
 
+    __iter__ = part
+
     def decoded(self, labels):
         """Class indices of a label map as stored, of the same shape."""
         return labels
 
-    def samples(self, step=1, failed=_stop):
+    def samples(self, step=1, failed=_stop, first=0):
         """Yields (key, PIL RGB image, PIL label map as stored) of every `step`-th picture; failed(ValueError) for unreadable ones."""
-        for key, image, labels in zip(self.keys[::step], self.files[::step], self.label_files[::step], strict=True):
+        for key, image, labels in zip(*(files[first::step] for files in (self.keys, self.files, self.label_files)), strict=True):
             try:
                 yield key, self._read(read_image, image, image), self._read(read_label_map, labels, labels)
             except ValueError as error:
@@ -138,11 +141,11 @@ class ShardBenchmark(BenchmarkBase):
     def __len__(self):
         return self._length
 
-    def samples(self, step=1, failed=_stop):
+    def samples(self, step=1, failed=_stop, first=0):
         index, repaired = itertools.count(), Counter()
         for path in self.files:
             report = shards.Report()
-            for sample in (sample for sample in shards.read_samples(path, report, self.label) if next(index) % step == 0):
+            for sample in (sample for sample in shards.read_samples(path, report, self.label) if next(index) % step == first):
                 key, where = sample["__key__"], f"{path}: sample {sample['__key__']}"
                 try:
                     if self.label not in sample:

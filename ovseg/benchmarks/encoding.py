@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ..clip.encode import ArrayWriter, files_digest, stacks
 from ..data import images, shards
-from ..data.files import source_digest
+from ..data.files import check_space, source_digest
 from ..segmentation import resizing, windows
 from ..segmentation.names import all_names
 from . import datasets
@@ -45,6 +45,10 @@ def encode_windows(clip, benchmark, segment, folder, modes):
     outs = {mode: ArrayWriter(folder / f"{mode}.npy", row_of, made_with | {"dense": mode}, segment.batch) for mode in modes}
     outs = {mode: out for mode, out in outs.items() if not out.complete}
     row = min((out.rows for out in outs.values()), default=0)
+    if outs:  # the number of windows is that of about 50 pictures, scaled
+        some = [windows.window_grid(image.height, image.width, segment) for _, image, _ in benchmark.samples(max(1, len(benchmark) // 50))]
+        total = sum(len(where.positions) for where in some) * len(benchmark) / len(some)
+        check_space(folder, sum((total - out.rows) * out.row_bytes for out in outs.values()))
     pictures = tqdm(benchmark, f"encode {benchmark.name}", mininterval=2) if outs else ()
     cut = (window for _, image, _ in pictures for window in windows.cut_windows(image, segment)[0])
     for stack in stacks(itertools.islice(cut, row, None), segment.batch):

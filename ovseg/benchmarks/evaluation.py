@@ -1,7 +1,7 @@
 """Evaluate segmenters from cached features or from pictures; benchmarks over the same pictures (VOC 21 and VOC20) in one pass."""
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,10 @@ import torch
 from tqdm import tqdm
 
 from ..clip.encode import as_tensor, open_cached
+from ..data.files import digest
 from ..segmentation.names import merged
 from ..segmentation.windows import BACKGROUND, cut_windows, raw_labels, window_grid
+from ..training import distributed
 from . import datasets
 from .miou import MeanIoU, mean
 
@@ -18,12 +20,14 @@ from .miou import MeanIoU, mean
 @dataclass
 class Encoded:
     """A benchmark with the embeddings of its classes (see names.merged), and its cached windows' dense features, if any. threshold: the
-    softmax score below which a pixel is background; None: the segmenter's own. Raises ValueError for one without a background."""
+    softmax score below which a pixel is background; None: the segmenter's own. made_with: digest of what its features were made with.
+    Raises ValueError for a threshold without a background."""
 
     benchmark: datasets.BenchmarkBase
     classes: torch.Tensor
     windows: np.ndarray | None = None
     threshold: float | None = None
+    made_with: str = ""
 
     def __post_init__(self):
         name, classes = self.benchmark.name, self.benchmark.classes
@@ -47,10 +51,13 @@ def open_suite(p, folder="data/features/benchmarks"):
     for benchmark in datasets.open_benchmarks(p.benchmarks):
         pictures = first.setdefault(benchmark.source, benchmark.name)  # whose folder holds the windows of all with the same pictures
         classes = open_classes(benchmark, p.segment.synonyms, folder)
-        windows = open_cached(Path(folder) / pictures / f"{p.clip.dense}.npy") if p.clip.cache_images else None
+        arrays = [Path(folder) / pictures / f"{p.clip.dense}.npy"] if p.clip.cache_images else []
+        windows = open_cached(arrays[0]) if arrays else None
         if classes is None or (windows is None and p.clip.cache_images):
-            raise FileNotFoundError(f"benchmark {benchmark.name}: its features are not in {folder}: run `dvc repro encode`")
-        suite.append(Encoded(benchmark, classes, windows, p.evaluate.thresholds.get(benchmark.name)))
+            raise FileNotFoundError(f"benchmark {benchmark.name}: its features are not in {folder}: run `dvc repro benchmarks`")
+        arrays.append(Path(folder) / benchmark.name / "classes.npy")
+        made_with = digest([path.with_suffix(".json").read_text(encoding="utf-8") for path in arrays])
+        suite.append(Encoded(benchmark, classes, windows, p.evaluate.thresholds.get(benchmark.name), made_with))
     return suite
 
 
@@ -71,12 +78,15 @@ def open_clip(settings, device):
 def score_pictures(suite, segmenters, wanted=None):
     """Yields (PIL image, [label map per benchmark], [[Scores per benchmark] per segmenter]) for each picture. suite: list of
     Encoded over the same pictures. segmenters: share CLIP and windows; embeddings of a shared decoder are computed once. wanted:
-    indices of the pictures to score; None: all. Raises ValueError if the cached windows are not those of the pictures."""
+    indices of the pictures to score; None: all; the others are not read if this is a range and no windows are cached. Raises
+    ValueError if the cached windows are not those of the pictures."""
     first, windows, row = segmenters[0], suite[0].windows, 0
     device = next(first.decoder.parameters()).device
     classes = [encoded.classes.to(device) for encoded in suite]
-    changed = ValueError(f"benchmark {suite[0].benchmark.name}: the cached windows are not those of its pictures: run `dvc repro encode`")
-    for index, samples in enumerate(zip(*(encoded.benchmark for encoded in suite), strict=True)):
+    changed = ValueError(f"benchmark {suite[0].benchmark.name}: the cached windows are of other pictures: run `dvc repro benchmarks`")
+    begin, step = (wanted.start, wanted.step) if isinstance(wanted, range) and windows is None else (0, 1)
+    read = zip(*(encoded.benchmark.part(begin, step) for encoded in suite), strict=True)
+    for index, samples in zip(count(begin, step), read, strict=False):
         image, truths = samples[0][1], [labels for _, _, labels in samples]
         where = window_grid(image.height, image.width, first.settings)
         start, row = row, row + len(where.positions)
@@ -95,19 +105,28 @@ def score_pictures(suite, segmenters, wanted=None):
         raise changed
 
 
+def by_pictures(suite):
+    """The Encoded of a suite in lists of those over the same pictures."""
+    sources = dict.fromkeys(encoded.benchmark.source for encoded in suite)
+    return [[encoded for encoded in suite if encoded.benchmark.source == source] for source in sources]
+
+
 def evaluate(segmenters, suite):
     """{benchmark: {name: {class: IoU in percent}}}, None for a class that is neither in the truth nor predicted. suite: list of Encoded.
-    segmenters: {name: Segmenter}, which may differ only in decoder and unit."""
+    segmenters: {name: Segmenter}, which may differ only in decoder and unit. Every process of a group calls this function: each scores
+    every n-th picture, and their confusion matrices are added, so that the IoU is exactly that of one process."""
     ious = {encoded.benchmark.name: {name: MeanIoU(encoded.benchmark.classes) for name in segmenters} for encoded in suite}
-    by_source = {}
-    for encoded in suite:
-        by_source.setdefault(encoded.benchmark.source, []).append(encoded)
-    for group in by_source.values():
-        title, scored = ", ".join(encoded.benchmark.name for encoded in group), score_pictures(group, list(segmenters.values()))
-        for _, truths, scores in tqdm(scored, title, len(group[0].benchmark), mininterval=2):
+    world = distributed.joined()
+    for group in by_pictures(suite):
+        title, own = ", ".join(encoded.benchmark.name for encoded in group), range(world.rank, len(group[0].benchmark), world.size)
+        scored = score_pictures(group, list(segmenters.values()), own)
+        for _, truths, scores in tqdm(scored, title, len(own), mininterval=2, disable=world.rank > 0):
             for (name, segmenter), of_benchmarks in zip(segmenters.items(), scores, strict=True):
                 for encoded, truth, score in zip(group, truths, of_benchmarks, strict=True):
                     ious[encoded.benchmark.name][name].update(encoded.labels(score, segmenter), truth)
+    device = next(next(iter(segmenters.values())).decoder.parameters()).device  # NCCL reads GPUs only
+    for iou in (iou for by_name in ious.values() for iou in by_name.values()):
+        iou.matrix = world.gather(torch.from_numpy(iou.matrix)[None].to(device)).sum(0).cpu().numpy()
     return {benchmark: {name: iou.compute() for name, iou in by_name.items()} for benchmark, by_name in ious.items()}
 
 

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from ..data import images, shards
-from ..data.files import source_digest, write_json
+from ..data.files import check_space, digest, source_digest, write_json
 
 TEXTS = 4096  # texts per block
 
@@ -40,14 +40,15 @@ def as_tensor(array, device="cpu"):
 
 class ArrayWriter:
     """Writes an array block by block, and continues one with the same made_with from an earlier run. Call `finish` at the end.
-    row: shape of a row. made_with: dict of plain values, all that the array depends on. block: number of rows of each block
-    but the last. rows: number of rows written. complete: an earlier run finished the array, so nothing is left to append."""
+    row: shape of a row. made_with: dict of plain values, all that the array depends on. block: number of rows of each block but the
+    last. rows: number of rows written, of row_bytes each. complete: an earlier run finished the array, so nothing is left to append."""
 
     def __init__(self, path, row, made_with, block, dtype=np.float16):
         self.path, self.part, self.json = Path(path), Path(f"{path}.part"), Path(path).with_suffix(".json")
         self.row, self.dtype, self.made_with = row, np.dtype(dtype), made_with
         record = json.loads(self.json.read_text(encoding="utf-8")) if self.json.is_file() else {}
         same = record.get("made_with") == made_with
+        self.row_bytes = math.prod(row) * self.dtype.itemsize
         self.complete = same and "sha256" in record and self.path.is_file()
         self.rows = record["rows"] if self.complete else 0
         if not self.complete:
@@ -56,9 +57,8 @@ class ArrayWriter:
             write_json(self.json, {"made_with": made_with})
             self.file = open(self.part, "r+b" if self.part.exists() else "wb")
             self._write_header()
-            size = math.prod(row) * self.dtype.itemsize
-            self.rows = max(0, self.part.stat().st_size - self.file.tell()) // (size * block) * block
-            self.file.seek(size * self.rows, os.SEEK_CUR)
+            self.rows = max(0, self.part.stat().st_size - self.file.tell()) // (self.row_bytes * block) * block
+            self.file.seek(self.row_bytes * self.rows, os.SEEK_CUR)
 
     def append(self, values):
         """Write the next rows. values: tensor (n, *row). Raises OSError with the path if the disk is full."""
@@ -86,11 +86,6 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self.file, header)  # has the same length for any number of rows
 
 
-def digest(values):
-    """SHA-256 of a list of plain values."""
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
-
 def files_digest(paths):
     """SHA-256 of the names, sizes and times of change of files, which are not read."""
     return digest([[Path(path).name, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths])
@@ -100,6 +95,7 @@ def encode_texts(clip, texts, folder):
     """Encode a list of texts into texts.npy."""
     made_with = {"clip": clip.fingerprint, "texts": digest(texts), "batch": TEXTS}
     out = ArrayWriter(Path(folder) / "texts.npy", (clip.width,), made_with, TEXTS)
+    check_space(folder, (len(texts) - out.rows) * out.row_bytes)
     for start in tqdm(range(out.rows, len(texts), TEXTS), "encode texts", mininterval=2):
         out.append(clip.encode_text(texts[start : start + TEXTS]))
     out.finish()
@@ -123,6 +119,7 @@ def encode_pairs(clip, paths, keys, settings, folder, name="pairs"):
     made_with = {"clip": clip.fingerprint, "dense": clip.dense, "image_size": size, "batch": settings.batch}
     made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_digest(paths)}
     out = ArrayWriter(Path(folder) / f"{name}.npy", (clip.width, *row), made_with, settings.batch)
+    check_space(folder, (len(keys) - out.rows) * out.row_bytes)
     samples = _samples(paths, keys[out.rows :])
     few = iter(lambda: list(itertools.islice(samples, 16)), [])  # read here, decoded by processes; arrays come through pipes (batches.py)
     options = {"batch_size": None, "sampler": few, "num_workers": min(16, torch.get_num_threads()), "collate_fn": np.asarray}

@@ -17,7 +17,7 @@ import pandas as pd
 from .. import params
 from ..benchmarks import datasets, evaluation
 from ..benchmarks.miou import mean
-from ..data.files import write_json
+from ..data.files import digest, syntax, write_json
 from ..methods import supervised
 from ..segmentation import reco
 from ..segmentation.segmenter import Segmenter
@@ -72,13 +72,12 @@ def units_of(run):
 def evaluate_run(run, suite, segmenters):
     """Evaluate a run's segmenters with each of its units. Writes its result and, for a trained run, what its model's folder needs to be
     loaded and published: segmenter.json and result.json. Returns the result. suite, segmenters: from `open_segmenters`."""
-    p, started = run.params, time.perf_counter()
-    variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run)}
-    iou = evaluation.evaluate(variants, suite)
-    seconds = round(time.perf_counter() - started, 1)
+    p = run.params
+    device = next(next(iter(segmenters.values())).decoder.parameters()).device
+    iou, seconds = evaluate_suite(run, (suite, segmenters), device)
     files = [run.model / "seeds" / str(seed) / "training.json" for seed in segmenters if seed is not None]
     trainings = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": seconds}
+    spent = {"train": round(sum(t["seconds"] for t in trainings), 1), "evaluate": round(seconds, 1)}
     result = make_result(run, iou, spent, trainings[0]["weights"] if trainings else 0)
     write_json(run.result, result)
     if run.kind == "trained":
@@ -87,6 +86,42 @@ def evaluate_run(run, suite, segmenters):
         counts = {"pairs": prepared["pairs"], "captions": prepared["captions"], "rendered": p.data.shards is None}
         write_json(run.model / "result.json", result | {"data": counts})
     return result
+
+
+def evaluate_suite(run, opened, device):
+    """Evaluate a run by each unit: ({benchmark: {(seed, unit): {class: IoU}}}, seconds). opened: from `open_segmenters`; None opens them.
+
+    What a benchmark gives is kept in runs/evaluations until something that it depends on changes: an interrupted evaluation goes on, and a
+    new benchmark is evaluated alone. Uses train.processes processes: those of the current group, which all call this, or else new ones."""
+    suite, segmenters = opened or open_segmenters(run, device)
+    variants = {(seed, unit): s.with_unit(unit) for seed, s in segmenters.items() for unit in units_of(run)}
+    world, train, depends, kept = distributed.joined(), run.params.train, _depends(run, segmenters, device), {}
+    files = {encoded.benchmark.name: Path("runs/evaluations") / run.name / f"{encoded.benchmark.name}.json" for encoded in suite}
+    for encoded, (name, file) in zip(suite, files.items(), strict=True):
+        mark = digest([depends, encoded.made_with, encoded.threshold])
+        about = world.from_first(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
+        kept[name] = about if about.get("made_with") == mark else {"made_with": mark}
+    missing = [encoded for encoded in suite if "iou" not in kept[encoded.benchmark.name]]
+    if missing and train.processes > world.size:
+        return distributed.launch(train.processes, train.timeout_minutes, evaluate_suite, run, None, device)
+    for group in evaluation.by_pictures(missing):
+        started = time.perf_counter()
+        for name, ious in evaluation.evaluate(variants, group).items():
+            kept[name] |= {"seconds": (time.perf_counter() - started) / len(group), "iou": list(ious.values())}
+            if world.rank == 0:
+                write_json(files[name], kept[name])
+    return {name: dict(zip(variants, kept[name]["iou"], strict=True)) for name in kept}, sum(about["seconds"] for about in kept.values())
+
+
+def _depends(run, segmenters, device):
+    """All that a run's evaluation depends on but the benchmark, as plain values: parameters, decoders, device, packages, code."""
+    p, root = run.params, Path(params.__file__).parent
+    weights = [file for seed in segmenters for file in sorted(run.model.glob(f"seeds/{seed}/*.safetensors"))]
+    folders = ("segmentation", "benchmarks", *(() if p.clip.cache_images else ("clip", "data")))
+    files = [root / "training/decoder.py", root / "methods/groupvit.py", *(file for name in folders for file in root.glob(f"{name}/*.py"))]
+    values = [p.clip.model_dump(exclude={"batch"}), p.segment.model_dump(), units_of(run), list(segmenters), device.type]
+    values += [metadata.version(name) for name in PACKAGES[1:]]
+    return [*values, [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights], [syntax(file) for file in sorted(files)]]
 
 
 def make_result(run, iou, seconds, weights=0):
@@ -178,7 +213,7 @@ def main():
         runs = {name: run for name, run in params.load_runs().items() if run.kind == "trained"}
         if name not in runs:
             raise params.ParamsError(f"--run {name}: must be one of {', '.join(runs)}")
-        distributed.in_group(train_run, runs[name], params.device(runs[name].params.device))
+        distributed.in_group(runs[name].params.train.timeout_minutes, train_run, runs[name], params.device(runs[name].params.device))
     except params.ParamsError as error:
         sys.exit(f"{error}")
 

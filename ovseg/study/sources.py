@@ -2,7 +2,7 @@
 
     runs/sources/NOTEBOOK.ipynb     the notebooks without outputs, so that saving one in JupyterLab reruns nothing
     runs/sources/runs/NAME.json     the parameters that a run's result depends on: its stage reruns if one of them changes
-    runs/sources/texts.json         the values of train.texts in all runs: `encode` reruns if one is new
+    runs/sources/images.json        whether a run needs embeddings of whole training images, which `encode` then makes
 """
 
 import contextlib
@@ -20,8 +20,9 @@ from ..data.files import write_json
 
 
 def check_machine(runs):
-    """Raises ParamsError if shards, benchmarks, label maps of a supervised run or GPUs are missing, or a checkpoint is not of clip.model.
-    What `prepare` makes, and optional benchmarks, may be missing. runs: {name: params.Run}."""
+    """Raises ParamsError if benchmarks, label maps of a supervised run or GPUs are missing, or a checkpoint is not of clip.model. What `scenes`
+    makes, optional benchmarks, and the shards, which `prepare` looks for and untrained runs do not need, may be missing. runs: {name:
+    params.Run}."""
     p = runs[params.DEFAULT].params
     for run in runs.values():
         params.device(p.device, run.params.train.processes)
@@ -30,7 +31,9 @@ def check_machine(runs):
             if not (settings.folder or settings.shards).startswith("data/prepared/"):
                 with contextlib.suppress(datasets.NotHere if settings.optional else ()):
                     datasets.open_benchmark(name, settings)
-        paths = shards.expand(p.data.shards) if p.data.shards else []
+        paths = []
+        with contextlib.suppress(FileNotFoundError):
+            paths = shards.expand(p.data.shards) if p.data.shards else []
         if p.clip.pretrained and Path(p.clip.pretrained).is_file():
             check_weights(p.clip.model, p.clip.pretrained)
     except (OSError, ValueError) as error:
@@ -64,7 +67,7 @@ def main(folder=Path("runs/sources")):
         nbformat.write(stripped(nbformat.read(path, as_version=4)), folder / path.name)
     for name, run in runs.items():
         write_json(folder / f"runs/{name}.json", run.depends(), sort_keys=True)
-    write_json(folder / "texts.json", sorted({run.params.train.texts for run in runs.values()}))
+    write_json(folder / "images.json", any(run.needs_images for run in runs.values()))
 
 
 if __name__ == "__main__":

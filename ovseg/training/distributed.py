@@ -5,7 +5,9 @@ process gets the gradients of its own rows: summed over processes, they are thos
 """
 
 import os
+import signal
 import tempfile
+from datetime import timedelta
 from typing import NamedTuple
 
 import torch
@@ -47,9 +49,9 @@ def joined():
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
-def in_group(function, *arguments):
+def in_group(minutes, function, *arguments):
     """Return function(*arguments), called in the process group that `launch` or torchrun started. The last argument is a torch.device:
-    for CUDA, each process gets its own GPU. Processes on one machine share its cores."""
+    for CUDA, each process gets its own GPU. Processes on one machine share its cores. minutes: how long one waits for others."""
     import joblib  # here, because importing a decoder imports this module
 
     *arguments, device = arguments
@@ -57,19 +59,23 @@ def in_group(function, *arguments):
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=minutes))
     result = function(*arguments, device)
     dist.destroy_process_group()
     return result
 
 
-def launch(processes, function, *arguments):
-    """Run `in_group` in `processes` new processes on this machine. Returns the result of the first one. If one fails,
-    the others are terminated and ChildFailedError gives its rank and error. SIGTERM ends all, and exits with 143."""
+def launch(processes, *arguments):
+    """Run `in_group` with these arguments in `processes` new processes on this machine. Returns the result of the first one. If one
+    fails, the others are terminated and ChildFailedError gives its rank and error. SIGTERM ends all, and exits with 143."""
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}  # at a free port
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(1, 1, processes, DefaultLogsSpecs(logs), run_id="ovseg", max_restarts=0, **place)
         try:
-            return elastic_launch(config, in_group)(function, *arguments)[0]
-        except SignalException as signal:
-            raise SystemExit(128 + signal.sigval) from None
+            return elastic_launch(config, in_group)(*arguments)[0]
+        except SignalException as error:
+            raise SystemExit(128 + error.sigval) from None
+        finally:
+            for number, handler in handlers.items():  # torch leaves its own, which raise SignalException
+                signal.signal(number, handler)

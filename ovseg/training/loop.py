@@ -1,7 +1,6 @@
 """Training the decoder. Every random choice is seeded by (seed, epoch) or (seed, step), so that a resumed run ends
 with the weights of an uninterrupted one. All processes draw the same numbers: each knows the whole batch."""
 
-import ast
 import hashlib
 import inspect
 import itertools
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from .. import methods
 from ..clip.encode import as_tensor
 from ..data import preparation
-from ..data.files import write_json, write_whole
+from ..data.files import digest, syntax, write_json, write_whole
 from . import distributed, outliers
 from .batches import CachedImages, StreamedImages, open_pairs
 from .objectives import Batch, Learner, negatives_of
@@ -120,29 +119,21 @@ def _batches(images, seed, step, per_epoch, batch, device):
 
 
 def fingerprint(p, seed, pairs, labels=None):
-    """Hex digest of all that a training depends on: parameters, seed, data, torch, and the code of training/, of p's methods and of what
+    """{name: hex digest} of all that a training depends on: parameters, data, torch, and each file of training/, of p's methods and of what
     these import from methods/. It leaves out the numbers of workers and processes, which change the order of streamed images only."""
     sections = {name: section.model_dump(exclude={"labels"}) for name, section in p.sections.items()}
-    settings = p.train.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes"})
-    values = [seed, settings, sections, torch.__version__, pairs.made_of]
+    settings = p.train.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes", "timeout_minutes"})
     folders = ("training/*.py", *(("clip/*.py", "data/*.py") if isinstance(pairs.images, StreamedImages) else ("data/captions.py",)))
-    files = [file for folder in folders for file in Path(__file__).parents[1].glob(folder)]
+    root = Path(__file__).parents[1]
+    files = [file for folder in folders for file in root.glob(folder)]
     for module in map(methods.module, p.sections):
         imported = [value if inspect.ismodule(value) else inspect.getmodule(value) for value in vars(module).values()]
         files += [Path(used.__file__) for used in (module, *imported) if getattr(used, "__package__", "") == module.__package__]
-    digest, bank = hashlib.sha256(json.dumps([values, *map(syntax, sorted(set(files)))]).encode()), pairs.bank
+    data, bank = hashlib.sha256(json.dumps(pairs.made_of).encode()), pairs.bank
     for array in (bank.caption_index, bank.noun_index, bank.offset, *([labels.maps, labels.classes.numpy()] if labels else [])):
-        digest.update(array)
-    return digest.hexdigest()
-
-
-def syntax(file):
-    """The syntax tree of a Python file as text, without docstrings: comments and layout do not change it."""
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            del node.body[0]
-    return ast.dump(tree)
+        data.update(array)
+    marks = {"parameters": digest([seed, settings, sections]), "data": data.hexdigest(), "torch": str(torch.__version__)}
+    return marks | {f"ovseg/{file.relative_to(root).as_posix()}": digest(syntax(file)) for file in sorted(set(files))}
 
 
 def train_into(folder, seed, p, labels_of, device):
@@ -152,7 +143,7 @@ def train_into(folder, seed, p, labels_of, device):
     p.train.processes processes: those of the current process group, all of which call this function, or else new ones."""
     folder, world = Path(folder), distributed.joined()
     if p.train.processes > world.size:
-        return distributed.launch(p.train.processes, train_into, folder, seed, p, labels_of, device)
+        return distributed.launch(p.train.processes, p.train.timeout_minutes, train_into, folder, seed, p, labels_of, device)
     if world.size == 1 and device.type == "cpu":
         torch.set_num_threads(p.train.threads)
     pairs, labels = open_pairs(p, device), None
@@ -161,15 +152,18 @@ def train_into(folder, seed, p, labels_of, device):
         labels = labels_of(pairs.paths, preparation.load_keys("data/prepared"), side)
     mark, file = fingerprint(p, seed, pairs, labels), folder / "training.json"
     about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if world.from_first(about.get("fingerprint") == mark and all((folder / name).is_file() for name in about["files"])):
+    before = about.get("made_with", {})
+    if world.from_first(before == mark and all((folder / name).is_file() for name in about["files"])):
         return False
+    if world.rank == 0 and (changed := [name for name in {**before, **mark} if before and before.get(name) != mark.get(name)]):
+        print(f"{folder} is trained again: changed are {', '.join(changed)}", flush=True)
     checkpoint = Path("runs/checkpoints") / folder.with_name(f"{folder.name}.pt")
     learner, history, seconds = train(p, seed, pairs, checkpoint, device, labels)
     if world.rank == 0:
         file.unlink(missing_ok=True)
         learner.save(folder)
         write_whole(folder / "history.csv", lambda part: pd.DataFrame(history).round(6).to_csv(part, index=False))
-        about = {"seed": seed, "seconds": round(seconds, 1), "fingerprint": mark}
+        about = {"seed": seed, "seconds": round(seconds, 1), "made_with": mark}
         about["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
         about["weights"] = sum(parameter.numel() for parameter in learner.parameters())
         about["parameters"] = {name: section.model_dump() for name, section in p.training.items()}

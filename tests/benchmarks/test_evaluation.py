@@ -9,7 +9,7 @@ from handmade import study
 from tiny import SETTINGS, changed, reading
 
 from ovseg.benchmarks import evaluation
-from ovseg.benchmarks.datasets import FolderBenchmark
+from ovseg.benchmarks.datasets import FolderBenchmark, open_benchmarks
 from ovseg.benchmarks.evaluation import evaluate_folder, open_suite
 from ovseg.schema import Benchmark
 from ovseg.segmentation.segmenter import Segmenter
@@ -74,6 +74,12 @@ def test_one_pass_evaluates_each_seed_unit_and_benchmark_exactly_as_alone(severa
         assert benchmark == "all" or all(min(iou.values()) > 0 for iou in ious.values())  # the background's, too
 
 
+def test_a_part_of_a_benchmark_is_every_nth_picture(sharing, mine):
+    for benchmark in open_benchmarks(sharing | mine):
+        keys = [key for key, _, _ in benchmark]
+        assert [[key for key, _, _ in benchmark.part(first, 2)] for first in range(2)] == [keys[::2], keys[1::2]] and len(keys) > 1
+
+
 def test_clip_and_each_decoder_run_once_a_picture_for_all_segmenters_and_benchmarks(several, sharing, suite_of, clip, monkeypatch):
     suite, calls = suite_of(study(sharing, cached=False)), []
     for module, method in [(clip, "encode_dense"), (several["0"].decoder, "forward"), (several["1"].decoder, "forward")]:
@@ -135,10 +141,10 @@ def test_features_that_are_missing_or_of_other_pictures_are_an_error(several, mi
     (encoded,) = suite_of(study({"later": Benchmark(folder=str(tmp_path / "later"), optional=True), **mine}))
     assert encoded.benchmark.name == "mine" and encoded.windows is not None
     for p in (study(sharing), study(mine, mode="clip")):  # benchmarks that were not encoded; a mode that was not
-        with pytest.raises(FileNotFoundError, match="its features are not in .*cache: run `dvc repro encode`"):
+        with pytest.raises(FileNotFoundError, match="its features are not in .*cache: run `dvc repro benchmarks`"):
             open_suite(p, tmp_path / "cache")
     (direct,) = open_suite(study(mine, mode="clip", cached=False), tmp_path / "cache")
     assert direct.windows is None and torch.equal(direct.classes, encoded.classes)
     for windows in (encoded.windows[:-1], np.concatenate([encoded.windows, encoded.windows[:1]])):
-        with pytest.raises(ValueError, match="benchmark mine: the cached windows are not those of its pictures: run `dvc repro encode`"):
+        with pytest.raises(ValueError, match="benchmark mine: the cached windows are of other pictures: run `dvc repro benchmarks`"):
             evaluation.evaluate({"one": several["0"]}, [replace(encoded, windows=windows)])

@@ -12,11 +12,14 @@ from ovseg import params
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 FILES = {  # stages: the files that rerun them
     "sources": "notebooks/run.ipynb params.yaml",
-    "prepare": "ovseg/world/scenes.py",
-    "prepare encode run": "ovseg/data/captions.py",
-    "encode": "models/clip/open_clip_model.safetensors runs/sources/texts.json",
-    "encode run": "ovseg/clip/dense.py data/prepared/pairs.npz",
-    "encode run inferred untrained retrieved figures": "ovseg/benchmarks/miou.py ovseg/segmentation/names.py",
+    "scenes": "ovseg/world/scenes.py",
+    "scenes prepare encode benchmarks run": "ovseg/data/captions.py",
+    "prepare encode benchmarks run": "data/prepared/scenes/train-00000.tar",
+    "encode": "runs/sources/images.json",
+    "encode benchmarks": "models/clip/open_clip_model.safetensors",
+    "encode benchmarks run": "ovseg/clip/dense.py",
+    "encode run": "data/prepared/pairs.npz",
+    "benchmarks run inferred untrained retrieved figures": "ovseg/benchmarks/miou.py ovseg/segmentation/names.py",
     "run": "ovseg/methods/tcl.py ovseg/training/loop.py",
     "run retrieved": "data/features/train/pairs.npy",
     "run inferred untrained retrieved": "runs/sources/run.ipynb ovseg/training/decoder.py",
@@ -26,8 +29,11 @@ FILES = {  # stages: the files that rerun them
     "": "ovseg/world/pretraining.py ovseg/inspection/view.py ovseg/cli.py",  # only its parameters rerun `pretrain`
 }
 KEYS = {  # stages: the parameters that rerun them; of `run`, see below
-    "prepare": "scenes.pairs data.max_bad_fraction",
-    "encode": "benchmarks clip.dense segment.stride",
+    "scenes": "scenes.pairs",
+    "scenes prepare": "data.shards",
+    "prepare": "data.max_bad_fraction",
+    "encode benchmarks": "clip.dense segment.templates",
+    "benchmarks": "benchmarks segment.stride",
     "pretrain": "pretrain.lr",
     "figures": "figures.quantiles",
     "": "segment.meta_points mgca.k ablations.trained",
@@ -61,6 +67,15 @@ def test_a_parameter_reruns_the_runs_that_use_it(key, value, uses, tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     others = params.load_runs(tmp_path / "params.yaml")
     assert {name for name in RUNS if RUNS[name].depends() != others[name].depends()} == {run.name for run in RUNS.values() if uses(run)}
+
+
+def test_an_untrained_run_needs_no_training_data():
+    made_by = [(out if isinstance(out, str) else next(iter(out)), name) for name, stage in STAGES.items() for out in stage["outs"]]
+    needed = {"untrained"}
+    for _ in STAGES:
+        deps = [f"{dep}/" for name in needed for dep in STAGES[name].get("deps", [])]
+        needed |= {name for out, name in made_by if any(dep.startswith(f"{out}/") or f"{out}/".startswith(dep) for dep in deps)}
+    assert needed == {"untrained", "sources", "scenes", "benchmarks", "pretrain"}
 
 
 def test_every_run_depends_on_its_own_parameters_only_and_writes_its_own_files():

@@ -131,7 +131,7 @@ def test_models_hold_what_loading_and_publishing_need_and_no_checkpoint_is_left(
 
 
 def test_executed_notebooks_hold_outputs_and_no_warnings(project):
-    for name in ("prepare", "encode", "figures", "maskclip", "segment.meta_points=9", *TRAINED):
+    for name in ("scenes", "prepare", "encode", "benchmarks", "figures", "maskclip", "segment.meta_points=9", *TRAINED):
         cells = nbformat.read(project / f"runs/{name}.ipynb", as_version=4).cells
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         assert any("image/png" in output.get("data", {}) for output in outputs)

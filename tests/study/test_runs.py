@@ -2,11 +2,19 @@
 
 import json
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import torch
 from made import RUNS
+from tiny import save
 
+from ovseg.benchmarks import evaluation
+from ovseg.segmentation.segmenter import Segmenter
 from ovseg.study import runs
+from ovseg.training.decoder import Decoder
 
 DEFAULT, K, POINTS = RUNS["default"], RUNS["mgca.k=0.2"], RUNS["segment.meta_points=9"]
 
@@ -39,6 +47,44 @@ def test_a_result_is_shown_beside_others_of_the_same_parameters(tmp_path, monkey
     assert row["this - default run"] == "+10.5" and row["baseline"] == row["this - baseline"] == "–"
     DEFAULT.result.write_text(json.dumps(other | {"parameters": []}))
     assert runs.beside(ours, others).loc["street", "pixel"]["default run"] == "–"
+
+
+def test_finished_benchmarks_are_kept_until_something_they_depend_on_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(K.model / "seeds/0/decoder.safetensors", b"weights")
+    evaluated, kill, segmenters = [], [], {0: Segmenter(None, Decoder(16), K.params.segment)}
+
+    def evaluate(variants, suite):
+        """A stand-in that notes what is evaluated, and is killed at the benchmarks in `kill`."""
+        names = [encoded.benchmark.name for encoded in suite]
+        if names == kill:
+            raise KeyboardInterrupt
+        evaluated.extend(names)
+        return {name: {variant: {"cat": 100 / 3, name: None} for variant in variants} for name in names}
+
+    def run(*names, run=K, **fields):
+        evaluated.clear()
+        benchmarks = [SimpleNamespace(name=name, source=name[0], background=True, classes=()) for name in names]
+        suite = [evaluation.Encoded(benchmark, None, **fields) for benchmark in benchmarks]
+        iou, seconds = runs.evaluate_suite(run, (suite, segmenters), torch.device("cpu"))
+        assert iou == {name: {(0, unit): {"cat": 100 / 3, name: None} for unit in ("meta-point", "pixel")} for name in names}
+        assert list(iou) == list(names) and seconds > 0
+        return evaluated.copy()
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    assert run("voc", "street") == ["voc", "street"] and run("voc", "street") == []
+    assert run("ade", "voc", "voc20", "street") == ["ade", "voc20"]  # voc20 is over voc's pictures
+    kill.append("street")
+    with pytest.raises(KeyboardInterrupt):
+        run("voc", "street", made_with="2")
+    kill.clear()
+    assert run("voc", "street", made_with="2") == ["street"] and run("voc", threshold=0.3) == ["voc"]
+    other = replace(K, params=K.params.model_copy(update={"segment": K.params.segment.model_copy(update={"scale": 3.0})}))
+    assert run("ade", run=other) == ["ade"] == run("ade")
+    save(K.model / "seeds/0/decoder.safetensors", b"others")
+    assert run("ade") == ["ade"] and run("ade") == []
+    monkeypatch.setattr(runs, "syntax", lambda file: "other code")
+    assert run("ade") == ["ade"]
 
 
 def test_the_heading_says_what_a_run_changes_and_its_units():

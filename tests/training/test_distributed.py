@@ -5,13 +5,20 @@ import signal
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
+import tiny
 import torch
-from small import CPU, changed, make_pairs, stream, write_project
+from small import CPU, Colours, changed, make_pairs, stream, write_project
 
 from ovseg import methods
+from ovseg.benchmarks import datasets, evaluation
+from ovseg.segmentation.segmenter import Segmenter
+from ovseg.segmentation.windows import cut_windows
 from ovseg.training import distributed, loop
+from ovseg.training.decoder import Decoder
 from ovseg.training.distributed import World
 
 METHOD = "+".join(name for name in methods.names() if name != "supervised")
@@ -22,6 +29,17 @@ ALL = changed(method=METHOD, epochs=5 / 3, warmup_epochs=0.0, processes=2, optim
 def train(path, device=CPU):
     learner, history, _ = loop.train(ALL, 0, make_pairs(), path, device)
     return learner.state_dict(), [row["loss"] for row in history]
+
+
+def evaluated(folder):
+    """[IoU, number of pictures read] of a benchmark of 3 pictures whose windows are cached, and of the same without a cache."""
+    settings, read, real = tiny.changed(short_side=8, window=8, stride=4), [], datasets.Notes.add
+    pixel = Segmenter(Colours(), Decoder(3), settings)
+    mine, segmenters = datasets.FolderBenchmark("mine", folder / "mine"), {"pixel": pixel, "four": pixel.with_unit("meta-point")}
+    windows = np.concatenate([pixel.encode(cut_windows(image, settings)[0]) for _, image, _ in mine])
+    suite = [evaluation.Encoded(mine, torch.eye(3)[:2], array) for array in (windows, None)]
+    with mock.patch.object(datasets.Notes, "add", lambda *sample: read.append(1) or real(*sample)):
+        return [(evaluation.evaluate(segmenters, [encoded]), len(read)) for encoded in suite]
 
 
 def compute(folder, images, device):
@@ -41,6 +59,7 @@ def compute(folder, images, device):
         own = (dense[:, 0, 0, 0] / 10).round().long().tolist()  # the numbers that the images' colours stand for
         assert own == rows[world.share(4)].tolist()
         results["stream"].append((rows.tolist(), own))
+    results["evaluated"] = evaluated(folder)
     torch.save(results, f"{folder}/{world.rank}.pt")
     if world.rank == 1:
         raise RuntimeError("this is why")
@@ -50,10 +69,17 @@ def compute(folder, images, device):
 def test_two_processes_compute_what_one_does_and_fail_together(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     write_project()
+    maps = [np.random.default_rng(index).integers(0, 3, size) for index, size in enumerate([(8, 9), (20, 12), (9, 30)])]
+    tiny.write_benchmark(tmp_path / "mine", maps, ["background", "cat", "sofa"])
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(Exception, match=r"rank +: 1 (.|\n)*RuntimeError: this is why"):
-        distributed.launch(2, compute, tmp_path, stream(tmp_path, (4, 3, 2, 4), workers=2), CPU)
+        distributed.launch(2, 5, compute, tmp_path, stream(tmp_path, (4, 3, 2, 4), workers=2), CPU)
+    assert handlers == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))  # torch's would raise its own error
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     weights, losses = train(tmp_path / "alone.pt")
+    (cached, _), (direct, six) = evaluated(tmp_path)
+    assert min(direct["mine"]["pixel"].values()) > 0 and direct["mine"]["pixel"] != direct["mine"]["four"] and six == 6
+    assert [results["evaluated"] for results in ranks] == [[(cached, 3), (direct, 5)], [(cached, 3), (direct, 4)]]  # to the last digit
     assert len(losses) == 5
     for results in ranks:
         assert results["threads"] == max(1, len(os.sched_getaffinity(0)) // 2) and results["into"] == [True, False]
