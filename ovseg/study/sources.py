@@ -20,9 +20,9 @@ from ..data.files import write_json
 
 
 def check_machine(runs):
-    """Raises ParamsError if benchmarks, label maps of a supervised run or GPUs are missing, or a checkpoint is not of clip.model. What `scenes`
-    makes, optional benchmarks, and the shards, which `prepare` looks for and untrained runs do not need, may be missing. runs: {name:
-    params.Run}."""
+    """Raises ParamsError if benchmarks, label maps of a supervised run or GPUs are missing, or a checkpoint is not of clip.model. What
+    `scenes` makes, optional benchmarks, and the shards, which `prepare` looks for and untrained runs do not need, may be missing. runs:
+    {name: params.Run}."""
     p = runs[params.DEFAULT].params
     for run in runs.values():
         params.device(p.device, run.params.train.processes)
