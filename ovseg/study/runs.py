@@ -122,7 +122,8 @@ def _depends(run, segmenters, device):
     values = [p.clip.model_dump(exclude={"batch"}), p.segment.model_dump(), units_of(run), list(segmenters), device.type]
     values += [metadata.version(name) for name in PACKAGES[1:]]
     if run.name == "reco":
-        values += [p.reco.model_dump(), *(Path(f"data/features/train/{name}.json").read_text(encoding="utf-8") for name in ("images", "pairs"))]
+        made = [Path("data/features/train") / name for name in ("images.json", "pairs.json")]
+        values += [p.reco.model_dump(), *(file.read_text(encoding="utf-8") for file in made)]
     return [*values, [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights], [syntax(file) for file in sorted(files)]]
 
 
