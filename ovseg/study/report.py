@@ -50,8 +50,9 @@ def markdown(listed):
 
 
 def method_title(method):
-    """The name of a train.method in tables: "mgca+mixreorg" becomes "MGCA + MixReorg"."""
-    return " + ".join(params.METHODS[part].TITLE for part in method.split("+"))
+    """The name of one of Results.methods in tables: "mgca+mixreorg" becomes "MGCA + MixReorg"."""
+    method, *texts = method.split(", ")
+    return ", ".join([" + ".join(params.METHODS[part].TITLE for part in method.split("+")), *texts])
 
 
 def scores(results):
@@ -94,7 +95,7 @@ def methods_table(results, paper, speeds):
     untrained = dict.fromkeys(run for run in (results.baseline, "reco") if run in results.changes)
     for run, method in {**untrained, **results.methods}.items():
         title = method_title(method) if method else DENSE_TITLES[run]
-        own = {key: value for key, value in results.changes[run].items() if key not in ("train.method", "clip.dense")}
+        own = {key: value for key, value in results.changes[run].items() if key not in ("train.method", "train.texts", "clip.dense")}
         row = {"method": title, "its own": ", ".join(f"{key.split('.')[1]} {value}" for key, value in own.items())} | texts[run]
         for group in GROUPS:
             averages = [theirs["average"] for theirs in paper[group]["rows"] if theirs["method"] == title and theirs["average"] is not None]

@@ -10,6 +10,7 @@ import pandas as pd
 from ..benchmarks.datasets import BACKGROUND
 
 DEFAULT = "default"  # the name of the run without changes
+CHOSEN = {"train.method", "train.texts"}  # what tells methods apart
 OWN = ("train.lr", "segment.unit", "segment.threshold")  # parameters that each method may tune for itself in a comparison
 GROUPS = ("with background", "without background")  # benchmarks are averaged in two groups, as in the paper's tables
 NOT_RUN = "not run"
@@ -48,11 +49,14 @@ class Results:
     @property
     def methods(self):
         """{run: train.method}, one run per method: the default run, and for each other method the run with the fewest changes among those
-        that change only train.method and OWN. The supervised run comes last."""
-        runs = {self.parameters["train.method"]: DEFAULT}
+        that change only train.method, train.texts and OWN. With curated texts, a method is "METHOD, curated texts". The supervised run
+        comes last."""
+        default = self.parameters["train.method"]
+        runs = {default: DEFAULT}
         for run, changes in sorted(self._compared.items(), key=lambda item: len(item[1])):
-            if "train.method" in changes and set(changes) <= {"train.method", *OWN}:
-                runs.setdefault(changes["train.method"], run)
+            if CHOSEN & changes.keys() and changes.keys() <= {*CHOSEN, *OWN}:
+                curated = ", curated texts" if changes.get("train.texts") == "curated" else ""
+                runs.setdefault(changes.get("train.method", default) + curated, run)
         methods = {run: method for method, run in runs.items() if method != "supervised"}
         return methods | ({self.supervised: "supervised"} if self.supervised else {})
 
@@ -65,7 +69,8 @@ class Results:
     @property
     def ablated(self):
         """Keys that some run changes alone, in order: each gets a chart. Methods have their own comparison."""
-        return list(dict.fromkeys(k for changes in self._compared.values() for k in changes if len(changes) == 1 and k != "train.method"))
+        alone = (key for changes in self._compared.values() for key in changes if len(changes) == 1)
+        return list(dict.fromkeys(key for key in alone if key not in CHOSEN))
 
     def find(self, changes):
         """The name of the run with these changes, apart from those equal to the default, or None."""
