@@ -117,8 +117,9 @@ def main():
     signal.signal(signal.SIGTERM, runner.stop)
     LOGS.mkdir(parents=True, exist_ok=True)
     changed()
-    if code := subprocess.run(["dvc", "repro", "encode", "benchmarks"]).returncode:  # what all runs share
+    if code := subprocess.run(["dvc", "repro", "prepare", "pretrain"]).returncode:  # what all runs share
         sys.exit(code)
+    runner.run_all(changed("encode", "benchmarks"))
     runner.run_all(changed("run", "untrained", "retrieved"))
     runner.run_all(changed("inferred"))
     sys.exit(subprocess.run(["dvc", "repro"]).returncode)  # the figures
