@@ -9,7 +9,9 @@ import argparse
 import io
 import itertools
 import json
+import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,9 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import torch
-import yaml
 from PIL import Image
 
 from ovseg.data import preparation, shards
@@ -66,6 +66,11 @@ def write_shards(folder, count, per_shard, rng):
                     tar.addfile(member, io.BytesIO(content))
 
 
+def resident(process):
+    """MiB of a process' memory."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text(encoding="utf-8"))[1]) >> 10
+
+
 def measure(paths):
     """Print the rates of `prepare` and of a stream, and what they take."""
     started = time.perf_counter()
@@ -75,10 +80,11 @@ def measure(paths):
     for workers in range(1, cores + 1):
         epoch = StreamedImages(SimpleNamespace(encode_dense=len), paths, keys, 224, workers).epoch(0, 0, 256, 0, torch.device("cpu"))
         next(epoch)  # the workers have started, and their buffers are full
-        me, started = psutil.Process(), time.perf_counter()
+        started = time.perf_counter()
         images = sum(size for _, size, _ in itertools.islice(epoch, min(40, len(keys) // 256 - 2)))
-        rate, held = images / (time.perf_counter() - started), [child.memory_info().rss >> 20 for child in me.children()]
-        print(f"stream, {workers} workers: {rate:,.0f} images a second, {me.num_fds()} open files, {max(held)} MiB a worker")
+        rate, files = images / (time.perf_counter() - started), len(os.listdir("/proc/self/fd"))
+        held = max(resident(child.pid) for child in multiprocessing.active_children())
+        print(f"stream, {workers} workers: {rate:,.0f} images a second, {files} open files, {held} MiB a worker")
         epoch.close()
 
 
@@ -101,7 +107,7 @@ def make_project(folder, rng):
     (project / "results").mkdir()
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", "results/pretrain.json", "results/other_processor.json"):
         shutil.copy(root / name, project / name)
-    (folder / "shrunk.yaml").write_text(yaml.safe_dump(SHRUNK))
+    (folder / "shrunk.yaml").write_text(json.dumps(SHRUNK))  # which is YAML, too
     commands = ["dvc init --quiet --no-scm", "dvc commit --quiet --force pretrain"]  # models/clip is made
     commands += [f"{sys.executable} -m ovseg.params {preset}" for preset in (root / "presets/paper.yaml", "../shrunk.yaml")]
     for command in commands:

@@ -322,7 +322,8 @@ def test_devices_and_gpus_that_are_not_there_are_refused(monkeypatch):
 
 def test_the_first_stage_counts_shards_and_looks_into_a_checkpoint(tmp_path, monkeypatch):
     def said(**values):
-        monkeypatch.setattr(params, "_read", lambda path: having({"device": "cpu", "data.shards": f"{tmp_path}/*.tar"} | values))
+        given = {"device": "cpu", "data.shards": f"{tmp_path}/*.tar", "ablations.retrieved": []}
+        monkeypatch.setattr(params, "_read", lambda path: having(given | values))
         with pytest.raises(params.ParamsError) as error:
             sources.check_machine({"default": params.Run("default", "trained", {}, params.load())})
         return str(error.value)

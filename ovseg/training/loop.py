@@ -124,8 +124,7 @@ def fingerprint(p, seed, pairs, labels=None):
     sections = {name: section.model_dump(exclude={"labels"}) for name, section in p.sections.items()}
     settings = p.train.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes", "timeout_minutes"})
     folders = ("training/*.py", *(("clip/*.py", "data/*.py") if isinstance(pairs.images, StreamedImages) else ("data/captions.py",)))
-    root = Path(__file__).parents[1]
-    files = [file for folder in folders for file in root.glob(folder)]
+    files = [file for folder in folders for file in Path(__file__).parents[1].glob(folder)]
     for module in map(methods.module, p.sections):
         imported = [value if inspect.ismodule(value) else inspect.getmodule(value) for value in vars(module).values()]
         files += [Path(used.__file__) for used in (module, *imported) if getattr(used, "__package__", "") == module.__package__]
@@ -133,7 +132,7 @@ def fingerprint(p, seed, pairs, labels=None):
     for array in (bank.caption_index, bank.noun_index, bank.offset, *([labels.maps, labels.classes.numpy()] if labels else [])):
         data.update(array)
     marks = {"parameters": digest([seed, settings, sections]), "data": data.hexdigest(), "torch": str(torch.__version__)}
-    return marks | {f"ovseg/{file.relative_to(root).as_posix()}": digest(syntax(file)) for file in sorted(set(files))}
+    return marks | {f"{file.parent.name}/{file.name}": digest(syntax(file)) for file in sorted(set(files))}
 
 
 def train_into(folder, seed, p, labels_of, device):

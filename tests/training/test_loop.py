@@ -239,4 +239,4 @@ def test_what_a_training_is_repeated_for_is_named(project, monkeypatch, capsys):
     assert into() and capsys.readouterr().out == ""
     monkeypatch.setattr(loop, "syntax", lambda file, real=loop.syntax: real(file) + "1" * (file.name == "mining.py"))
     assert into(changed(lr=0.02)) and not into(changed(lr=0.02))
-    assert capsys.readouterr().out.endswith("/0 is trained again: changed are parameters, ovseg/methods/mining.py\n")
+    assert capsys.readouterr().out.endswith("/0 is trained again: changed are parameters, methods/mining.py\n")
