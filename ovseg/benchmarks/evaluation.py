@@ -62,13 +62,13 @@ def open_suite(p, folder="data/features/benchmarks"):
 
 
 def open_classes(benchmark, how, folder="data/features/benchmarks"):
-    """The embeddings of a benchmark's classes (see names.merged) from those of their names, which `encode` made; None if it did not."""
+    """The embeddings of a benchmark's classes (see names.merged) from those of their names, which `benchmarks` made; None if it did not."""
     names = open_cached(Path(folder) / benchmark.name / "classes.npy")
     return None if names is None else merged(as_tensor(names), benchmark.texts, how)
 
 
 def open_clip(settings, device):
-    """The FrozenCLIP that encodes pictures, or None if `encode` cached their features. settings: schema.Clip. device: torch.device."""
+    """The FrozenCLIP that encodes pictures, or None if `benchmarks` cached their features. settings: schema.Clip. device: torch.device."""
     if not settings.cache_images:
         from ..clip.frozen import FrozenCLIP  # takes seconds to import
 
