@@ -1,8 +1,9 @@
 """`make repro JOBS=n`: `dvc repro`, with n runs of the study at a time. `python scripts/repro.py [n]`; default: a run a GPU, or a core.
 
-DVC itself runs one stage after another. The pipeline has three levels: stages that all runs share; the runs, NAME@LINE, independent of
-each other but for `inferred`, which needs the default run; the figures. Runs are started as `dvc repro --single-item`, each with its
-share of the cores and, if there are GPUs, one of them. Their output goes to runs/logs. After a failure no other run starts.
+DVC itself runs one stage after another. The pipeline has four levels: the data; their features, of pairs and of benchmarks; the runs,
+NAME@LINE, independent of each other but for `inferred`, which needs the default run; the figures. Stages of a level are started as
+`dvc repro --single-item`, each with its share of the cores and, if there are GPUs, one of them. Their output goes to runs/logs. After a
+failure no other one starts.
 """
 
 import itertools
@@ -91,7 +92,7 @@ class Runner:
     def run_all(self, names):
         """Run stages side by side, in this order. Ends the process if one of them fails."""
         if names:
-            say(f"{len(names)} runs, {self.jobs} at a time")
+            say(f"{len(names)} stages, {self.jobs} at a time")
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 list(pool.map(self.run, names))

@@ -81,7 +81,7 @@ def measure(paths):
         epoch = StreamedImages(SimpleNamespace(encode_dense=len), paths, keys, 224, workers).epoch(0, 0, 256, 0, torch.device("cpu"))
         next(epoch)  # the workers have started, and their buffers are full
         started = time.perf_counter()
-        images = sum(size for _, size, _ in itertools.islice(epoch, min(40, len(keys) // 256 - 2)))
+        images = sum(size for _, size, _ in itertools.islice(epoch, max(1, min(40, len(keys) // 256 - 2))))
         rate, files = images / (time.perf_counter() - started), len(os.listdir("/proc/self/fd"))
         held = max(resident(child.pid) for child in multiprocessing.active_children())
         print(f"stream, {workers} workers: {rate:,.0f} images a second, {files} open files, {held} MiB a worker")

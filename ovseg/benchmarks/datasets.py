@@ -54,7 +54,7 @@ class BenchmarkBase:
         return len(self.files)
 
     def part(self, first=0, step=1):
-        """Iterate over every `step`-th picture from `first` < step on; the others are not decoded."""
+        """Iterate over every `step`-th picture from `first` < step on; the others are not decoded, and notes are for all pictures only."""
         notes = Notes(self)
         for key, image, stored in self.samples(step, first=first):
             if wrong := notes.add(key, image, stored, np.unique(stored)):
@@ -63,7 +63,7 @@ class BenchmarkBase:
             if (largest := labels[labels != self.ignored].max(initial=0)) >= (count := len(self.classes)):
                 raise ValueError(f"benchmark {self.name}: label map {key} holds {largest}: must be 0 to {count - 1} or {self.ignored}")
             yield key, image, labels
-        for line in notes.lines():
+        for line in notes.lines() if step == 1 else ():  # of all pictures
             tqdm.write(f"note: benchmark {self.name}: {line}", sys.stderr)
 
     __iter__ = part

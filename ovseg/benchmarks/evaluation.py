@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..clip.encode import as_tensor, open_cached
+from ..clip.encode import as_tensor, files_digest, open_cached
 from ..data.files import digest
 from ..segmentation.names import merged
 from ..segmentation.windows import BACKGROUND, cut_windows, raw_labels, window_grid
@@ -56,7 +56,8 @@ def open_suite(p, folder="data/features/benchmarks"):
         if classes is None or (windows is None and p.clip.cache_images):
             raise FileNotFoundError(f"benchmark {benchmark.name}: its features are not in {folder}: run `dvc repro benchmarks`")
         arrays.append(Path(folder) / benchmark.name / "classes.npy")
-        made_with = digest([path.with_suffix(".json").read_text(encoding="utf-8") for path in arrays])
+        pictures = files_digest([*benchmark.files, *benchmark.label_files])
+        made_with = digest([pictures, *(path.with_suffix(".json").read_text(encoding="utf-8") for path in arrays)])
         suite.append(Encoded(benchmark, classes, windows, p.evaluate.thresholds.get(benchmark.name), made_with))
     return suite
 
@@ -78,7 +79,7 @@ def open_clip(settings, device):
 def score_pictures(suite, segmenters, wanted=None):
     """Yields (PIL image, [label map per benchmark], [[Scores per benchmark] per segmenter]) for each picture. suite: list of
     Encoded over the same pictures. segmenters: share CLIP and windows; embeddings of a shared decoder are computed once. wanted:
-    indices of the pictures to score; None: all; the others are not read if this is a range and no windows are cached. Raises
+    indices of the pictures to score; None: all. Those left out by a range with a step are not read if no windows are cached. Raises
     ValueError if the cached windows are not those of the pictures."""
     first, windows, row = segmenters[0], suite[0].windows, 0
     device = next(first.decoder.parameters()).device

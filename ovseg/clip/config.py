@@ -64,5 +64,6 @@ def check_weights(model, file):
     try:
         with torch.device("meta"), config.patch("load.mmap", zipfile.is_zipfile(file)), warnings.catch_warnings(action="ignore"):
             open_clip.create_model(model, file, device="meta")
-    except Exception:  # torch, open_clip and safetensors raise many kinds
-        raise ValueError(f"clip.pretrained = {file!r}: must be a checkpoint of {model}: tensors alone, by open_clip's names") from None
+    except Exception as error:  # torch, open_clip and safetensors raise many kinds
+        wanted = f"must be a checkpoint of {model}: tensors alone, by open_clip's names"
+        raise ValueError(f"clip.pretrained = {file!r}: {wanted} ({type(error).__name__})") from None

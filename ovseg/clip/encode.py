@@ -119,6 +119,8 @@ def encode_pairs(clip, paths, keys, settings, folder, name="pairs"):
     made_with = {"clip": clip.fingerprint, "dense": clip.dense, "image_size": size, "batch": settings.batch}
     made_with |= {"code": source_digest(images, shards), "keys": digest(keys), "shards": files_digest(paths)}
     out = ArrayWriter(Path(folder) / f"{name}.npy", (clip.width, *row), made_with, settings.batch)
+    if out.complete:
+        return
     check_space(folder, (len(keys) - out.rows) * out.row_bytes)
     samples = _samples(paths, keys[out.rows :])
     few = iter(lambda: list(itertools.islice(samples, 16)), [])  # read here, decoded by processes; arrays come through pipes (batches.py)
@@ -136,7 +138,7 @@ def _samples(paths, keys):
     found = ((key, sample) for sample in read if (key := f"{Path(sample['__url__']).stem}/{sample['__key__']}") in known)
     for key, (own, sample) in itertools.zip_longest(keys, found, fillvalue=(None, None)):
         if own != key:
-            raise ValueError(f"{key}: the shards have changed since `prepare` read them; run it again")
+            raise ValueError(f"{key or own}: the shards have changed since `prepare` read them; run it again")
         yield sample
 
 

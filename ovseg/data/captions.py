@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_array
 
 
 def plain(text):
@@ -75,6 +74,8 @@ class TextBank:
     @functools.cached_property
     def named(self):
         """Which nouns each pair has: sparse bool (N, V)."""
+        from scipy.sparse import csr_array  # the workers of `prepare` do not need it
+
         shape = len(self), len(self.nouns)
         return csr_array((np.ones(len(self.noun_index), bool), self.noun_index, self.offset), shape)
 

@@ -15,6 +15,7 @@ def write_whole(path, write):
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
+        part.unlink(missing_ok=True)  # of a killed process
         part.touch()
         mode = part.stat().st_mode  # as the umask says; safetensors would let only the owner read
         write(part)

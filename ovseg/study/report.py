@@ -6,7 +6,7 @@ import pandas as pd
 
 from .. import params
 from .findings import Finding
-from .results import DEFAULT, DENSE_TITLES, GROUPS, NOT_RUN, by_seed, mean_std
+from .results import CHOSEN, DEFAULT, DENSE_TITLES, GROUPS, NOT_RUN, by_seed, mean_std
 
 PAPER_PIXELS = 3136  # number of meta-points in the paper's Table 4 that stands for every pixel by itself
 OTHER = "same verdict on the other processor"
@@ -95,7 +95,7 @@ def methods_table(results, paper, speeds):
     untrained = dict.fromkeys(run for run in (results.baseline, "reco") if run in results.changes)
     for run, method in {**untrained, **results.methods}.items():
         title = method_title(method) if method else DENSE_TITLES[run]
-        own = {key: value for key, value in results.changes[run].items() if key not in ("train.method", "train.texts", "clip.dense")}
+        own = {key: value for key, value in results.changes[run].items() if key not in (*CHOSEN, "clip.dense")}
         row = {"method": title, "its own": ", ".join(f"{key.split('.')[1]} {value}" for key, value in own.items())} | texts[run]
         for group in GROUPS:
             averages = [theirs["average"] for theirs in paper[group]["rows"] if theirs["method"] == title and theirs["average"] is not None]

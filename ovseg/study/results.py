@@ -10,7 +10,7 @@ import pandas as pd
 from ..benchmarks.datasets import BACKGROUND
 
 DEFAULT = "default"  # the name of the run without changes
-CHOSEN = {"train.method", "train.texts"}  # what tells methods apart
+CHOSEN = {"train.method", "train.texts", "simseg.select"}  # what tells methods apart
 OWN = ("train.lr", "segment.unit", "segment.threshold")  # parameters that each method may tune for itself in a comparison
 GROUPS = ("with background", "without background")  # benchmarks are averaged in two groups, as in the paper's tables
 NOT_RUN = "not run"
@@ -49,14 +49,12 @@ class Results:
     @property
     def methods(self):
         """{run: train.method}, one run per method: the default run, and for each other method the run with the fewest changes among those
-        that change only train.method, train.texts and OWN. With curated texts, a method is "METHOD, curated texts". The supervised run
-        comes last."""
-        default = self.parameters["train.method"]
-        runs = {default: DEFAULT}
+        that change only CHOSEN and OWN. Those with other pixels or texts are "METHOD, by text" or "METHOD, curated texts". The supervised
+        run comes last."""
+        runs = {_method(self.parameters): DEFAULT}
         for run, changes in sorted(self._compared.items(), key=lambda item: len(item[1])):
             if CHOSEN & changes.keys() and changes.keys() <= {*CHOSEN, *OWN}:
-                curated = ", curated texts" if changes.get("train.texts") == "curated" else ""
-                runs.setdefault(changes.get("train.method", default) + curated, run)
+                runs.setdefault(_method(self.parameters | changes), run)
         methods = {run: method for method, run in runs.items() if method != "supervised"}
         return methods | ({self.supervised: "supervised"} if self.supervised else {})
 
@@ -111,6 +109,13 @@ class Results:
         top = rows.merge(supervised, "left", ["seed", "group"], suffixes=("", " supervised"))["miou supervised"]
         top = top.where(rows["seed"].notna(), rows["group"].map(supervised.groupby("group")["miou"].mean()))
         return rows.assign(miou=100 * (rows["miou"] - floor) / (top - floor))
+
+
+def _method(parameters):
+    """A method, and how it differs from that of the same name."""
+    method, curated = parameters["train.method"], parameters["train.texts"] == "curated"
+    by_text = method == "simseg" and parameters["simseg.select"] == "text"
+    return method + ", by text" * by_text + ", curated texts" * curated
 
 
 def by_seed(averages, run, group):

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from .. import params
 from ..benchmarks import datasets, evaluation
@@ -99,11 +100,12 @@ def evaluate_suite(run, opened, device):
     files = {encoded.benchmark.name: Path("runs/evaluations") / run.name / f"{encoded.benchmark.name}.json" for encoded in suite}
     for encoded, (name, file) in zip(suite, files.items(), strict=True):
         mark = digest([depends, encoded.made_with, encoded.threshold])
-        about = world.from_first(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
+        about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         kept[name] = about if about.get("made_with") == mark else {"made_with": mark}
     missing = [encoded for encoded in suite if "iou" not in kept[encoded.benchmark.name]]
-    if missing and train.processes > world.size:
-        return distributed.launch(train.processes, train.timeout_minutes, evaluate_suite, run, None, device)
+    processes = train.processes if device.type == "cpu" else min(train.processes, torch.cuda.device_count())
+    if missing and processes > world.size:
+        return distributed.launch(processes, train.timeout_minutes, evaluate_suite, run, None, device)
     for group in evaluation.by_pictures(missing):
         started = time.perf_counter()
         for name, ious in evaluation.evaluate(variants, group).items():

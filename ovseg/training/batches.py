@@ -61,12 +61,10 @@ class StreamedImages(NamedTuple):
         return self.clip.encode_dense(np.stack(shards.first_images(self.paths, count, self.size)))
 
     def batches(self, batch):
-        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs. Says how many are left out."""
-        rank, size = distributed.joined()
+        """Number of batches per epoch, limited by the process whose shards hold the fewest pairs."""
+        size = distributed.joined().size
         of_shard = Counter(key.split("/")[0] for key in self.keys)
-        shares = [sum(of_shard[Path(path).stem] for path in self.paths[start::size]) for start in range(size)]
-        if rank == 0 and (left := 1 - min(shares) * size / len(self.keys)) > 0:
-            print(f"an epoch leaves out {left:.1%} of the pairs: {len(self.paths)} shards, {size} processes; have a multiple of {size}")
+        shares = [sum(of_shard[Path(path).stem] for path in self.paths[rank::size]) for rank in range(size)]
         return min(shares) // (batch // size)
 
     def epoch(self, seed, epoch, batch, skip, device):

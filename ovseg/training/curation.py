@@ -32,8 +32,8 @@ def curate(bank, texts, images, settings, device="cpu"):
     prompts = F.normalize(as_tensor(texts[len(bank.captions) :]), dim=1)
     nouns = F.normalize(prompts.unflatten(0, (len(bank.nouns), -1)).mean(1), dim=1)  # V, d
     _, clusters = kmeans2(nouns.numpy(), min(settings.clusters, len(nouns)), minit="++", rng=0)
-    noun_index, offset = array("i"), array("q", [0])
-    for words in concepts(bank, nouns.to(device), F.normalize(as_tensor(images, device), dim=1), settings):
+    noun_index, offset, images = array("i"), array("q", [0]), as_tensor(images, device)
+    for words in concepts(bank, nouns.to(device), F.normalize(images, dim=1, out=images), settings):
         noun_index.extend(slots(words, clusters))
         offset.append(len(noun_index))
     return dataclasses.replace(bank, noun_index=np.array(noun_index), offset=np.array(offset))

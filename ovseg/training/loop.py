@@ -40,6 +40,9 @@ def train(p, seed, pairs, checkpoint, device="cpu", labels=None):
     if per_epoch == 0:
         more = f" and a multiple of {world.size}, the number of processes, each of which reads its own shards" if world.size > 1 else ""
         raise ValueError(f"train.batch = {settings.batch}: must be between 2 and {len(pairs.bank)} (the number of pairs){more}")
+    left_out = 1 - per_epoch * settings.batch / len(pairs.bank)
+    if world.rank == 0 and world.size > 1 and left_out > 0.02:
+        print(f"an epoch leaves out {left_out:.1%} of the pairs: {world.size} processes share the shards; have a multiple of {world.size}")
     steps, warmup = max(1, round(settings.epochs * per_epoch)), round(settings.warmup_epochs * per_epoch)
     if settings.outliers:
         pairs = pairs._replace(images=CachedImages(outliers.overwrite(pairs.images.array, settings.outliers, seed)))
@@ -119,8 +122,9 @@ def _batches(images, seed, step, per_epoch, batch, device):
 
 
 def fingerprint(p, seed, pairs, labels=None):
-    """{name: hex digest} of all that a training depends on: parameters, data, torch, and each file of training/, of p's methods and of what
-    these import from methods/. It leaves out the numbers of workers and processes, which change the order of streamed images only."""
+    """{name: hex digest, or version} of all that a training depends on: parameters, data, torch, and each file of training/, of p's methods
+    and of what these import from methods/. It leaves out the numbers of workers and processes, which change the order of streamed
+    images only."""
     sections = {name: section.model_dump(exclude={"labels"}) for name, section in p.sections.items()}
     settings = p.train.model_dump(exclude={"seeds", "checkpoint_steps", "workers", "processes", "timeout_minutes"})
     folders = ("training/*.py", *(("clip/*.py", "data/*.py") if isinstance(pairs.images, StreamedImages) else ("data/captions.py",)))

@@ -13,8 +13,8 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 FILES = {  # stages: the files that rerun them
     "sources": "notebooks/run.ipynb params.yaml",
     "scenes": "ovseg/world/scenes.py",
-    "scenes prepare encode benchmarks run": "ovseg/data/captions.py",
-    "prepare encode benchmarks run": "data/prepared/scenes/train-00000.tar",
+    "scenes prepare encode benchmarks run": "ovseg/data/shards.py",
+    "prepare encode benchmarks run": "ovseg/data/captions.py data/prepared/scenes/train-00000.tar",
     "encode": "runs/sources/images.json",
     "encode benchmarks": "models/clip/open_clip_model.safetensors",
     "encode benchmarks run": "ovseg/clip/dense.py",

@@ -78,18 +78,21 @@ def test_methods_are_compared_by_the_runs_that_change_no_more_than_each_may_choo
         run({"train.method": "supervised"}, (70, 50)),
         run({"train.method": "tcl", "train.lr": 0.004}, (30, 34), (20, 22)), run({"clip.dense": "maskclip"}, [10], [10]),
         run({"clip.dense": "reco"}, [12], [11]), run({"clip.dense": "sclip"}, [13], [13]), run({"train.texts": "curated"}, (44, 46)),
+        run({"train.method": "simseg", "simseg.select": "text"}, (41, 43)), run({"train.method": "tcl", "simseg.select": "text"}, (1,)),
     )  # fmt: skip
-    assert list(study.methods.values()) == ["mgca", "mgca+mixreorg", "mgca, curated texts", "tcl", "supervised"]
+    assert list(study.methods.values()) == ["mgca", "mgca+mixreorg", "mgca, curated texts", "tcl", "simseg, by text", "supervised"]
     paper = {WITH: {"rows": [{"method": "TCL", "average": 35.1}, {"method": "TCL", "average": 35.3}]}, WITHOUT: {"rows": []}}
     tcl = next(run for run, method in study.methods.items() if method == "tcl")
     table = report.methods_table(study, paper, {tcl: 3.14}).set_index("method")
-    assert list(table.index) == ["MaskCLIP", "ReCo", "MGCA", "MGCA + MixReorg", "MGCA, curated texts", "TCL", "supervised"]
+    assert list(table.index)[:4] == ["MaskCLIP", "ReCo", "MGCA", "MGCA + MixReorg"]
+    assert list(table.index)[4:] == ["MGCA, curated texts", "TCL", "SimSeg, by text", "supervised"]
     wanted = {"its own": "lr 0.004", WITH: "32.0 ± 2.8 (2)", f"{WITH}, by pixels": "21.0 ± 1.4 (2)", f"{WITH}, paper": "35.3"}
-    assert table.loc["TCL", list(wanted)].to_dict() == wanted and table["images a second"].tolist() == ["", "", "", "", "", "3.1", ""]
+    assert table.loc["TCL", list(wanted)].to_dict() == wanted and table["images a second"].tolist() == ["", "", "", "", "", "3.1", "", ""]
     assert table.loc["MGCA", WITH] == "41.0 ± 1.4 (2)" and table.loc["MaskCLIP", f"{WITH}, by pixels"] == "10.0"
     assert table.loc["ReCo", WITH] == "12.0"
     pairs = {row["second"]: (row["means"], row["n"]) for row in report.against(study)}
-    assert pairs == {"TCL": ((41, 32), 2), "MGCA + MixReorg": ((41, 50), 2), "MGCA, curated texts": ((41, 45), 2)}
+    means = {"TCL": (41, 32), "MGCA + MixReorg": (41, 50), "MGCA, curated texts": (41, 45), "SimSeg, by text": (41, 42)}
+    assert pairs == {name: (both, 2) for name, both in means.items()}
     gap = study.gap_closed().set_index(["run", "seed"])["miou"]  # from 10 to 70 or 50
     assert gap["default", 0] == pytest.approx(100 * 30 / 60) and gap["default", 1] == pytest.approx(100 * 32 / 40)
     assert gap["mgca.k=0", 0] == pytest.approx(25) and gap[study.supervised, 0] == gap[study.supervised, 1] == 100
