@@ -335,7 +335,8 @@ def test_the_first_stage_counts_shards_and_looks_into_a_checkpoint(tmp_path, mon
     for content in ({"vision_model.embeddings.class_embedding": torch.zeros(4)}, Namespace(epoch=1)):  # Hugging Face's names; no tensors
         torch.save(content, file)
         wanted = f"must be a checkpoint of {model}: tensors alone, by open_clip's names"
-        assert said(clip=VIT | {"model": model, "pretrained": file}, **{"segment.window": 256}).startswith(f"clip.pretrained = '{file}': {wanted} (")
+        line = said(clip=VIT | {"model": model, "pretrained": file}, **{"segment.window": 256})
+        assert line.startswith(f"clip.pretrained = '{file}': {wanted} (")
 
 
 @pytest.mark.parametrize("model", ["ViT-B-16", "ViT-L-14-336", "ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP-384"])
