@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import webdataset as wds
 from tqdm import tqdm
 
 from .images import TURNED, TooLarge, center_crop, decoded, suffixes, to_rgb
@@ -48,9 +47,11 @@ class Report:
 def expand(spec):
     """Sorted shard paths from a path, a glob ("pairs/*.tar"), a brace range ("{00000..00331}.tar"), or a folder with tars
     in it or its subfolders. Raises FileNotFoundError if nothing matches, Incomplete if only some parts of a brace range do."""
+    from webdataset import shardlists  # imports torch, which the workers of `prepare` do not need
+
     if spec and Path(spec).is_dir():
         spec = f"{glob.escape(str(spec))}/**/*.[tT][aA][rR]"
-    parts = [str(spec)] if Path(spec).is_file() else wds.shardlists.expand_urls(str(spec))
+    parts = [str(spec)] if Path(spec).is_file() else shardlists.expand_urls(str(spec))
     matches = {part: [part] if Path(part).is_file() else sorted(glob.glob(part, recursive=True)) for part in parts}
     missing = [part for part, names in matches.items() if not names]
     if len(missing) == len(matches):
