@@ -40,7 +40,8 @@ def changed(*kinds):
         if done.returncode == 0:
             return [name for name in json.loads(done.stdout) if name.split("@")[0] in kinds]
         if "acquire lock" not in done.stderr or attempt * 4 > LOCK_WAIT:  # DVC waits 3 s itself
-            sys.exit(done.stderr)
+            hint = "A full disk may leave it so: `git checkout dvc.lock` brings it back." if "dvc.lock" in done.stderr else ""
+            sys.exit(done.stderr + hint)
 
 
 def say(line):
