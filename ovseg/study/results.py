@@ -81,7 +81,7 @@ class Results:
         for run, changes in self._compared.items():
             if {k: v for k, v in changes.items() if k != key} == (rest or {}):
                 series[changes.get(key, self.parameters[key])] = run
-        return dict(sorted(series.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+        return dict(sorted(series.items(), key=lambda item: (item[0] is None, isinstance(item[0], str), item[0] or 0)))
 
     def ablation(self, key):
         """`averages` of the runs that change key and of the default run, with columns key (its value) and with (other changes, as text, or

@@ -59,6 +59,12 @@ def test_runs_are_found_by_what_they_change():
     assert STUDY.ablated == keys  # those that some run changes alone
 
 
+def test_a_series_may_hold_null():
+    mixreorg = {"train.method": "mixreorg"}
+    study = results(run(mixreorg, (1,)), *(run(mixreorg | {"mixreorg.block": block}, (block,)) for block in (2, 0)))
+    assert list(study.series("mixreorg.block", mixreorg)) == [0, 2, None]
+
+
 def test_an_ablation_has_each_value_with_its_seeds_and_a_second_curve_where_runs_share_other_changes():
     def means(key):
         return STUDY.ablation(key).groupby(["with", key])["miou"].mean().to_dict()
