@@ -193,7 +193,7 @@ WRONG = {  # a command: what its error says
     "segment a.png --classes a,b --clip models/clip --model models/default": "excludes --model and --seed",
     "segment a.png --classes a,b --clip vit-b-16-quickgel/openai": "open_clip_config.json; the nearest are ViT-B-16-quickgelu, ViT",
     "check-data --clip=": "--clip is empty",
-    "segment a.png --classes a,b --clip models": "local-dir:models: model must be a model of open_clip, or local-dir:FOLDER with",
+    "segment a.png --classes a,b --clip models": "local-dir:models: model must be a model of open_clip, or local-dir:FOLDER or hf-hub:",
     "check-data --clip ViT-B-16/opnai": "ViT-B-16/opnai: pretrained must be the path of a checkpoint, or a tag of ViT-B-16: openai, ",
     "evaluate mine --threshold 0.5": "a first class named 'background'; here it is 'cat'",
     "evaluate mine --classes more.txt": "more.txt holds 4 classes, mine/classes.txt 3: must be the same classes",

@@ -1,11 +1,13 @@
 """params.yaml: bad values are refused in one line that names the key, its value and what it must be."""
 
 import copy
+import json
 import math
 import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -337,6 +339,18 @@ def test_the_first_stage_counts_shards_and_looks_into_a_checkpoint(tmp_path, mon
         wanted = f"must be a checkpoint of {model}: tensors alone, by open_clip's names"
         line = said(clip=VIT | {"model": model, "pretrained": file}, **{"segment.window": 256})
         assert line.startswith(f"clip.pretrained = '{file}': {wanted} (")
+
+
+def test_a_model_of_the_hub_is_configured_by_its_repository(tmp_path, monkeypatch):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config.model_config("ViT-B-32")}))
+    cached = {"me/mine": str(tmp_path / "open_clip_config.json")}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: cached.get(repository))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", Mock(side_effect=OSError))
+    assert config.model_config("hf-hub:me/mine") == config.model_config("ViT-B-32")
+    for tag, wrong in ((None, []), ("openai", ["pretrained"])):
+        rules = config.model_rules("hf-hub:me/mine", tag, config.model_config("hf-hub:me/mine"))
+        assert [key for key, holds, _ in rules if not holds] == wrong
+    assert config.model_config("hf-hub:me/other") is None
 
 
 @pytest.mark.parametrize("model", ["ViT-B-16", "ViT-L-14-336", "ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP-384"])

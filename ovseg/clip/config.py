@@ -14,14 +14,24 @@ CONFIGS = Path(util.find_spec("open_clip").origin).parent / "model_configs"
 
 
 def model_config(model):
-    """The open_clip configuration of a model by its name or "local-dir:FOLDER": a dict, None if there is none."""
+    """The open_clip configuration of a model by its name, "local-dir:FOLDER" or "hf-hub:OWNER/NAME": a dict, None if there is none."""
     file = Path(model.removeprefix(LOCAL)) / "open_clip_config.json" if model.startswith(LOCAL) else CONFIGS / f"{model}.json"
     try:
+        if model.startswith(HUB):
+            file = Path(_downloaded(model.removeprefix(HUB), "open_clip_config.json"))
         config = json.loads(file.read_text(encoding="utf-8"))
         config = config.get("model_cfg", config)
         return config if "vision_cfg" in config else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _downloaded(repository, file):
+    """The path of a file of the Hugging Face Hub, downloaded once. Raises OSError or ValueError if that fails."""
+    import huggingface_hub as hf  # takes a second
+
+    path = hf.try_to_load_from_cache(repository, file)
+    return path if isinstance(path, str) else hf.hf_hub_download(repository, file)
 
 
 def nearest(name, known, count=3):
@@ -34,10 +44,10 @@ def model_rules(model, pretrained, config):
     """(key, whether it holds, what it must be) for `model` and `pretrained` as in schema.Clip. config: from `model_config`."""
     models = sorted(file.stem for file in CONFIGS.glob("*.json"))
     hint = "" if config or model.startswith(LOCAL) else f"; the nearest are {nearest(model, models)}"
-    hint = f": `hf download {model.removeprefix(HUB)} --local-dir FOLDER`" if model.startswith(HUB) else hint
-    yield "model", config, f"a model of open_clip, or {LOCAL}FOLDER with open_clip_config.json{hint}"
+    hint = f"; there is none, or no network: `hf download {model.removeprefix(HUB)}` where there is" if model.startswith(HUB) else hint
+    yield "model", config, f"a model of open_clip, or {LOCAL}FOLDER or {HUB}OWNER/NAME with open_clip_config.json{hint}"
     yield "model", (patch_size(config["vision_cfg"]) or 1) > 1, "an open_clip model with a plain ViT image encoder, or a SigLIP model"
-    if model.startswith(LOCAL):
+    if model.startswith((LOCAL, HUB)):
         yield "pretrained", pretrained is None, f"null: the weights are in {model}"
     elif not (pretrained and Path(pretrained).is_file()):
         from open_clip.pretrained import list_pretrained_tags_by_model  # takes seconds
